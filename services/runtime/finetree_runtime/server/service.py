@@ -35,12 +35,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from finetree_runtime.config.settings import ServiceSettings, SettingsError
 from finetree_runtime.errors import DomainError
+from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.server import logging, tls, validation
 from finetree_runtime.server.audit.start import start_auditor
 from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.entry.admission import Admission, CallLimits
-from finetree_runtime.server.entry.auth import Authenticator, LocalAuthenticator
-from finetree_runtime.server.metrics import CallMetrics
+from finetree_runtime.server.entry.auth import Authenticator, authenticator_of
+from finetree_runtime.server.metrics.calls import CallMetrics
+from finetree_runtime.server.metrics.page import Page
+from finetree_runtime.server.metrics.prometheus import PrometheusMeter
 
 Hook = Callable[[], Awaitable[None]]
 
@@ -63,24 +66,28 @@ class Service:
         version: The program's version; a trailer of every reply.
         settings: Settings of the service.
         servicers: (add function, servicer, full service name) of each; `add` appends one.
-        authenticator: Finds the principal of each call.
+        authenticator: Finds the principal of each call; None: the one that the settings describe.
         on_start: Awaited before the port is bound; may still `add`. A SettingsError or DomainError ends the start.
         on_ready: Awaited once the service reports that it serves: begins what need not be done before.
         on_drain: Awaited after the last call was taken, while running ones end; cancelled after `drain_time`.
         on_stop: Awaited at the very end, also of a start that failed; cancelled after `STOP_SECONDS`.
         draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
+        meter: Where the service counts; from `on_start` on the one of its page, if it has one.
+        ready: Whether the service reports that it serves.
     """
 
     name: str
     version: str
     settings: ServiceSettings
     servicers: list[tuple[Callable[[Any, Any], None], Any, str]] = field(default_factory=list)
-    authenticator: Authenticator = field(default_factory=LocalAuthenticator)
+    authenticator: Authenticator | None = None
     on_start: Hook | None = None
     on_ready: Hook | None = None
     on_drain: Hook | None = None
     on_stop: Hook | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    meter: Meter = OFF
+    ready: bool = False
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
     _unfit: bool = False
 
@@ -90,7 +97,7 @@ class Service:
 
     async def set_ready(self, *, ready: bool) -> None:
         """Set the health status of each service. Liveness, the health entry "", stays SERVING until the exit."""
-        ready = ready and not self._unfit and not self.draining.is_set()
+        ready = self.ready = ready and not self._unfit and not self.draining.is_set()
         for _, _, full_name in self.servicers:
             await self._health.set(full_name, _SERVING if ready else _NOT_SERVING)
 
@@ -123,19 +130,21 @@ async def serving(service: Service) -> AsyncIterator[str]:
     """
     settings = service.settings
     credentials = tls.server_credentials(settings)
-    metrics = CallMetrics(settings.metrics_address) if settings.metrics_address else None
+    authenticator = service.authenticator or authenticator_of(settings)
+    page = _page(service)
     auditor = start_auditor(service.name, service.version, settings)
     try:
         if service.on_start is not None:
             await service.on_start()
+        admission = Admission(CallLimits.of(settings))
         calls = CallInterceptor(
             version=service.version,
-            authenticator=service.authenticator,
+            authenticator=authenticator,
             max_call_seconds=settings.max_call_time,
             max_request_bytes=settings.max_request_bytes,
-            admission=Admission(CallLimits.of(settings)),
+            admission=admission,
             auditor=auditor,
-            metrics=metrics,
+            metrics=CallMetrics(service.meter, admission) if page is not None else None,
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))
         _register(service, server)
@@ -150,9 +159,19 @@ async def serving(service: Service) -> AsyncIterator[str]:
             await _drain(service, server, calls)
     finally:
         await _call_within(service.on_stop, STOP_SECONDS, "on_stop")
-        if metrics is not None:
-            metrics.close()
+        if page is not None:
+            await asyncio.to_thread(page.close)  # a request in progress may wait for this loop
         await asyncio.to_thread(auditor.close)
+
+
+def _page(service: Service) -> Page | None:
+    """Begin to show the service's metrics where its settings have an address for them. Raises SettingsError."""
+    address = service.settings.metrics_address
+    if not address:
+        return None
+    loop = asyncio.get_running_loop()
+    service.meter = meter = PrometheusMeter(loop)
+    return Page(address, meter=meter, ready=lambda: service.ready, loop=loop)
 
 
 async def _until_signal(service: Service) -> None:

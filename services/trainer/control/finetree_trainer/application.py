@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_data.fail_points import fail_point
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
+from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.paging import PageTokens
 from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
@@ -69,6 +70,9 @@ from finetree_trainer.store.database import Store
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.migrations import SchemaTooNewError
 from finetree_trainer.store.writer import is_corrupt
+from finetree_trainer.telemetry.job_metrics import JobMetrics
+from finetree_trainer.telemetry.place_metrics import PlaceMetrics
+from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -97,7 +101,8 @@ class Application:
         self._layout = Layout(settings.data_dir)
         self._policy = read_policy(settings)
         self._lock = -1
-        self._running: list[asyncio.Task[None]] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._metrics: JobMetrics | None = None
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
@@ -111,6 +116,8 @@ class Application:
         estimator = self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
         servicer = self._build(estimator)
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
+        if self._service.meter is not OFF:
+            self._measure(self._service.meter)
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
         self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
@@ -204,6 +211,19 @@ class Application:
             limits=_limits(settings),
         )
 
+    def _measure(self, meter: Meter) -> None:
+        """Count what happens, for the page of the service."""
+        self._metrics = JobMetrics(self._log, meter)
+        PlaceMetrics(meter, self._node.devices, self._metrics.jobs, holders=self._queue.holders, clock=self._log.clock)
+        show_store(meter, self._store, self._layout)
+        show_watches(meter, self._watches)
+        show_loops(meter, lambda: self._running)
+        meter.gauge(
+            "finetree_unknown_liveness",
+            "Workers that may be alive or dead; their jobs wait until the lease is over.",
+            read=lambda: {(): float(self._supervisor.heartbeats.unknown())},
+        )
+
     async def run(self) -> None:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker.
 
@@ -224,7 +244,7 @@ class Application:
         }
         for name, loop in loops.items():
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
-            self._running.append(asyncio.create_task(work))
+            self._running[name] = asyncio.create_task(work)
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
@@ -233,7 +253,7 @@ class Application:
 
     async def stop(self) -> None:
         """Stop the service's own parts; workers with a task go on without it."""
-        for task in self._running:
+        for task in self._running.values():
             task.cancel()
         await self._supervisor.stop()
         await self._attach.stop(0.5)
@@ -268,6 +288,8 @@ class Application:
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
         self._queue.recover(rows)
+        if self._metrics is not None:
+            self._metrics.jobs.recover(rows)
         self._time_limits.recover(rows)
         self._leases.recover(rows)
         self._pausing.recover(rows)

@@ -48,9 +48,9 @@ class Auditor:
         self._refused = 0
         self._uncounted: Counter[tuple[str, str, str]] = Counter()
 
-    def trail(self, call: context.Call, peer: str, request: Any) -> Trail:
-        """Begin to follow a call. `request` is its message, or something else for a stream of them."""
-        return Trail(self, call, peer, request)
+    def trail(self, call: context.Call, peer: str) -> Trail:
+        """Begin to follow a call."""
+        return Trail(self, call, peer)
 
     async def begin(self, trail: Trail) -> None:
         """Record the start of an upload, and of every change where the log is required.
@@ -103,9 +103,9 @@ class Auditor:
 class Trail:
     """One call, as the audit log sees it."""
 
-    def __init__(self, auditor: Auditor, call: context.Call, peer: str, request: Any) -> None:
+    def __init__(self, auditor: Auditor, call: context.Call, peer: str) -> None:
         self._auditor, self._call, self.peer = auditor, call, peer
-        self._request = request if isinstance(request, Message) else None
+        self._request: Message | None = None
         self._reply: Message | None = None
         self.begun = False
 
@@ -120,7 +120,7 @@ class Trail:
         return str(self._call.fields.get("reason", ""))
 
     def received(self, message: Any) -> None:
-        """Take note of the first message of a client's stream, which names what the call is about."""
+        """Take note of the message that names what the call is about; of a client's stream the first one."""
         self._request = message if isinstance(message, Message) else None
 
     async def begin(self) -> None:

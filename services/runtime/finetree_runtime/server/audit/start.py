@@ -30,14 +30,15 @@ def start_auditor(service: str, version: str, settings: ServiceSettings) -> Audi
         text = f"audit_dir: another {service} writes its audit log there; give each one a folder of its own"
         raise SettingsError("AUDIT_DIR_IN_USE", text) from None
     except OSError as error:
-        raise SettingsError("AUDIT_DIR_UNUSABLE", f"audit_dir: it cannot be used: {error.strerror}") from None
+        text = f"audit_dir: it cannot be used: {error.strerror}; name a folder that can be written, or set audit to off"
+        raise SettingsError("AUDIT_DIR_UNUSABLE", text) from None
     log.note("start", {"service": service, "version": version})
     return Auditor(log, mode, required=settings.audit_required)
 
 
 def _folder(service: str, settings: ServiceSettings) -> Path | None:
-    """Folder of a service's log: in `audit_dir`, else beside what says who may call it; None without either."""
-    access = getattr(settings, "access_dir", None)
+    """Folder of a service's log: in `audit_dir`, else in the one that says who may call it; None without either."""
+    access = settings.access_dir
     if settings.audit_dir is not None:
         return settings.audit_dir / service
     return access / "audit" / service if access is not None else None

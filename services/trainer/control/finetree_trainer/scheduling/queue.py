@@ -190,6 +190,10 @@ class JobQueue:
             if holder is not None and holder.uid == uid:
                 self._holders[slot] = None
 
+    def holders(self) -> Mapping[Slot, Holder | None]:
+        """Every slot, with the job that holds it."""
+        return self._holders
+
     def wake(self) -> None:
         """Look again for jobs that can start."""
         self._wake.set()

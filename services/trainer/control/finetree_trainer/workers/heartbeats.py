@@ -34,6 +34,10 @@ class Heartbeats:
         self._workers, self._interval, self._end = workers, interval, end
         self._longest = max(MISSED, lease / interval)
 
+    def unknown(self) -> int:
+        """Workers of an earlier run of the service that may be alive or dead: nobody can look at their process."""
+        return sum(worker.process is None for worker in self._workers())
+
     async def run(self) -> None:
         """Check until cancelled."""
         while True:

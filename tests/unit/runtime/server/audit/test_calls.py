@@ -23,7 +23,9 @@ TRAINER = "/finetree_api.trainer.v1.TrainerService/"
 
 def trail(method, request, fields=()):
     call = Call(method=TRAINER + method, request_id="r-1", fields=dict(fields))
-    return Auditor().trail(call, "ipv4:10.0.0.7:4711", request)
+    followed = Auditor().trail(call, "ipv4:10.0.0.7:4711")
+    followed.received(request)
+    return followed
 
 
 def test_what_changes_something_is_read_from_the_contract():
