@@ -48,7 +48,7 @@ from finetree_runtime.server.metrics.prometheus import PrometheusMeter
 Hook = Callable[[], Awaitable[None]]
 
 STOP_SECONDS = 5.0
-"""Seconds that `on_stop` gets after the last call; then the process ends whatever still runs."""
+"""Seconds that `on_stop` gets unless a service says otherwise."""
 GC_THRESHOLDS = (20_000, 20, 20)
 """Arguments of `gc.set_threshold`. Calls leave few reference cycles, and a full collection delays every call that
 arrives meanwhile: with Python's (700, 10, 10) one took 60 ms every few hundred recommendations."""
@@ -70,7 +70,8 @@ class Service:
         on_start: Awaited before the port is bound; may still `add`. A SettingsError or DomainError ends the start.
         on_ready: Awaited once the service reports that it serves: begins what need not be done before.
         on_drain: Awaited after the last call was taken, while running ones end; cancelled after `drain_time`.
-        on_stop: Awaited at the very end, also of a start that failed; cancelled after `STOP_SECONDS`.
+        on_stop: Awaited at the very end, also of a start that failed; cancelled after `stop_seconds`.
+        stop_seconds: Seconds that `on_stop` gets after the last call; then the process ends whatever still runs.
         draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
         meter: Where the service counts; from `on_start` on the one of its page, if it has one.
         ready: Whether the service reports that it serves.
@@ -85,6 +86,7 @@ class Service:
     on_ready: Hook | None = None
     on_drain: Hook | None = None
     on_stop: Hook | None = None
+    stop_seconds: float = STOP_SECONDS
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     meter: Meter = OFF
     ready: bool = False
@@ -158,7 +160,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
         finally:
             await _drain(service, server, calls)
     finally:
-        await _call_within(service.on_stop, STOP_SECONDS, "on_stop")
+        await _call_within(service.on_stop, service.stop_seconds, "on_stop")
         if page is not None:
             await asyncio.to_thread(page.close)  # a request in progress may wait for this loop
         await asyncio.to_thread(auditor.close)
@@ -189,7 +191,7 @@ async def _until_signal(service: Service) -> None:
         _announce(service, address)
         await stop.wait()
         logging.get_logger().info("draining", service=service.name)
-        _exit_after(service.settings.drain_time + 2 * STOP_SECONDS)
+        _exit_after(service.settings.drain_time + service.stop_seconds + STOP_SECONDS)
     logging.get_logger().info("stopped", service=service.name)
 
 

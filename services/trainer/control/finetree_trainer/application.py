@@ -90,6 +90,7 @@ def service(settings: Settings, estimator: Estimator | None = None) -> Service:
     built.on_ready = application.run
     built.on_drain = application.drain
     built.on_stop = application.stop
+    built.stop_seconds += settings.stop_grace
     return built
 
 
@@ -252,7 +253,7 @@ class Application:
         self._generations.drain()
 
     async def stop(self) -> None:
-        """Stop the service's own parts; workers with a task go on without it."""
+        """Stop the service's own parts; workers with a task go on without it, unless `stop_grace` is set."""
         for task in self._running.values():
             task.cancel()
         await self._supervisor.stop()

@@ -36,6 +36,11 @@ class Settings(ServiceSettings):
     orphan_grace: Duration = setting(
         900.0, "How long a worker that lost the trainer continues before it saves a checkpoint and stops."
     )
+    stop_grace: Duration = setting(
+        0.0,
+        "How long workers get, when the trainer stops, to save a checkpoint and end: for containers, whose end kills "
+        "them. 0: they go on without the trainer.",
+    )
     cancel_grace: Duration = setting(20.0, "Time from a cancel to SIGTERM, and from SIGTERM to SIGKILL.")
     checkpoint_grace: Duration = setting(
         120.0, "Time from a cancel that saves a checkpoint to SIGTERM, and from SIGTERM to SIGKILL."
