@@ -45,6 +45,7 @@ COMMANDS: dict[str, str] = {
     "capacity": "finetree_cli.commands.capacity:capacity",
     "storage": "finetree_cli.commands.storage:storage",
     "audit": "finetree_cli.commands.audit:audit",
+    "tls": "finetree_cli.commands.tls:tls",
     "profile": "finetree_cli.commands.profile:profile",
     "config": "finetree_cli.commands.config:config",
     "version": "finetree_cli.commands.version:version",
