@@ -81,6 +81,13 @@ def parse_child(
     return parse_name(parent, collection, field_path=field_path, project=project), rest
 
 
+def project_in(text: str) -> str | None:
+    """Return the project of a full name or a parent; None for an id alone and for text that no name begins with."""
+    prefix, _, rest = text.partition("/")
+    project = rest.partition("/")[0]
+    return project if prefix == "projects" and _SEGMENT.fullmatch(project) else None
+
+
 def parse_parent(text: str, *, field_path: str = "parent", project: str = DEFAULT_PROJECT) -> str:
     """Parse a parent, `projects/{project}`, into the project's id; empty text means `project`.
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interceptor around every call of a service.
 
-request id → authentication → a place → deadline → validation → the servicer's method → errors → metrics → one log line
+request id → authentication → authorization → a place → deadline → validation → the servicer's method → errors →
+metrics → one log line
 
 A call that arrives when there is no place is refused before any of that: its request is not even read.
 """
@@ -35,8 +36,10 @@ from finetree_runtime.errors import (
 )
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
+from finetree_runtime.server.access.authorizer import authorize
+from finetree_runtime.server.access.requirement import Requirement, requirement_of
 from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
-from finetree_runtime.server.entry.auth import Authenticator
+from finetree_runtime.server.entry.auth import Authenticator, Peer
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.metrics import CallMetrics
 from finetree_runtime.server.replies import or_serialized
@@ -143,9 +146,10 @@ class CallInterceptor(aio.ServerInterceptor):
 
     def _surrounded(self, method: str, kind: str, inner: Behavior) -> Behavior:
         """Return what gRPC calls in place of `inner`."""
+        needed = requirement_of(method)
 
         async def behavior(request: Any, rpc: Context) -> Any:
-            started, peer = time.monotonic(), rpc.peer()
+            started, peer = time.monotonic(), Peer(rpc.peer(), rpc.auth_context())
             metadata = {str(key): value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
             call = _begin(method, metadata, rpc, started)
             trailers = ((REQUEST_ID, call.request_id), (SERVER_VERSION, self._version))
@@ -155,6 +159,7 @@ class CallInterceptor(aio.ServerInterceptor):
             code = Code.OK.name
             try:
                 call.principal = await self._authenticator.authenticate(method, metadata, peer)
+                request = _authorized(needed, request, call.principal)
                 if kind == "unary":
                     async with self._admission.unary(call):
                         return await self._run(kind, inner, request, rpc)
@@ -175,16 +180,14 @@ class CallInterceptor(aio.ServerInterceptor):
                 code = Code(status.code).name
                 await _abort(rpc, status, trailers, error)
             finally:
-                self._end(kind, call, code, time.monotonic() - started, peer)
+                self._end(kind, call, code, time.monotonic() - started, peer.address)
 
         return behavior
 
     async def _run(self, kind: str, inner: Behavior, request: Any, rpc: Context) -> Any:
         """Validate the request and call the servicer's method; only unary calls have a time limit."""
-        if kind in ("unary", "server_stream"):
+        if not isinstance(request, _CheckedStream):
             _check(request)
-        else:
-            request = _ValidatedStream(request)
         if kind == "unary":
             return await self._within_limit(inner(request, rpc))
         if kind == "client_stream":
@@ -291,19 +294,36 @@ class _Rejected:
     error: DomainError
 
 
-class _ValidatedStream:
-    """The messages of a client's stream, each one validated as it is read."""
+class _CheckedStream:
+    """The messages of a client's stream: the first one is authorized, each one is validated as it is read."""
 
-    def __init__(self, messages: AsyncIterator[Any]) -> None:
-        self._messages = aiter(messages)
+    def __init__(self, messages: AsyncIterator[Any], needed: Requirement | None, principal: context.Principal) -> None:
+        self._messages = messages
+        self._needed, self._principal = needed, principal
+        self._begun = False
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
         message = await anext(self._messages)
+        if not self._begun:
+            self._begun = True
+            authorize(self._needed, None if isinstance(message, _Rejected) else message, self._principal)
         _check(message)
         return message
+
+
+def _authorized(needed: Requirement | None, request: Any, principal: context.Principal) -> Any:
+    """Return a request that the principal may make; of a client's stream the messages, authorized as they come.
+
+    Raises PermissionDenied; for a stream, whose names are not read yet, where no request would be allowed.
+    """
+    if isinstance(request, AsyncIterator):
+        authorize(needed, None, principal)
+        return _CheckedStream(request, needed, principal)
+    authorize(needed, None if isinstance(request, _Rejected) else request, principal)
+    return request
 
 
 def _begin(method: str, metadata: dict[str, str], rpc: Context, now: float) -> context.Call:

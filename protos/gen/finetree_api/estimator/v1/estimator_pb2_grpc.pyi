@@ -40,6 +40,9 @@ class EstimatorServiceStub:
     runs in one request; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
     for less in one call; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR:
     report the error_id in the metadata). Rpcs without side effects may be retried freely.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer PERMISSION_DENIED
+    (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server).
     """
 
     @_typing.overload
@@ -126,6 +129,9 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     runs in one request; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
     for less in one call; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR:
     report the error_id in the metadata). Rpcs without side effects may be retried freely.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer PERMISSION_DENIED
+    (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -208,6 +214,9 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     runs in one request; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
     for less in one call; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR:
     report the error_id in the metadata). Rpcs without side effects may be retried freely.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer PERMISSION_DENIED
+    (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server).
     """
 
     @_abc_1.abstractmethod

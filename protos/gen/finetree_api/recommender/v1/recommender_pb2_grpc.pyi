@@ -41,6 +41,9 @@ class RecommenderServiceStub:
     most limit_bytes; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
     later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
     error_id in the metadata).
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer PERMISSION_DENIED
+    (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server).
     """
 
     @_typing.overload
@@ -113,6 +116,9 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
     most limit_bytes; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
     later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
     error_id in the metadata).
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer PERMISSION_DENIED
+    (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -181,6 +187,9 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
     most limit_bytes; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
     later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
     error_id in the metadata).
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer PERMISSION_DENIED
+    (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server).
     """
 
     @_abc_1.abstractmethod

@@ -60,6 +60,9 @@ class TrainerServiceStub:
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer PERMISSION_DENIED
+    (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server).
     """
 
     @_typing.overload
@@ -437,6 +440,9 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer PERMISSION_DENIED
+    (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -810,6 +816,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer PERMISSION_DENIED
+    (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server).
     """
 
     @_abc_1.abstractmethod

@@ -706,6 +706,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
     from a backup, or run the job again.
     """
+    ERROR_REASON_ROLE_MISSING: _ErrorReason.ValueType  # 289
+    """Who may do what.
+
+    The caller lacks the role that the rpc needs (PERMISSION_DENIED, every rpc). The metadata has the role and, where the
+    request is about one, the project; the answer is the same whether what the request names exists or not.
+    """
+    ERROR_REASON_RPC_WITHOUT_ROLE: _ErrorReason.ValueType  # 290
+    """The contract states no role for the rpc (PERMISSION_DENIED). The server was built from an incomplete contract."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1400,4 +1408,12 @@ ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
 """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
 from a backup, or run the job again.
 """
+ERROR_REASON_ROLE_MISSING: ErrorReason.ValueType  # 289
+"""Who may do what.
+
+The caller lacks the role that the rpc needs (PERMISSION_DENIED, every rpc). The metadata has the role and, where the
+request is about one, the project; the answer is the same whether what the request names exists or not.
+"""
+ERROR_REASON_RPC_WITHOUT_ROLE: ErrorReason.ValueType  # 290
+"""The contract states no role for the rpc (PERMISSION_DENIED). The server was built from an incomplete contract."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -137,7 +137,7 @@ class EventLog:
             self._forget(uid, tail)
 
     def tail_number(self, uid: str) -> int:
-        """Number of a job's tail in memory; 0 without one. Who read while a tail was there hears of all that follows."""
+        """Number of a job's tail in memory; 0 without one. Who read while a tail was there hears all that follows."""
         tail = self._tails.get(uid)
         return tail.number if tail is not None else 0
 
