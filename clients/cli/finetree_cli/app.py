@@ -44,6 +44,7 @@ COMMANDS: dict[str, str] = {
     "prices": "finetree_cli.commands.prices:prices",
     "capacity": "finetree_cli.commands.capacity:capacity",
     "storage": "finetree_cli.commands.storage:storage",
+    "tls": "finetree_cli.commands.tls:tls",
     "profile": "finetree_cli.commands.profile:profile",
     "config": "finetree_cli.commands.config:config",
     "version": "finetree_cli.commands.version:version",

@@ -37,11 +37,12 @@ from finetree_runtime.errors import (
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
 from finetree_runtime.server.access.authorizer import authorize
-from finetree_runtime.server.access.requirement import Requirement, requirement_of
+from finetree_runtime.server.access.requirement import requirement_of
 from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
 from finetree_runtime.server.entry.auth import Authenticator, Peer
+from finetree_runtime.server.entry.revalidation import while_valid
 from finetree_runtime.server.logging import get_logger
-from finetree_runtime.server.metrics import CallMetrics
+from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.replies import or_serialized
 
 REQUEST_ID = "x-request-id"
@@ -52,7 +53,8 @@ RETRY_PUSHBACK = "grpc-retry-pushback-ms"
 REFUSED_SECONDS = 1.0
 """Time over which refusals are counted into one log line: a line for each would cost more than the refusal."""
 
-_SIDE_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+_HEALTH = "/grpc.health.v1.Health/"
+_SIDE_SERVICES = (_HEALTH, "/grpc.reflection.")
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _FACTORIES: dict[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
     (False, False): ("unary", grpc.unary_unary_rpc_method_handler),
@@ -114,7 +116,7 @@ class CallInterceptor(aio.ServerInterceptor):
         self._admission.line.note_arrival()
         reason = self._admission.refusal(stream=known.stream, side=known.side)
         if reason:
-            self._note_refused(known.kind, method)
+            self._note_refused(known.kind, method, reason)
             return self._refusals[reason]
         return known.handler
 
@@ -125,7 +127,8 @@ class CallInterceptor(aio.ServerInterceptor):
         stream = kind != "unary"
         if method.startswith(_SIDE_SERVICES):
             behavior = self._until_closing(inner) if handler.response_streaming else inner
-            behavior = self._in_place(self._admission.side(stream=handler.response_streaming), behavior)
+            known = not method.startswith(_HEALTH)
+            behavior = self._in_place(self._admission.side(stream=handler.response_streaming), behavior, known=known)
             made = factory(behavior, handler.request_deserializer, handler.response_serializer)
             return _Method(kind, made, stream=stream, side=True)
         limit = None if handler.request_streaming else self._max_request_bytes
@@ -150,21 +153,30 @@ class CallInterceptor(aio.ServerInterceptor):
 
         async def behavior(request: Any, rpc: Context) -> Any:
             started, peer = time.monotonic(), Peer(rpc.peer(), rpc.auth_context())
-            metadata = {str(key): value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
+            metadata = _texts(rpc)
             call = _begin(method, metadata, rpc, started)
             trailers = ((REQUEST_ID, call.request_id), (SERVER_VERSION, self._version))
             rpc.set_trailing_metadata(trailers)
             self._running += 1
             self._idle.clear()
+            if self._metrics is not None:
+                self._metrics.begin(kind, method)
             code = Code.OK.name
-            try:
+
+            async def let_in() -> None:
                 call.principal = await self._authenticator.authenticate(method, metadata, peer)
-                request = _authorized(needed, request, call.principal)
-                if kind == "unary":
-                    async with self._admission.unary(call):
+                authorize(needed, _named_in(request), call.principal)
+
+            if kind in ("client_stream", "bidi_stream"):
+                request = _CheckedStream(request, let_in)
+            try:
+                await let_in()
+                async with while_valid(let_in) if call.principal.kind != "local" else contextlib.nullcontext():
+                    if kind == "unary":
+                        async with self._admission.unary(call):
+                            return await self._run(kind, inner, request, rpc)
+                    with self._admission.streams.taken():
                         return await self._run(kind, inner, request, rpc)
-                with self._admission.streams.taken():
-                    return await self._run(kind, inner, request, rpc)
             except asyncio.CancelledError:
                 code = (Code.DEADLINE_EXCEEDED if context.remaining() == 0.0 else Code.CANCELLED).name
                 raise
@@ -221,9 +233,11 @@ class CallInterceptor(aio.ServerInterceptor):
         if not self._running:
             self._idle.set()
         if self._metrics is not None:
-            self._metrics.observe(kind, call.method, code=code, seconds=seconds)
+            reason = "INTERNAL_ERROR" if "error_id" in call.fields else str(call.fields.get("reason", ""))
+            self._metrics.observe(kind, call.method, code=code, seconds=seconds, reason=reason)
         line = {"method": call.method, "code": code, "ms": round(seconds * 1000, 3), "peer": peer}
-        self._log.info("rpc", **call.fields | line, request_id=call.request_id, principal=call.principal.name)
+        who = {"principal": call.principal.name, **_credential(call.principal)}
+        self._log.info("rpc", **call.fields | line | who, request_id=call.request_id)
 
     def _refusing(self, error: DomainError) -> Handler:
         """Return a handler that refuses a call of any kind without reading its request, with an error built once."""
@@ -236,9 +250,10 @@ class CallInterceptor(aio.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
-    def _note_refused(self, kind: str, method: str) -> None:
+    def _note_refused(self, kind: str, method: str, reason: str) -> None:
         if self._metrics is not None:
-            self._metrics.observe(kind, method, code=Code.RESOURCE_EXHAUSTED.name, seconds=0.0)
+            self._metrics.begin(kind, method)
+            self._metrics.observe(kind, method, code=Code.RESOURCE_EXHAUSTED.name, seconds=0.0, reason=reason)
         if not self._refused:
             asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._log_refused)
         self._refused[method] += 1
@@ -247,12 +262,13 @@ class CallInterceptor(aio.ServerInterceptor):
         refused, self._refused = self._refused, Counter()
         self._log.warning("calls_refused", methods=dict(refused), seconds=REFUSED_SECONDS)
 
-    @staticmethod
-    def _in_place(places: Places, inner: Behavior) -> Behavior:
-        """Return a call of health or reflection that holds a place while it runs."""
+    def _in_place(self, places: Places, inner: Behavior, *, known: bool) -> Behavior:
+        """Return a call of health or reflection that holds a place while it runs; `known`: not of any caller."""
 
         async def behavior(request: Any, rpc: Context) -> Any:
             try:
+                if known:
+                    await self._authenticator.authenticate("", _texts(rpc), Peer(rpc.peer(), rpc.auth_context()))
                 with places.taken():
                     return await inner(request, rpc)
             except DomainError as error:  # others came in between its arrival and now
@@ -295,35 +311,39 @@ class _Rejected:
 
 
 class _CheckedStream:
-    """The messages of a client's stream: the first one is authorized, each one is validated as it is read."""
+    """The messages of a client's stream, each one validated as it is read; `let_in` is asked again with the first."""
 
-    def __init__(self, messages: AsyncIterator[Any], needed: Requirement | None, principal: context.Principal) -> None:
-        self._messages = messages
-        self._needed, self._principal = needed, principal
-        self._begun = False
+    def __init__(self, messages: AsyncIterator[Any], let_in: Callable[[], Awaitable[None]]) -> None:
+        self._messages, self._let_in = messages, let_in
+        self.first: Any = None
+        """The message that names what the call is about; None until it is read."""
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
         message = await anext(self._messages)
-        if not self._begun:
-            self._begun = True
-            authorize(self._needed, None if isinstance(message, _Rejected) else message, self._principal)
+        if self.first is None:
+            self.first = message
+            await self._let_in()
         _check(message)
         return message
 
 
-def _authorized(needed: Requirement | None, request: Any, principal: context.Principal) -> Any:
-    """Return a request that the principal may make; of a client's stream the messages, authorized as they come.
+def _credential(principal: context.Principal) -> dict[str, str]:
+    """Id of the token that a call came with, for its log line."""
+    return {"credential": principal.credential} if principal.credential else {}
 
-    Raises PermissionDenied; for a stream, whose names are not read yet, where no request would be allowed.
-    """
-    if isinstance(request, AsyncIterator):
-        authorize(needed, None, principal)
-        return _CheckedStream(request, needed, principal)
-    authorize(needed, None if isinstance(request, _Rejected) else request, principal)
-    return request
+
+def _named_in(request: Any) -> Any:
+    """Return the message with the names of a call; None where it is not read yet, or is no message."""
+    message = request.first if isinstance(request, _CheckedStream) else request
+    return None if isinstance(message, _Rejected) else message
+
+
+def _texts(rpc: Context) -> dict[str, str]:
+    """Text entries of a call's metadata."""
+    return {str(key): value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
 
 
 def _begin(method: str, metadata: dict[str, str], rpc: Context, now: float) -> context.Call:
@@ -381,8 +401,15 @@ async def _write_all(responses: Any, rpc: Context) -> None:
 
 
 async def _abort(rpc: Context, status: status_pb2.Status, trailers: Any, error: Exception) -> NoReturn:
+    """End a call with a status.
+
+    A client that does not read keeps a message in the way of the status; its call is dropped, and it sees CANCELLED.
+    """
     wire = rpc_status.to_status(status)
-    await rpc.abort(wire.code, wire.details, (*trailers, *_pushback(error), *wire.trailing_metadata))
+    try:
+        await rpc.abort(wire.code, wire.details, (*trailers, *_pushback(error), *wire.trailing_metadata))
+    except aio.InternalError:
+        raise asyncio.CancelledError from error
 
 
 def _pushback(error: Exception) -> tuple[tuple[str, str], ...]:
