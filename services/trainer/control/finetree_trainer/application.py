@@ -106,6 +106,7 @@ class Application:
         self._layout = Layout(settings.data_dir)
         self._policy = read_policy(settings)
         self._lock = -1
+        self._built = False
         self._running: dict[str, asyncio.Task[None]] = {}
         self._metrics: JobMetrics | None = None
 
@@ -123,6 +124,7 @@ class Application:
         await self._host.load()
         estimator = self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
         servicer = self._build(estimator)
+        self._built = True
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         if self._service.meter is not OFF:
             self._measure(self._service.meter)
@@ -270,6 +272,10 @@ class Application:
 
     async def stop(self) -> None:
         """Stop the service's own parts; workers with a task go on without it, unless `stop_grace` is set."""
+        if not self._built:  # it was refused before there was anything to stop
+            if self._lock >= 0:
+                os.close(self._lock)
+            return
         for task in self._running.values():
             task.cancel()
         await self._supervisor.stop()
@@ -291,6 +297,9 @@ class Application:
             ) from None
         except OSError as error:
             raise SettingsError("DATA_DIR_UNUSABLE", f"data_dir: it cannot be used: {error.strerror}") from None
+        if self._layout.restoring.exists():
+            text = "data_dir: a restore into this folder was cut off; run `finetree backup restore` into it again"
+            raise SettingsError("DATA_DIR_UNFINISHED", text)
 
     async def _recover(self) -> None:
         """Take over the jobs and attempts that an earlier run of the service left."""
