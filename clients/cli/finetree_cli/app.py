@@ -46,6 +46,7 @@ COMMANDS: dict[str, str] = {
     "storage": "finetree_cli.commands.storage:storage",
     "audit": "finetree_cli.commands.audit:audit",
     "tls": "finetree_cli.commands.tls:tls",
+    "doctor": "finetree_cli.commands.doctor:doctor",
     "backup": "finetree_cli.commands.backup:backup",
     "profile": "finetree_cli.commands.profile:profile",
     "config": "finetree_cli.commands.config:config",
