@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from finetree import Client, Unavailable
-from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.trainer.v1 import capacity_pb2, event_pb2, job_pb2
 from finetree_cli.backends.suite import Suite
 
 pytestmark = [pytest.mark.slow(99), pytest.mark.timeout(280)]
@@ -138,6 +138,10 @@ def test_a_killed_workers_run_ends_in_the_same_weights(rig, uninterrupted, tmp_p
     starts = of(events, "attempt_started")
     assert [start.restored_step for start in starts[:1]] == [0]
     assert starts[-1].restored_step >= 4
+    # Each worker says what holds for it: what the service has found this system to allow.
+    capacity = rig.client.capacity().confinement
+    holds = {it.name for it in capacity if it.state == capacity_pb2.CONFINEMENT_STATE_HOLDS}
+    assert all(holds <= {*start.confinement} for start in starts)
     assert max(event.attempt for event in events) == 2
     # A step goes back only with a new attempt.
     steps = [(event.attempt, event.step_metrics.step) for event in events if event.HasField("step_metrics")]
