@@ -81,6 +81,18 @@ def parse_child(
     return parse_name(parent, collection, field_path=field_path, project=project), rest
 
 
+def is_segment(text: str) -> bool:
+    """Whether a text can be a part of a name, such as a project's id: 1 to 63 of a-z, 0-9, ".", "_" and "-"."""
+    return _SEGMENT.fullmatch(text) is not None
+
+
+def project_in(text: str) -> str | None:
+    """Return the project of a full name or a parent; None for an id alone and for text that no name begins with."""
+    prefix, _, rest = text.partition("/")
+    project = rest.partition("/")[0]
+    return project if prefix == "projects" and is_segment(project) else None
+
+
 def parse_parent(text: str, *, field_path: str = "parent", project: str = DEFAULT_PROJECT) -> str:
     """Parse a parent, `projects/{project}`, into the project's id; empty text means `project`.
 

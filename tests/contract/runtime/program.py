@@ -79,6 +79,8 @@ class Trainer(trainer_pb2_grpc.TrainerServiceServicer):
         """Says once that it is there, then waits; says goodbye when the server stops."""
         try:
             yield event_log_pb2.WatchJobResponse()
+            while request.name == "flood":
+                yield event_log_pb2.WatchJobResponse(cursor="x" * 100_000)
             if request.name == "crash":
                 raise RuntimeError(SECRET)
             if request.name != "deaf":

@@ -12,6 +12,7 @@ from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2, estimator_pb2
 from finetree_api.trainer.v1 import dataset_pb2, event_log_pb2
 from finetree_runtime import errors
 from finetree_runtime.server import context
+from finetree_runtime.server.access.roles import Grants, Role
 from finetree_runtime.server.service import serving
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -219,10 +220,10 @@ async def test_the_authenticator_decides_and_names_the_caller(program, connect, 
     class Tokens:
         async def authenticate(self, method, metadata, peer) -> context.Principal:
             assert method.endswith("/ListModels")
-            assert peer.startswith("ipv4:127.0.0.1:")
+            assert peer.address.startswith("ipv4:127.0.0.1:")
             if metadata.get("authorization") != "Bearer right":
                 raise errors.Unauthenticated("TOKEN_INVALID", "give a valid bearer token")
-            return context.Principal(name="ci", project="p1")
+            return context.Principal(name="ci", project="p1", grants=Grants({"p1": Role.ESTIMATE}))
 
     service = program.build(program.Settings())
     service.authenticator = Tokens()

@@ -79,12 +79,18 @@ class ServiceSettings:
     tls_cert: Path | None = setting(None, "PEM certificate chain; read again when the file changes.")
     tls_key: Path | None = setting(None, "PEM private key of the certificate.")
     tls_client_ca: Path | None = setting(None, "PEM certificates that clients must be signed by (mutual TLS).")
+    access_dir: Path | None = setting(
+        None, "Folder of the access file, which says who may call (finetree tokens). Default: every caller may do all."
+    )
     ready_file: Path | None = setting(None, "Write the ready line (JSON with the bound address) here, not to stdout.")
     stop_with_stdin: bool = setting(
         default=False,
         text="Stop as after SIGTERM when standard input ends: the process that started the service is gone.",
     )
-    metrics_address: str = setting("", "HOST:PORT of the Prometheus page, plain HTTP; empty: no metrics.")
+    metrics_address: str = setting(
+        "",
+        "HOST:PORT of /metrics, /healthz and /readyz, plain HTTP; a port alone is on loopback. Empty: none of them.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least important log line to write.")
     drain_time: Duration = setting(10.0, "Longest time that running calls get after SIGTERM.")
     max_call_time: Duration = setting(60.0, "Longest time of a unary call.")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interceptor around every call of a service.
 
-request id → authentication → a place → deadline → validation → the servicer's method → errors → metrics → one log line
+request id → authentication → authorization → a place → deadline → validation → the servicer's method → errors →
+metrics → one log line
 
 A call that arrives when there is no place is refused before any of that: its request is not even read.
 """
@@ -35,10 +36,13 @@ from finetree_runtime.errors import (
 )
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
+from finetree_runtime.server.access.authorizer import authorize
+from finetree_runtime.server.access.requirement import requirement_of
 from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
-from finetree_runtime.server.entry.auth import Authenticator
+from finetree_runtime.server.entry.auth import Authenticator, Peer
+from finetree_runtime.server.entry.revalidation import while_valid
 from finetree_runtime.server.logging import get_logger
-from finetree_runtime.server.metrics import CallMetrics
+from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.replies import or_serialized
 
 REQUEST_ID = "x-request-id"
@@ -49,7 +53,8 @@ RETRY_PUSHBACK = "grpc-retry-pushback-ms"
 REFUSED_SECONDS = 1.0
 """Time over which refusals are counted into one log line: a line for each would cost more than the refusal."""
 
-_SIDE_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+_HEALTH = "/grpc.health.v1.Health/"
+_SIDE_SERVICES = (_HEALTH, "/grpc.reflection.")
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _FACTORIES: dict[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
     (False, False): ("unary", grpc.unary_unary_rpc_method_handler),
@@ -111,7 +116,7 @@ class CallInterceptor(aio.ServerInterceptor):
         self._admission.line.note_arrival()
         reason = self._admission.refusal(stream=known.stream, side=known.side)
         if reason:
-            self._note_refused(known.kind, method)
+            self._note_refused(known.kind, method, reason)
             return self._refusals[reason]
         return known.handler
 
@@ -122,7 +127,8 @@ class CallInterceptor(aio.ServerInterceptor):
         stream = kind != "unary"
         if method.startswith(_SIDE_SERVICES):
             behavior = self._until_closing(inner) if handler.response_streaming else inner
-            behavior = self._in_place(self._admission.side(stream=handler.response_streaming), behavior)
+            known = not method.startswith(_HEALTH)
+            behavior = self._in_place(self._admission.side(stream=handler.response_streaming), behavior, known=known)
             made = factory(behavior, handler.request_deserializer, handler.response_serializer)
             return _Method(kind, made, stream=stream, side=True)
         limit = None if handler.request_streaming else self._max_request_bytes
@@ -143,23 +149,34 @@ class CallInterceptor(aio.ServerInterceptor):
 
     def _surrounded(self, method: str, kind: str, inner: Behavior) -> Behavior:
         """Return what gRPC calls in place of `inner`."""
+        needed = requirement_of(method)
 
         async def behavior(request: Any, rpc: Context) -> Any:
-            started, peer = time.monotonic(), rpc.peer()
-            metadata = {str(key): value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
+            started, peer = time.monotonic(), Peer(rpc.peer(), rpc.auth_context())
+            metadata = _texts(rpc)
             call = _begin(method, metadata, rpc, started)
             trailers = ((REQUEST_ID, call.request_id), (SERVER_VERSION, self._version))
             rpc.set_trailing_metadata(trailers)
             self._running += 1
             self._idle.clear()
+            if self._metrics is not None:
+                self._metrics.begin(kind, method)
             code = Code.OK.name
-            try:
+
+            async def let_in() -> None:
                 call.principal = await self._authenticator.authenticate(method, metadata, peer)
-                if kind == "unary":
-                    async with self._admission.unary(call):
+                authorize(needed, _named_in(request), call.principal)
+
+            if kind in ("client_stream", "bidi_stream"):
+                request = _CheckedStream(request, let_in)
+            try:
+                await let_in()
+                async with while_valid(let_in) if call.principal.kind != "local" else contextlib.nullcontext():
+                    if kind == "unary":
+                        async with self._admission.unary(call):
+                            return await self._run(kind, inner, request, rpc)
+                    with self._admission.streams.taken():
                         return await self._run(kind, inner, request, rpc)
-                with self._admission.streams.taken():
-                    return await self._run(kind, inner, request, rpc)
             except asyncio.CancelledError:
                 code = (Code.DEADLINE_EXCEEDED if context.remaining() == 0.0 else Code.CANCELLED).name
                 raise
@@ -175,16 +192,14 @@ class CallInterceptor(aio.ServerInterceptor):
                 code = Code(status.code).name
                 await _abort(rpc, status, trailers, error)
             finally:
-                self._end(kind, call, code, time.monotonic() - started, peer)
+                self._end(kind, call, code, time.monotonic() - started, peer.address)
 
         return behavior
 
     async def _run(self, kind: str, inner: Behavior, request: Any, rpc: Context) -> Any:
         """Validate the request and call the servicer's method; only unary calls have a time limit."""
-        if kind in ("unary", "server_stream"):
+        if not isinstance(request, _CheckedStream):
             _check(request)
-        else:
-            request = _ValidatedStream(request)
         if kind == "unary":
             return await self._within_limit(inner(request, rpc))
         if kind == "client_stream":
@@ -218,9 +233,11 @@ class CallInterceptor(aio.ServerInterceptor):
         if not self._running:
             self._idle.set()
         if self._metrics is not None:
-            self._metrics.observe(kind, call.method, code=code, seconds=seconds)
+            reason = "INTERNAL_ERROR" if "error_id" in call.fields else str(call.fields.get("reason", ""))
+            self._metrics.observe(kind, call.method, code=code, seconds=seconds, reason=reason)
         line = {"method": call.method, "code": code, "ms": round(seconds * 1000, 3), "peer": peer}
-        self._log.info("rpc", **call.fields | line, request_id=call.request_id, principal=call.principal.name)
+        who = {"principal": call.principal.name, **_credential(call.principal)}
+        self._log.info("rpc", **call.fields | line | who, request_id=call.request_id)
 
     def _refusing(self, error: DomainError) -> Handler:
         """Return a handler that refuses a call of any kind without reading its request, with an error built once."""
@@ -233,9 +250,10 @@ class CallInterceptor(aio.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
-    def _note_refused(self, kind: str, method: str) -> None:
+    def _note_refused(self, kind: str, method: str, reason: str) -> None:
         if self._metrics is not None:
-            self._metrics.observe(kind, method, code=Code.RESOURCE_EXHAUSTED.name, seconds=0.0)
+            self._metrics.begin(kind, method)
+            self._metrics.observe(kind, method, code=Code.RESOURCE_EXHAUSTED.name, seconds=0.0, reason=reason)
         if not self._refused:
             asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._log_refused)
         self._refused[method] += 1
@@ -244,12 +262,13 @@ class CallInterceptor(aio.ServerInterceptor):
         refused, self._refused = self._refused, Counter()
         self._log.warning("calls_refused", methods=dict(refused), seconds=REFUSED_SECONDS)
 
-    @staticmethod
-    def _in_place(places: Places, inner: Behavior) -> Behavior:
-        """Return a call of health or reflection that holds a place while it runs."""
+    def _in_place(self, places: Places, inner: Behavior, *, known: bool) -> Behavior:
+        """Return a call of health or reflection that holds a place while it runs; `known`: not of any caller."""
 
         async def behavior(request: Any, rpc: Context) -> Any:
             try:
+                if known:
+                    await self._authenticator.authenticate("", _texts(rpc), Peer(rpc.peer(), rpc.auth_context()))
                 with places.taken():
                     return await inner(request, rpc)
             except DomainError as error:  # others came in between its arrival and now
@@ -291,19 +310,40 @@ class _Rejected:
     error: DomainError
 
 
-class _ValidatedStream:
-    """The messages of a client's stream, each one validated as it is read."""
+class _CheckedStream:
+    """The messages of a client's stream, each one validated as it is read; `let_in` is asked again with the first."""
 
-    def __init__(self, messages: AsyncIterator[Any]) -> None:
-        self._messages = aiter(messages)
+    def __init__(self, messages: AsyncIterator[Any], let_in: Callable[[], Awaitable[None]]) -> None:
+        self._messages, self._let_in = messages, let_in
+        self.first: Any = None
+        """The message that names what the call is about; None until it is read."""
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
         message = await anext(self._messages)
+        if self.first is None:
+            self.first = message
+            await self._let_in()
         _check(message)
         return message
+
+
+def _credential(principal: context.Principal) -> dict[str, str]:
+    """Id of the token that a call came with, for its log line."""
+    return {"credential": principal.credential} if principal.credential else {}
+
+
+def _named_in(request: Any) -> Any:
+    """Return the message with the names of a call; None where it is not read yet, or is no message."""
+    message = request.first if isinstance(request, _CheckedStream) else request
+    return None if isinstance(message, _Rejected) else message
+
+
+def _texts(rpc: Context) -> dict[str, str]:
+    """Text entries of a call's metadata."""
+    return {str(key): value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
 
 
 def _begin(method: str, metadata: dict[str, str], rpc: Context, now: float) -> context.Call:
@@ -361,8 +401,15 @@ async def _write_all(responses: Any, rpc: Context) -> None:
 
 
 async def _abort(rpc: Context, status: status_pb2.Status, trailers: Any, error: Exception) -> NoReturn:
+    """End a call with a status.
+
+    A client that does not read keeps a message in the way of the status; its call is dropped, and it sees CANCELLED.
+    """
     wire = rpc_status.to_status(status)
-    await rpc.abort(wire.code, wire.details, (*trailers, *_pushback(error), *wire.trailing_metadata))
+    try:
+        await rpc.abort(wire.code, wire.details, (*trailers, *_pushback(error), *wire.trailing_metadata))
+    except aio.InternalError:
+        raise asyncio.CancelledError from error
 
 
 def _pushback(error: Exception) -> tuple[tuple[str, str], ...]:

@@ -10,19 +10,31 @@ import contextvars
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from finetree_runtime.server.access.roles import EVERYTHING, Grants
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller: its name for the log, and the project that short resource names belong to."""
+    """An authenticated caller.
+
+    Attributes:
+        name: Its name, for the log and as the owner of jobs.
+        project: Project that short resource names belong to.
+        grants: What it may do; nothing unless granted.
+        kind: How it was recognised.
+        credential: Id of its token, for the log; never the token.
+    """
 
     name: str
     project: str = "default"
-    scopes: frozenset[str] = frozenset()
+    grants: Grants = field(default_factory=Grants)
+    kind: Literal["local", "token", "oidc", "certificate"] = "local"
+    credential: str = ""
 
 
-LOCAL = Principal(name="local")
+LOCAL = Principal(name="local", grants=EVERYTHING)
 """Principal of every call where no authentication is configured."""
 
 UNKNOWN = Principal(name="unknown", project="")

@@ -34,7 +34,7 @@ def tried(monkeypatch: pytest.MonkeyPatch, *found: Measure) -> None:
 def test_a_worker_may_touch_inputs_and_jobs_and_neither_the_database_nor_its_own_process_note(tmp_path):
     roots = {"model_roots": ("/models",), "data_roots": ("/rows",)}
     worker = tmp_path / "workers/w"
-    environment = confining(tmp_path, **roots).environment(worker, network=False)
+    environment = confining(tmp_path, **roots).environment(worker, network=False, threads=1)
     policy = Policy.take(environment)
     assert policy is not None
     touched = {*policy.read, *policy.write, policy.temporary}
@@ -54,7 +54,7 @@ def test_only_a_download_gets_a_worker_with_a_network(tmp_path):
     assert confined.needs_network(HUB)
     assert not confined.needs_network(worker_pb2.Task(train=job_pb2.TrainTask()))
     assert not confined.needs_network(None)
-    policy = Policy.take(confined.environment(tmp_path / "w", network=True))
+    policy = Policy.take(confined.environment(tmp_path / "w", network=True, threads=1))
     assert policy is not None
     assert policy.network
     assert not policy.namespace
@@ -63,7 +63,7 @@ def test_only_a_download_gets_a_worker_with_a_network(tmp_path):
 async def test_off_confines_nothing_and_says_so(tmp_path):
     confined = confining(tmp_path, confinement="off")
     await confined.probe()
-    assert Policy.take(confined.environment(tmp_path / "w", network=False)) is None
+    assert Policy.take(confined.environment(tmp_path / "w", network=False, threads=1)) is None
     assert not confined.needs_network(HUB)
     assert {measure.state for measure in confined.describe()} == {capacity_pb2.CONFINEMENT_STATE_OFF}
 
@@ -90,7 +90,7 @@ async def test_a_namespace_is_entered_only_where_that_was_tried(tmp_path, monkey
         tried(monkeypatch, Measure(measures.NETWORK_NAMESPACE, state, "x"))
         confined = confining(tmp_path)
         await confined.probe()
-        policy = Policy.take(confined.environment(tmp_path / "w", network=False))
+        policy = Policy.take(confined.environment(tmp_path / "w", network=False, threads=1))
         assert policy is not None
         assert policy.namespace is (state is State.HOLDS)
 

@@ -26,12 +26,13 @@ from finetree_api.estimator.v1 import calibration_pb2 as finetree__api_dot_estim
 from finetree_api.estimator.v1 import catalog_pb2 as finetree__api_dot_estimator_dot_v1_dot_catalog__pb2
 from finetree_api.estimator.v1 import check_plan_pb2 as finetree__api_dot_estimator_dot_v1_dot_check__plan__pb2
 from finetree_api.estimator.v1 import estimate_pb2 as finetree__api_dot_estimator_dot_v1_dot_estimate__pb2
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from finetree_api.types.v1 import evidence_pb2 as finetree__api_dot_types_dot_v1_dot_evidence__pb2
 from finetree_api.types.v1 import server_pb2 as finetree__api_dot_types_dot_v1_dot_server__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)finetree_api/estimator/v1/estimator.proto\x12\x19\x66inetree_api.estimator.v1\x1a+finetree_api/estimator/v1/calibration.proto\x1a\'finetree_api/estimator/v1/catalog.proto\x1a*finetree_api/estimator/v1/check_plan.proto\x1a(finetree_api/estimator/v1/estimate.proto\x1a$finetree_api/types/v1/evidence.proto\x1a\"finetree_api/types/v1/server.proto\x1a\x17google/rpc/status.proto\"V\n\x13\x45stimateRunResponse\x12?\n\x08\x65stimate\x18\x01 \x01(\x0b\x32#.finetree_api.estimator.v1.EstimateR\x08\x65stimate\"m\n\x10\x42\x61tchEstimateRow\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12G\n\x07request\x18\x02 \x01(\x0b\x32-.finetree_api.estimator.v1.EstimateRunRequestR\x07request\"[\n\x18\x42\x61tchEstimateRunsRequest\x12?\n\x04rows\x18\x01 \x03(\x0b\x32+.finetree_api.estimator.v1.BatchEstimateRowR\x04rows\"\xa0\x01\n\x13\x42\x61tchEstimateResult\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x41\n\x08\x65stimate\x18\x02 \x01(\x0b\x32#.finetree_api.estimator.v1.EstimateH\x00R\x08\x65stimate\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result\"e\n\x19\x42\x61tchEstimateRunsResponse\x12H\n\x07results\x18\x01 \x03(\x0b\x32..finetree_api.estimator.v1.BatchEstimateResultR\x07results\"\x16\n\x14GetServerInfoRequest\"\x8f\x01\n\x15GetServerInfoResponse\x12\x39\n\x06server\x18\x01 \x01(\x0b\x32!.finetree_api.types.v1.ServerInfoR\x06server\x12;\n\x08revision\x18\x02 \x01(\x0b\x32\x1f.finetree_api.types.v1.RevisionR\x08revision2\xd9\t\n\x10\x45stimatorService\x12q\n\x0b\x45stimateRun\x12-.finetree_api.estimator.v1.EstimateRunRequest\x1a..finetree_api.estimator.v1.EstimateRunResponse\"\x03\x90\x02\x01\x12\x83\x01\n\x11\x42\x61tchEstimateRuns\x12\x33.finetree_api.estimator.v1.BatchEstimateRunsRequest\x1a\x34.finetree_api.estimator.v1.BatchEstimateRunsResponse\"\x03\x90\x02\x01\x12n\n\nListModels\x12,.finetree_api.estimator.v1.ListModelsRequest\x1a-.finetree_api.estimator.v1.ListModelsResponse\"\x03\x90\x02\x01\x12\x80\x01\n\x10ListAccelerators\x12\x32.finetree_api.estimator.v1.ListAcceleratorsRequest\x1a\x33.finetree_api.estimator.v1.ListAcceleratorsResponse\"\x03\x90\x02\x01\x12n\n\nListPrices\x12,.finetree_api.estimator.v1.ListPricesRequest\x1a-.finetree_api.estimator.v1.ListPricesResponse\"\x03\x90\x02\x01\x12k\n\tCheckPlan\x12+.finetree_api.estimator.v1.CheckPlanRequest\x1a,.finetree_api.estimator.v1.CheckPlanResponse\"\x03\x90\x02\x01\x12\x83\x01\n\x11ReportObservation\x12\x33.finetree_api.estimator.v1.ReportObservationRequest\x1a\x34.finetree_api.estimator.v1.ReportObservationResponse\"\x03\x90\x02\x02\x12z\n\x0eGetCalibration\x12\x30.finetree_api.estimator.v1.GetCalibrationRequest\x1a\x31.finetree_api.estimator.v1.GetCalibrationResponse\"\x03\x90\x02\x01\x12\x80\x01\n\x10ResetCalibration\x12\x32.finetree_api.estimator.v1.ResetCalibrationRequest\x1a\x33.finetree_api.estimator.v1.ResetCalibrationResponse\"\x03\x90\x02\x02\x12w\n\rGetServerInfo\x12/.finetree_api.estimator.v1.GetServerInfoRequest\x1a\x30.finetree_api.estimator.v1.GetServerInfoResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)finetree_api/estimator/v1/estimator.proto\x12\x19\x66inetree_api.estimator.v1\x1a+finetree_api/estimator/v1/calibration.proto\x1a\'finetree_api/estimator/v1/catalog.proto\x1a*finetree_api/estimator/v1/check_plan.proto\x1a(finetree_api/estimator/v1/estimate.proto\x1a\"finetree_api/types/v1/access.proto\x1a$finetree_api/types/v1/evidence.proto\x1a\"finetree_api/types/v1/server.proto\x1a\x17google/rpc/status.proto\"V\n\x13\x45stimateRunResponse\x12?\n\x08\x65stimate\x18\x01 \x01(\x0b\x32#.finetree_api.estimator.v1.EstimateR\x08\x65stimate\"m\n\x10\x42\x61tchEstimateRow\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12G\n\x07request\x18\x02 \x01(\x0b\x32-.finetree_api.estimator.v1.EstimateRunRequestR\x07request\"[\n\x18\x42\x61tchEstimateRunsRequest\x12?\n\x04rows\x18\x01 \x03(\x0b\x32+.finetree_api.estimator.v1.BatchEstimateRowR\x04rows\"\xa0\x01\n\x13\x42\x61tchEstimateResult\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x41\n\x08\x65stimate\x18\x02 \x01(\x0b\x32#.finetree_api.estimator.v1.EstimateH\x00R\x08\x65stimate\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result\"e\n\x19\x42\x61tchEstimateRunsResponse\x12H\n\x07results\x18\x01 \x03(\x0b\x32..finetree_api.estimator.v1.BatchEstimateResultR\x07results\"\x16\n\x14GetServerInfoRequest\"\x8f\x01\n\x15GetServerInfoResponse\x12\x39\n\x06server\x18\x01 \x01(\x0b\x32!.finetree_api.types.v1.ServerInfoR\x06server\x12;\n\x08revision\x18\x02 \x01(\x0b\x32\x1f.finetree_api.types.v1.RevisionR\x08revision2\x81\n\n\x10\x45stimatorService\x12u\n\x0b\x45stimateRun\x12-.finetree_api.estimator.v1.EstimateRunRequest\x1a..finetree_api.estimator.v1.EstimateRunResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12\x87\x01\n\x11\x42\x61tchEstimateRuns\x12\x33.finetree_api.estimator.v1.BatchEstimateRunsRequest\x1a\x34.finetree_api.estimator.v1.BatchEstimateRunsResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12r\n\nListModels\x12,.finetree_api.estimator.v1.ListModelsRequest\x1a-.finetree_api.estimator.v1.ListModelsResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12\x84\x01\n\x10ListAccelerators\x12\x32.finetree_api.estimator.v1.ListAcceleratorsRequest\x1a\x33.finetree_api.estimator.v1.ListAcceleratorsResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12r\n\nListPrices\x12,.finetree_api.estimator.v1.ListPricesRequest\x1a-.finetree_api.estimator.v1.ListPricesResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12o\n\tCheckPlan\x12+.finetree_api.estimator.v1.CheckPlanRequest\x1a,.finetree_api.estimator.v1.CheckPlanResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12\x87\x01\n\x11ReportObservation\x12\x33.finetree_api.estimator.v1.ReportObservationRequest\x1a\x34.finetree_api.estimator.v1.ReportObservationResponse\"\x07\x90\x02\x02\xf0\xc0\x18\x05\x12~\n\x0eGetCalibration\x12\x30.finetree_api.estimator.v1.GetCalibrationRequest\x1a\x31.finetree_api.estimator.v1.GetCalibrationResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12\x84\x01\n\x10ResetCalibration\x12\x32.finetree_api.estimator.v1.ResetCalibrationRequest\x1a\x33.finetree_api.estimator.v1.ResetCalibrationResponse\"\x07\x90\x02\x02\xf0\xc0\x18\x05\x12{\n\rGetServerInfo\x12/.finetree_api.estimator.v1.GetServerInfoRequest\x1a\x30.finetree_api.estimator.v1.GetServerInfoResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,39 +40,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.estimator.v1.e
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ESTIMATORSERVICE'].methods_by_name['EstimateRun']._loaded_options = None
-  _globals['_ESTIMATORSERVICE'].methods_by_name['EstimateRun']._serialized_options = b'\220\002\001'
+  _globals['_ESTIMATORSERVICE'].methods_by_name['EstimateRun']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_ESTIMATORSERVICE'].methods_by_name['BatchEstimateRuns']._loaded_options = None
-  _globals['_ESTIMATORSERVICE'].methods_by_name['BatchEstimateRuns']._serialized_options = b'\220\002\001'
+  _globals['_ESTIMATORSERVICE'].methods_by_name['BatchEstimateRuns']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_ESTIMATORSERVICE'].methods_by_name['ListModels']._loaded_options = None
-  _globals['_ESTIMATORSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001'
+  _globals['_ESTIMATORSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_ESTIMATORSERVICE'].methods_by_name['ListAccelerators']._loaded_options = None
-  _globals['_ESTIMATORSERVICE'].methods_by_name['ListAccelerators']._serialized_options = b'\220\002\001'
+  _globals['_ESTIMATORSERVICE'].methods_by_name['ListAccelerators']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_ESTIMATORSERVICE'].methods_by_name['ListPrices']._loaded_options = None
-  _globals['_ESTIMATORSERVICE'].methods_by_name['ListPrices']._serialized_options = b'\220\002\001'
+  _globals['_ESTIMATORSERVICE'].methods_by_name['ListPrices']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_ESTIMATORSERVICE'].methods_by_name['CheckPlan']._loaded_options = None
-  _globals['_ESTIMATORSERVICE'].methods_by_name['CheckPlan']._serialized_options = b'\220\002\001'
+  _globals['_ESTIMATORSERVICE'].methods_by_name['CheckPlan']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_ESTIMATORSERVICE'].methods_by_name['ReportObservation']._loaded_options = None
-  _globals['_ESTIMATORSERVICE'].methods_by_name['ReportObservation']._serialized_options = b'\220\002\002'
+  _globals['_ESTIMATORSERVICE'].methods_by_name['ReportObservation']._serialized_options = b'\220\002\002\360\300\030\005'
   _globals['_ESTIMATORSERVICE'].methods_by_name['GetCalibration']._loaded_options = None
-  _globals['_ESTIMATORSERVICE'].methods_by_name['GetCalibration']._serialized_options = b'\220\002\001'
+  _globals['_ESTIMATORSERVICE'].methods_by_name['GetCalibration']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_ESTIMATORSERVICE'].methods_by_name['ResetCalibration']._loaded_options = None
-  _globals['_ESTIMATORSERVICE'].methods_by_name['ResetCalibration']._serialized_options = b'\220\002\002'
+  _globals['_ESTIMATORSERVICE'].methods_by_name['ResetCalibration']._serialized_options = b'\220\002\002\360\300\030\005'
   _globals['_ESTIMATORSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
-  _globals['_ESTIMATORSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\220\002\001'
-  _globals['_ESTIMATERUNRESPONSE']._serialized_start=343
-  _globals['_ESTIMATERUNRESPONSE']._serialized_end=429
-  _globals['_BATCHESTIMATEROW']._serialized_start=431
-  _globals['_BATCHESTIMATEROW']._serialized_end=540
-  _globals['_BATCHESTIMATERUNSREQUEST']._serialized_start=542
-  _globals['_BATCHESTIMATERUNSREQUEST']._serialized_end=633
-  _globals['_BATCHESTIMATERESULT']._serialized_start=636
-  _globals['_BATCHESTIMATERESULT']._serialized_end=796
-  _globals['_BATCHESTIMATERUNSRESPONSE']._serialized_start=798
-  _globals['_BATCHESTIMATERUNSRESPONSE']._serialized_end=899
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=901
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=923
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=926
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=1069
-  _globals['_ESTIMATORSERVICE']._serialized_start=1072
-  _globals['_ESTIMATORSERVICE']._serialized_end=2313
+  _globals['_ESTIMATORSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\220\002\001\360\300\030\006'
+  _globals['_ESTIMATERUNRESPONSE']._serialized_start=379
+  _globals['_ESTIMATERUNRESPONSE']._serialized_end=465
+  _globals['_BATCHESTIMATEROW']._serialized_start=467
+  _globals['_BATCHESTIMATEROW']._serialized_end=576
+  _globals['_BATCHESTIMATERUNSREQUEST']._serialized_start=578
+  _globals['_BATCHESTIMATERUNSREQUEST']._serialized_end=669
+  _globals['_BATCHESTIMATERESULT']._serialized_start=672
+  _globals['_BATCHESTIMATERESULT']._serialized_end=832
+  _globals['_BATCHESTIMATERUNSRESPONSE']._serialized_start=834
+  _globals['_BATCHESTIMATERUNSRESPONSE']._serialized_end=935
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=937
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=959
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=962
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=1105
+  _globals['_ESTIMATORSERVICE']._serialized_start=1108
+  _globals['_ESTIMATORSERVICE']._serialized_end=2389
 # @@protoc_insertion_point(module_scope)

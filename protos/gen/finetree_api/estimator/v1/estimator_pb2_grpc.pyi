@@ -40,6 +40,11 @@ class EstimatorServiceStub:
     runs in one request; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
     for less in one call; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR:
     report the error_id in the metadata). Rpcs without side effects may be retried freely.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
+    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; an open stream ends so too,
+    within 10 s), PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server)
+    and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file; retry after the time in RetryInfo).
     """
 
     @_typing.overload
@@ -126,6 +131,11 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     runs in one request; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
     for less in one call; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR:
     report the error_id in the metadata). Rpcs without side effects may be retried freely.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
+    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; an open stream ends so too,
+    within 10 s), PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server)
+    and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file; retry after the time in RetryInfo).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -208,6 +218,11 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     runs in one request; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
     for less in one call; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR:
     report the error_id in the metadata). Rpcs without side effects may be retried freely.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
+    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; an open stream ends so too,
+    within 10 s), PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server)
+    and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file; retry after the time in RetryInfo).
     """
 
     @_abc_1.abstractmethod

@@ -27,11 +27,12 @@ from finetree_api.recommender.v1 import picture_pb2 as finetree__api_dot_recomme
 from finetree_api.recommender.v1 import recommendation_pb2 as finetree__api_dot_recommender_dot_v1_dot_recommendation__pb2
 from finetree_api.recommender.v1 import rule_pack_pb2 as finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2
 from finetree_api.recommender.v1 import serving_pb2 as finetree__api_dot_recommender_dot_v1_dot_serving__pb2
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from finetree_api.types.v1 import evidence_pb2 as finetree__api_dot_types_dot_v1_dot_evidence__pb2
 from finetree_api.types.v1 import server_pb2 as finetree__api_dot_types_dot_v1_dot_server__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-finetree_api/recommender/v1/recommender.proto\x12\x1b\x66inetree_api.recommender.v1\x1a-finetree_api/recommender/v1/method_card.proto\x1a)finetree_api/recommender/v1/picture.proto\x1a\x30\x66inetree_api/recommender/v1/recommendation.proto\x1a+finetree_api/recommender/v1/rule_pack.proto\x1a)finetree_api/recommender/v1/serving.proto\x1a$finetree_api/types/v1/evidence.proto\x1a\"finetree_api/types/v1/server.proto\"\x16\n\x14GetServerInfoRequest\"\x8f\x01\n\x15GetServerInfoResponse\x12\x39\n\x06server\x18\x01 \x01(\x0b\x32!.finetree_api.types.v1.ServerInfoR\x06server\x12;\n\x08revision\x18\x02 \x01(\x0b\x32\x1f.finetree_api.types.v1.RevisionR\x08revision2\xe5\x08\n\x12RecommenderService\x12o\n\tRecommend\x12-.finetree_api.recommender.v1.RecommendRequest\x1a..finetree_api.recommender.v1.RecommendResponse\"\x03\x90\x02\x01\x12\x8a\x01\n\x12RenderDecisionTree\x12\x36.finetree_api.recommender.v1.RenderDecisionTreeRequest\x1a\x37.finetree_api.recommender.v1.RenderDecisionTreeResponse\"\x03\x90\x02\x01\x12~\n\x0eRenderFrontier\x12\x32.finetree_api.recommender.v1.RenderFrontierRequest\x1a\x33.finetree_api.recommender.v1.RenderFrontierResponse\"\x03\x90\x02\x01\x12u\n\x0bListMethods\x12/.finetree_api.recommender.v1.ListMethodsRequest\x1a\x30.finetree_api.recommender.v1.ListMethodsResponse\"\x03\x90\x02\x01\x12o\n\tGetMethod\x12-.finetree_api.recommender.v1.GetMethodRequest\x1a..finetree_api.recommender.v1.GetMethodResponse\"\x03\x90\x02\x01\x12{\n\rListRulePacks\x12\x31.finetree_api.recommender.v1.ListRulePacksRequest\x1a\x32.finetree_api.recommender.v1.ListRulePacksResponse\"\x03\x90\x02\x01\x12u\n\x0bGetRulePack\x12/.finetree_api.recommender.v1.GetRulePackRequest\x1a\x30.finetree_api.recommender.v1.GetRulePackResponse\"\x03\x90\x02\x01\x12x\n\x0c\x43heckServing\x12\x30.finetree_api.recommender.v1.CheckServingRequest\x1a\x31.finetree_api.recommender.v1.CheckServingResponse\"\x03\x90\x02\x01\x12{\n\rGetServerInfo\x12\x31.finetree_api.recommender.v1.GetServerInfoRequest\x1a\x32.finetree_api.recommender.v1.GetServerInfoResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-finetree_api/recommender/v1/recommender.proto\x12\x1b\x66inetree_api.recommender.v1\x1a-finetree_api/recommender/v1/method_card.proto\x1a)finetree_api/recommender/v1/picture.proto\x1a\x30\x66inetree_api/recommender/v1/recommendation.proto\x1a+finetree_api/recommender/v1/rule_pack.proto\x1a)finetree_api/recommender/v1/serving.proto\x1a\"finetree_api/types/v1/access.proto\x1a$finetree_api/types/v1/evidence.proto\x1a\"finetree_api/types/v1/server.proto\"\x16\n\x14GetServerInfoRequest\"\x8f\x01\n\x15GetServerInfoResponse\x12\x39\n\x06server\x18\x01 \x01(\x0b\x32!.finetree_api.types.v1.ServerInfoR\x06server\x12;\n\x08revision\x18\x02 \x01(\x0b\x32\x1f.finetree_api.types.v1.RevisionR\x08revision2\x8a\t\n\x12RecommenderService\x12s\n\tRecommend\x12-.finetree_api.recommender.v1.RecommendRequest\x1a..finetree_api.recommender.v1.RecommendResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12\x8e\x01\n\x12RenderDecisionTree\x12\x36.finetree_api.recommender.v1.RenderDecisionTreeRequest\x1a\x37.finetree_api.recommender.v1.RenderDecisionTreeResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12\x82\x01\n\x0eRenderFrontier\x12\x32.finetree_api.recommender.v1.RenderFrontierRequest\x1a\x33.finetree_api.recommender.v1.RenderFrontierResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12y\n\x0bListMethods\x12/.finetree_api.recommender.v1.ListMethodsRequest\x1a\x30.finetree_api.recommender.v1.ListMethodsResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12s\n\tGetMethod\x12-.finetree_api.recommender.v1.GetMethodRequest\x1a..finetree_api.recommender.v1.GetMethodResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12\x7f\n\rListRulePacks\x12\x31.finetree_api.recommender.v1.ListRulePacksRequest\x1a\x32.finetree_api.recommender.v1.ListRulePacksResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12y\n\x0bGetRulePack\x12/.finetree_api.recommender.v1.GetRulePackRequest\x1a\x30.finetree_api.recommender.v1.GetRulePackResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12|\n\x0c\x43heckServing\x12\x30.finetree_api.recommender.v1.CheckServingRequest\x1a\x31.finetree_api.recommender.v1.CheckServingResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x01\x12\x7f\n\rGetServerInfo\x12\x31.finetree_api.recommender.v1.GetServerInfoRequest\x1a\x32.finetree_api.recommender.v1.GetServerInfoResponse\"\x07\x90\x02\x01\xf0\xc0\x18\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,27 +40,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.recommender.v1
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECOMMENDERSERVICE'].methods_by_name['Recommend']._loaded_options = None
-  _globals['_RECOMMENDERSERVICE'].methods_by_name['Recommend']._serialized_options = b'\220\002\001'
+  _globals['_RECOMMENDERSERVICE'].methods_by_name['Recommend']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_RECOMMENDERSERVICE'].methods_by_name['RenderDecisionTree']._loaded_options = None
-  _globals['_RECOMMENDERSERVICE'].methods_by_name['RenderDecisionTree']._serialized_options = b'\220\002\001'
+  _globals['_RECOMMENDERSERVICE'].methods_by_name['RenderDecisionTree']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_RECOMMENDERSERVICE'].methods_by_name['RenderFrontier']._loaded_options = None
-  _globals['_RECOMMENDERSERVICE'].methods_by_name['RenderFrontier']._serialized_options = b'\220\002\001'
+  _globals['_RECOMMENDERSERVICE'].methods_by_name['RenderFrontier']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_RECOMMENDERSERVICE'].methods_by_name['ListMethods']._loaded_options = None
-  _globals['_RECOMMENDERSERVICE'].methods_by_name['ListMethods']._serialized_options = b'\220\002\001'
+  _globals['_RECOMMENDERSERVICE'].methods_by_name['ListMethods']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_RECOMMENDERSERVICE'].methods_by_name['GetMethod']._loaded_options = None
-  _globals['_RECOMMENDERSERVICE'].methods_by_name['GetMethod']._serialized_options = b'\220\002\001'
+  _globals['_RECOMMENDERSERVICE'].methods_by_name['GetMethod']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_RECOMMENDERSERVICE'].methods_by_name['ListRulePacks']._loaded_options = None
-  _globals['_RECOMMENDERSERVICE'].methods_by_name['ListRulePacks']._serialized_options = b'\220\002\001'
+  _globals['_RECOMMENDERSERVICE'].methods_by_name['ListRulePacks']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_RECOMMENDERSERVICE'].methods_by_name['GetRulePack']._loaded_options = None
-  _globals['_RECOMMENDERSERVICE'].methods_by_name['GetRulePack']._serialized_options = b'\220\002\001'
+  _globals['_RECOMMENDERSERVICE'].methods_by_name['GetRulePack']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_RECOMMENDERSERVICE'].methods_by_name['CheckServing']._loaded_options = None
-  _globals['_RECOMMENDERSERVICE'].methods_by_name['CheckServing']._serialized_options = b'\220\002\001'
+  _globals['_RECOMMENDERSERVICE'].methods_by_name['CheckServing']._serialized_options = b'\220\002\001\360\300\030\001'
   _globals['_RECOMMENDERSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
-  _globals['_RECOMMENDERSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\220\002\001'
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=380
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=402
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=405
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=548
-  _globals['_RECOMMENDERSERVICE']._serialized_start=551
-  _globals['_RECOMMENDERSERVICE']._serialized_end=1676
+  _globals['_RECOMMENDERSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\220\002\001\360\300\030\006'
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=416
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=438
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=441
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=584
+  _globals['_RECOMMENDERSERVICE']._serialized_start=587
+  _globals['_RECOMMENDERSERVICE']._serialized_end=1749
 # @@protoc_insertion_point(module_scope)

@@ -23,33 +23,42 @@ _sym_db = _symbol_database.Default()
 
 
 from finetree_api.trainer.v1 import artifact_pb2 as finetree__api_dot_trainer_dot_v1_dot_artifact__pb2
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(finetree_api/trainer/v1/checkpoint.proto\x12\x17\x66inetree_api.trainer.v1\x1a&finetree_api/trainer/v1/artifact.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x04\n\nCheckpoint\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n\x04step\x18\x02 \x01(\x05R\x04step\x12\x1c\n\tavailable\x18\x03 \x01(\x08R\tavailable\x12\x16\n\x06sha256\x18\x04 \x01(\tR\x06sha256\x12\x1d\n\nsize_bytes\x18\x05 \x01(\x03R\tsizeBytes\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x18\n\x07\x61ttempt\x18\x07 \x01(\x05R\x07\x61ttempt\x12\x12\n\x04\x62\x65st\x18\x08 \x01(\x08R\x04\x62\x65st\x12\x17\n\x04loss\x18\t \x01(\x01H\x00R\x04loss\x88\x01\x01\x12 \n\teval_loss\x18\n \x01(\x01H\x01R\x08\x65valLoss\x88\x01\x01\x12$\n\x0b\x65xact_match\x18\x0b \x01(\x01H\x02R\nexactMatch\x88\x01\x01\x12*\n\x0etoken_accuracy\x18\x0c \x01(\x01H\x03R\rtokenAccuracy\x88\x01\x01\x12\x16\n\x06pinned\x18\r \x01(\x08R\x06pinned\x12;\n\x0b\x65xpire_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12;\n\x05\x66iles\x18\x0f \x03(\x0b\x32%.finetree_api.trainer.v1.ArtifactFileR\x05\x66ilesB\x07\n\x05_lossB\x0c\n\n_eval_lossB\x0e\n\x0c_exact_matchB\x11\n\x0f_token_accuracy\"f\n\x14GetCheckpointRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12(\n\rinclude_state\x18\x02 \x01(\x08H\x00R\x0cincludeState\x88\x01\x01\x42\x10\n\x0e_include_state\"\\\n\x15GetCheckpointResponse\x12\x43\n\ncheckpoint\x18\x01 \x01(\x0b\x32#.finetree_api.trainer.v1.CheckpointR\ncheckpoint\"\xb1\x01\n\x17UpdateCheckpointRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n\x06pinned\x18\x02 \x01(\x08H\x00R\x06pinned\x88\x01\x01\x12;\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\ntimeToLive\x12\x1d\n\nrequest_id\x18\x04 \x01(\tR\trequestIdB\t\n\x07_pinned\"_\n\x18UpdateCheckpointResponse\x12\x43\n\ncheckpoint\x18\x01 \x01(\x0b\x32#.finetree_api.trainer.v1.CheckpointR\ncheckpoint\"L\n\x17\x44\x65leteCheckpointRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\";\n\x18\x44\x65leteCheckpointResponse\x12\x1f\n\x0b\x66reed_bytes\x18\x01 \x01(\x03R\nfreedBytes\"\xa5\x01\n\x16ListCheckpointsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12&\n\x0cshow_deleted\x18\x04 \x01(\x08H\x00R\x0bshowDeleted\x88\x01\x01\x42\x0f\n\r_show_deleted\"\x88\x01\n\x17ListCheckpointsResponse\x12\x45\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32#.finetree_api.trainer.v1.CheckpointR\x0b\x63heckpoints\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageTokenb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(finetree_api/trainer/v1/checkpoint.proto\x12\x17\x66inetree_api.trainer.v1\x1a&finetree_api/trainer/v1/artifact.proto\x1a\"finetree_api/types/v1/access.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x04\n\nCheckpoint\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n\x04step\x18\x02 \x01(\x05R\x04step\x12\x1c\n\tavailable\x18\x03 \x01(\x08R\tavailable\x12\x16\n\x06sha256\x18\x04 \x01(\tR\x06sha256\x12\x1d\n\nsize_bytes\x18\x05 \x01(\x03R\tsizeBytes\x12;\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x18\n\x07\x61ttempt\x18\x07 \x01(\x05R\x07\x61ttempt\x12\x12\n\x04\x62\x65st\x18\x08 \x01(\x08R\x04\x62\x65st\x12\x17\n\x04loss\x18\t \x01(\x01H\x00R\x04loss\x88\x01\x01\x12 \n\teval_loss\x18\n \x01(\x01H\x01R\x08\x65valLoss\x88\x01\x01\x12$\n\x0b\x65xact_match\x18\x0b \x01(\x01H\x02R\nexactMatch\x88\x01\x01\x12*\n\x0etoken_accuracy\x18\x0c \x01(\x01H\x03R\rtokenAccuracy\x88\x01\x01\x12\x16\n\x06pinned\x18\r \x01(\x08R\x06pinned\x12;\n\x0b\x65xpire_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12;\n\x05\x66iles\x18\x0f \x03(\x0b\x32%.finetree_api.trainer.v1.ArtifactFileR\x05\x66ilesB\x07\n\x05_lossB\x0c\n\n_eval_lossB\x0e\n\x0c_exact_matchB\x11\n\x0f_token_accuracy\"w\n\x14GetCheckpointRequest\x12#\n\x04name\x18\x01 \x01(\tB\x0f\xfa\xc0\x18\x0b\x63heckpointsR\x04name\x12(\n\rinclude_state\x18\x02 \x01(\x08H\x00R\x0cincludeState\x88\x01\x01\x42\x10\n\x0e_include_state\"\\\n\x15GetCheckpointResponse\x12\x43\n\ncheckpoint\x18\x01 \x01(\x0b\x32#.finetree_api.trainer.v1.CheckpointR\ncheckpoint\"\xc2\x01\n\x17UpdateCheckpointRequest\x12#\n\x04name\x18\x01 \x01(\tB\x0f\xfa\xc0\x18\x0b\x63heckpointsR\x04name\x12\x1b\n\x06pinned\x18\x02 \x01(\x08H\x00R\x06pinned\x88\x01\x01\x12;\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\ntimeToLive\x12\x1d\n\nrequest_id\x18\x04 \x01(\tR\trequestIdB\t\n\x07_pinned\"_\n\x18UpdateCheckpointResponse\x12\x43\n\ncheckpoint\x18\x01 \x01(\x0b\x32#.finetree_api.trainer.v1.CheckpointR\ncheckpoint\"]\n\x17\x44\x65leteCheckpointRequest\x12#\n\x04name\x18\x01 \x01(\tB\x0f\xfa\xc0\x18\x0b\x63heckpointsR\x04name\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\";\n\x18\x44\x65leteCheckpointResponse\x12\x1f\n\x0b\x66reed_bytes\x18\x01 \x01(\x03R\nfreedBytes\"\xaf\x01\n\x16ListCheckpointsRequest\x12 \n\x06parent\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12&\n\x0cshow_deleted\x18\x04 \x01(\x08H\x00R\x0bshowDeleted\x88\x01\x01\x42\x0f\n\r_show_deleted\"\x88\x01\n\x17ListCheckpointsResponse\x12\x45\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32#.finetree_api.trainer.v1.CheckpointR\x0b\x63heckpoints\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageTokenb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.trainer.v1.checkpoint_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHECKPOINT']._serialized_start=175
-  _globals['_CHECKPOINT']._serialized_end=764
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=766
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=868
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=870
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=962
-  _globals['_UPDATECHECKPOINTREQUEST']._serialized_start=965
-  _globals['_UPDATECHECKPOINTREQUEST']._serialized_end=1142
-  _globals['_UPDATECHECKPOINTRESPONSE']._serialized_start=1144
-  _globals['_UPDATECHECKPOINTRESPONSE']._serialized_end=1239
-  _globals['_DELETECHECKPOINTREQUEST']._serialized_start=1241
-  _globals['_DELETECHECKPOINTREQUEST']._serialized_end=1317
-  _globals['_DELETECHECKPOINTRESPONSE']._serialized_start=1319
-  _globals['_DELETECHECKPOINTRESPONSE']._serialized_end=1378
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1381
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1546
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1549
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1685
+  _globals['_GETCHECKPOINTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETCHECKPOINTREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\013checkpoints'
+  _globals['_UPDATECHECKPOINTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_UPDATECHECKPOINTREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\013checkpoints'
+  _globals['_DELETECHECKPOINTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETECHECKPOINTREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\013checkpoints'
+  _globals['_LISTCHECKPOINTSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTCHECKPOINTSREQUEST'].fields_by_name['parent']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_CHECKPOINT']._serialized_start=211
+  _globals['_CHECKPOINT']._serialized_end=800
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=802
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=921
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=923
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1015
+  _globals['_UPDATECHECKPOINTREQUEST']._serialized_start=1018
+  _globals['_UPDATECHECKPOINTREQUEST']._serialized_end=1212
+  _globals['_UPDATECHECKPOINTRESPONSE']._serialized_start=1214
+  _globals['_UPDATECHECKPOINTRESPONSE']._serialized_end=1309
+  _globals['_DELETECHECKPOINTREQUEST']._serialized_start=1311
+  _globals['_DELETECHECKPOINTREQUEST']._serialized_end=1404
+  _globals['_DELETECHECKPOINTRESPONSE']._serialized_start=1406
+  _globals['_DELETECHECKPOINTRESPONSE']._serialized_end=1465
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=1468
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1643
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1646
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1782
 # @@protoc_insertion_point(module_scope)

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from finetree_api.types.v1 import training_data_pb2 as finetree__api_dot_types_dot_v1_dot_training__data__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/dataset.proto\x12\x17\x66inetree_api.trainer.v1\x1a)finetree_api/types/v1/training_data.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x07\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n\x03uid\x18\x02 \x01(\tR\x03uid\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12;\n\x05state\x18\x04 \x01(\x0e\x32%.finetree_api.trainer.v1.DatasetStateR\x05state\x12\x42\n\x0b\x66ile_format\x18\x05 \x01(\x0e\x32!.finetree_api.types.v1.FileFormatR\nfileFormat\x12?\n\nrow_format\x18\x06 \x01(\x0e\x32 .finetree_api.types.v1.RowFormatR\trowFormat\x12\x1d\n\nsize_bytes\x18\x07 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x08 \x01(\tR\x06sha256\x12\'\n\x0f\x63ommitted_bytes\x18\t \x01(\x03R\x0e\x63ommittedBytes\x12?\n\x07profile\x18\n \x01(\x0b\x32%.finetree_api.types.v1.DatasetProfileR\x07profile\x12\x1d\n\ncreated_by\x18\x0b \x01(\tR\tcreatedBy\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x44\n\x06labels\x18\x0e \x03(\x0b\x32,.finetree_api.trainer.v1.Dataset.LabelsEntryR\x06labels\x12?\n\x07reading\x18\x0f \x01(\x0b\x32%.finetree_api.types.v1.DatasetReadingR\x07reading\x12\x44\n\x0b\x63ompression\x18\x10 \x01(\x0e\x32\".finetree_api.types.v1.CompressionR\x0b\x63ompression\x12>\n\x08\x66indings\x18\x11 \x03(\x0b\x32\".finetree_api.types.v1.DataFindingR\x08\x66indings\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\xf6\x02\n\x14\x43reateDatasetRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x04 \x01(\tR\x06sha256\x12\x1d\n\nrequest_id\x18\x06 \x01(\tR\trequestId\x12Q\n\x06labels\x18\x05 \x03(\x0b\x32\x39.finetree_api.trainer.v1.CreateDatasetRequest.LabelsEntryR\x06labels\x12?\n\x07reading\x18\x07 \x01(\x0b\x32%.finetree_api.types.v1.DatasetReadingR\x07reading\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"S\n\x15\x43reateDatasetResponse\x12:\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32 .finetree_api.trainer.v1.DatasetR\x07\x64\x61taset\"U\n\x13WriteDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n\x04\x64\x61ta\x18\x03 \x01(\x0cR\x04\x64\x61ta\"R\n\x14WriteDatasetResponse\x12:\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32 .finetree_api.trainer.v1.DatasetR\x07\x64\x61taset\"\'\n\x11GetDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"P\n\x12GetDatasetResponse\x12:\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32 .finetree_api.trainer.v1.DatasetR\x07\x64\x61taset\"i\n\x13ListDatasetsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"|\n\x14ListDatasetsResponse\x12<\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32 .finetree_api.trainer.v1.DatasetR\x08\x64\x61tasets\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"I\n\x14\x44\x65leteDatasetRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"\x17\n\x15\x44\x65leteDatasetResponse\"b\n\x08TextSpan\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x18\n\x07trained\x18\x02 \x01(\x08R\x07trained\x12\x16\n\x06tokens\x18\x03 \x01(\x05R\x06tokens\x12\x10\n\x03\x63ut\x18\x04 \x01(\x08R\x03\x63ut\"\xbb\x02\n\nPreviewRow\x12\x32\n\x05split\x18\x01 \x01(\x0e\x32\x1c.finetree_api.types.v1.SplitR\x05split\x12\x10\n\x03row\x18\x02 \x01(\x03R\x03row\x12\x16\n\x06tokens\x18\x03 \x01(\x05R\x06tokens\x12#\n\rtarget_tokens\x18\x04 \x01(\x05R\x0ctargetTokens\x12\x1c\n\ttruncated\x18\x05 \x01(\x08R\ttruncated\x12\x18\n\x07\x64ropped\x18\x06 \x01(\x08R\x07\x64ropped\x12\x1b\n\tno_target\x18\x07 \x01(\x08R\x08noTarget\x12\x37\n\x05spans\x18\x08 \x03(\x0b\x32!.finetree_api.trainer.v1.TextSpanR\x05spans\x12\x1c\n\tshortened\x18\t \x01(\x08R\tshortened\"\x81\x02\n\x15PreviewDatasetRequest\x12\x1a\n\x07\x64\x61taset\x18\x01 \x01(\tH\x00R\x07\x64\x61taset\x12\x12\n\x03job\x18\x02 \x01(\tH\x00R\x03job\x12>\n\x06\x66ilter\x18\x03 \x01(\x0e\x32&.finetree_api.trainer.v1.PreviewFilterR\x06\x66ilter\x12\x32\n\x05split\x18\x04 \x01(\x0e\x32\x1c.finetree_api.types.v1.SplitR\x05split\x12\x1b\n\tpage_size\x18\x05 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x06 \x01(\tR\tpageTokenB\x08\n\x06source\"\x8b\x01\n\x16PreviewDatasetResponse\x12\x37\n\x04rows\x18\x01 \x03(\x0b\x32#.finetree_api.trainer.v1.PreviewRowR\x04rows\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x10\n\x03job\x18\x03 \x01(\tR\x03job*c\n\x0c\x44\x61tasetState\x12\x1d\n\x19\x44\x41TASET_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x41TASET_STATE_UPLOADING\x10\x01\x12\x17\n\x13\x44\x41TASET_STATE_READY\x10\x02*\x87\x01\n\rPreviewFilter\x12\x1e\n\x1aPREVIEW_FILTER_UNSPECIFIED\x10\x00\x12\x1c\n\x18PREVIEW_FILTER_TRUNCATED\x10\x01\x12\x1a\n\x16PREVIEW_FILTER_DROPPED\x10\x02\x12\x1c\n\x18PREVIEW_FILTER_NO_TARGET\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/dataset.proto\x12\x17\x66inetree_api.trainer.v1\x1a\"finetree_api/types/v1/access.proto\x1a)finetree_api/types/v1/training_data.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x07\n\x07\x44\x61taset\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n\x03uid\x18\x02 \x01(\tR\x03uid\x12!\n\x0c\x64isplay_name\x18\x03 \x01(\tR\x0b\x64isplayName\x12;\n\x05state\x18\x04 \x01(\x0e\x32%.finetree_api.trainer.v1.DatasetStateR\x05state\x12\x42\n\x0b\x66ile_format\x18\x05 \x01(\x0e\x32!.finetree_api.types.v1.FileFormatR\nfileFormat\x12?\n\nrow_format\x18\x06 \x01(\x0e\x32 .finetree_api.types.v1.RowFormatR\trowFormat\x12\x1d\n\nsize_bytes\x18\x07 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x08 \x01(\tR\x06sha256\x12\'\n\x0f\x63ommitted_bytes\x18\t \x01(\x03R\x0e\x63ommittedBytes\x12?\n\x07profile\x18\n \x01(\x0b\x32%.finetree_api.types.v1.DatasetProfileR\x07profile\x12\x1d\n\ncreated_by\x18\x0b \x01(\tR\tcreatedBy\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x44\n\x06labels\x18\x0e \x03(\x0b\x32,.finetree_api.trainer.v1.Dataset.LabelsEntryR\x06labels\x12?\n\x07reading\x18\x0f \x01(\x0b\x32%.finetree_api.types.v1.DatasetReadingR\x07reading\x12\x44\n\x0b\x63ompression\x18\x10 \x01(\x0e\x32\".finetree_api.types.v1.CompressionR\x0b\x63ompression\x12>\n\x08\x66indings\x18\x11 \x03(\x0b\x32\".finetree_api.types.v1.DataFindingR\x08\x66indings\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\x84\x03\n\x14\x43reateDatasetRequest\x12$\n\x06parent\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08projectsR\x06parent\x12!\n\x0c\x64isplay_name\x18\x02 \x01(\tR\x0b\x64isplayName\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x04 \x01(\tR\x06sha256\x12\x1d\n\nrequest_id\x18\x06 \x01(\tR\trequestId\x12Q\n\x06labels\x18\x05 \x03(\x0b\x32\x39.finetree_api.trainer.v1.CreateDatasetRequest.LabelsEntryR\x06labels\x12?\n\x07reading\x18\x07 \x01(\x0b\x32%.finetree_api.types.v1.DatasetReadingR\x07reading\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"S\n\x15\x43reateDatasetResponse\x12:\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32 .finetree_api.trainer.v1.DatasetR\x07\x64\x61taset\"c\n\x13WriteDatasetRequest\x12 \n\x04name\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08\x64\x61tasetsR\x04name\x12\x16\n\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n\x04\x64\x61ta\x18\x03 \x01(\x0cR\x04\x64\x61ta\"R\n\x14WriteDatasetResponse\x12:\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32 .finetree_api.trainer.v1.DatasetR\x07\x64\x61taset\"5\n\x11GetDatasetRequest\x12 \n\x04name\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08\x64\x61tasetsR\x04name\"P\n\x12GetDatasetResponse\x12:\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32 .finetree_api.trainer.v1.DatasetR\x07\x64\x61taset\"w\n\x13ListDatasetsRequest\x12$\n\x06parent\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08projectsR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"|\n\x14ListDatasetsResponse\x12<\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32 .finetree_api.trainer.v1.DatasetR\x08\x64\x61tasets\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"W\n\x14\x44\x65leteDatasetRequest\x12 \n\x04name\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08\x64\x61tasetsR\x04name\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"\x17\n\x15\x44\x65leteDatasetResponse\"b\n\x08TextSpan\x12\x12\n\x04text\x18\x01 \x01(\tR\x04text\x12\x18\n\x07trained\x18\x02 \x01(\x08R\x07trained\x12\x16\n\x06tokens\x18\x03 \x01(\x05R\x06tokens\x12\x10\n\x03\x63ut\x18\x04 \x01(\x08R\x03\x63ut\"\xbb\x02\n\nPreviewRow\x12\x32\n\x05split\x18\x01 \x01(\x0e\x32\x1c.finetree_api.types.v1.SplitR\x05split\x12\x10\n\x03row\x18\x02 \x01(\x03R\x03row\x12\x16\n\x06tokens\x18\x03 \x01(\x05R\x06tokens\x12#\n\rtarget_tokens\x18\x04 \x01(\x05R\x0ctargetTokens\x12\x1c\n\ttruncated\x18\x05 \x01(\x08R\ttruncated\x12\x18\n\x07\x64ropped\x18\x06 \x01(\x08R\x07\x64ropped\x12\x1b\n\tno_target\x18\x07 \x01(\x08R\x08noTarget\x12\x37\n\x05spans\x18\x08 \x03(\x0b\x32!.finetree_api.trainer.v1.TextSpanR\x05spans\x12\x1c\n\tshortened\x18\t \x01(\x08R\tshortened\"\x99\x02\n\x15PreviewDatasetRequest\x12(\n\x07\x64\x61taset\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08\x64\x61tasetsH\x00R\x07\x64\x61taset\x12\x1c\n\x03job\x18\x02 \x01(\tB\x08\xfa\xc0\x18\x04jobsH\x00R\x03job\x12>\n\x06\x66ilter\x18\x03 \x01(\x0e\x32&.finetree_api.trainer.v1.PreviewFilterR\x06\x66ilter\x12\x32\n\x05split\x18\x04 \x01(\x0e\x32\x1c.finetree_api.types.v1.SplitR\x05split\x12\x1b\n\tpage_size\x18\x05 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x06 \x01(\tR\tpageTokenB\x08\n\x06source\"\x8b\x01\n\x16PreviewDatasetResponse\x12\x37\n\x04rows\x18\x01 \x03(\x0b\x32#.finetree_api.trainer.v1.PreviewRowR\x04rows\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x10\n\x03job\x18\x03 \x01(\tR\x03job*c\n\x0c\x44\x61tasetState\x12\x1d\n\x19\x44\x41TASET_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44\x41TASET_STATE_UPLOADING\x10\x01\x12\x17\n\x13\x44\x41TASET_STATE_READY\x10\x02*\x87\x01\n\rPreviewFilter\x12\x1e\n\x1aPREVIEW_FILTER_UNSPECIFIED\x10\x00\x12\x1c\n\x18PREVIEW_FILTER_TRUNCATED\x10\x01\x12\x1a\n\x16PREVIEW_FILTER_DROPPED\x10\x02\x12\x1c\n\x18PREVIEW_FILTER_NO_TARGET\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,42 +38,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATASET_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_CREATEDATASETREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_CREATEDATASETREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_DATASETSTATE']._serialized_start=2972
-  _globals['_DATASETSTATE']._serialized_end=3071
-  _globals['_PREVIEWFILTER']._serialized_start=3074
-  _globals['_PREVIEWFILTER']._serialized_end=3209
-  _globals['_DATASET']._serialized_start=143
-  _globals['_DATASET']._serialized_end=1061
-  _globals['_DATASET_LABELSENTRY']._serialized_start=1004
-  _globals['_DATASET_LABELSENTRY']._serialized_end=1061
-  _globals['_CREATEDATASETREQUEST']._serialized_start=1064
-  _globals['_CREATEDATASETREQUEST']._serialized_end=1438
-  _globals['_CREATEDATASETREQUEST_LABELSENTRY']._serialized_start=1004
-  _globals['_CREATEDATASETREQUEST_LABELSENTRY']._serialized_end=1061
-  _globals['_CREATEDATASETRESPONSE']._serialized_start=1440
-  _globals['_CREATEDATASETRESPONSE']._serialized_end=1523
-  _globals['_WRITEDATASETREQUEST']._serialized_start=1525
-  _globals['_WRITEDATASETREQUEST']._serialized_end=1610
-  _globals['_WRITEDATASETRESPONSE']._serialized_start=1612
-  _globals['_WRITEDATASETRESPONSE']._serialized_end=1694
-  _globals['_GETDATASETREQUEST']._serialized_start=1696
-  _globals['_GETDATASETREQUEST']._serialized_end=1735
-  _globals['_GETDATASETRESPONSE']._serialized_start=1737
-  _globals['_GETDATASETRESPONSE']._serialized_end=1817
-  _globals['_LISTDATASETSREQUEST']._serialized_start=1819
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1924
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1926
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=2050
-  _globals['_DELETEDATASETREQUEST']._serialized_start=2052
-  _globals['_DELETEDATASETREQUEST']._serialized_end=2125
-  _globals['_DELETEDATASETRESPONSE']._serialized_start=2127
-  _globals['_DELETEDATASETRESPONSE']._serialized_end=2150
-  _globals['_TEXTSPAN']._serialized_start=2152
-  _globals['_TEXTSPAN']._serialized_end=2250
-  _globals['_PREVIEWROW']._serialized_start=2253
-  _globals['_PREVIEWROW']._serialized_end=2568
-  _globals['_PREVIEWDATASETREQUEST']._serialized_start=2571
-  _globals['_PREVIEWDATASETREQUEST']._serialized_end=2828
-  _globals['_PREVIEWDATASETRESPONSE']._serialized_start=2831
-  _globals['_PREVIEWDATASETRESPONSE']._serialized_end=2970
+  _globals['_CREATEDATASETREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATEDATASETREQUEST'].fields_by_name['parent']._serialized_options = b'\372\300\030\010projects'
+  _globals['_WRITEDATASETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_WRITEDATASETREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\010datasets'
+  _globals['_GETDATASETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETDATASETREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\010datasets'
+  _globals['_LISTDATASETSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTDATASETSREQUEST'].fields_by_name['parent']._serialized_options = b'\372\300\030\010projects'
+  _globals['_DELETEDATASETREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEDATASETREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\010datasets'
+  _globals['_PREVIEWDATASETREQUEST'].fields_by_name['dataset']._loaded_options = None
+  _globals['_PREVIEWDATASETREQUEST'].fields_by_name['dataset']._serialized_options = b'\372\300\030\010datasets'
+  _globals['_PREVIEWDATASETREQUEST'].fields_by_name['job']._loaded_options = None
+  _globals['_PREVIEWDATASETREQUEST'].fields_by_name['job']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_DATASETSTATE']._serialized_start=3102
+  _globals['_DATASETSTATE']._serialized_end=3201
+  _globals['_PREVIEWFILTER']._serialized_start=3204
+  _globals['_PREVIEWFILTER']._serialized_end=3339
+  _globals['_DATASET']._serialized_start=179
+  _globals['_DATASET']._serialized_end=1097
+  _globals['_DATASET_LABELSENTRY']._serialized_start=1040
+  _globals['_DATASET_LABELSENTRY']._serialized_end=1097
+  _globals['_CREATEDATASETREQUEST']._serialized_start=1100
+  _globals['_CREATEDATASETREQUEST']._serialized_end=1488
+  _globals['_CREATEDATASETREQUEST_LABELSENTRY']._serialized_start=1040
+  _globals['_CREATEDATASETREQUEST_LABELSENTRY']._serialized_end=1097
+  _globals['_CREATEDATASETRESPONSE']._serialized_start=1490
+  _globals['_CREATEDATASETRESPONSE']._serialized_end=1573
+  _globals['_WRITEDATASETREQUEST']._serialized_start=1575
+  _globals['_WRITEDATASETREQUEST']._serialized_end=1674
+  _globals['_WRITEDATASETRESPONSE']._serialized_start=1676
+  _globals['_WRITEDATASETRESPONSE']._serialized_end=1758
+  _globals['_GETDATASETREQUEST']._serialized_start=1760
+  _globals['_GETDATASETREQUEST']._serialized_end=1813
+  _globals['_GETDATASETRESPONSE']._serialized_start=1815
+  _globals['_GETDATASETRESPONSE']._serialized_end=1895
+  _globals['_LISTDATASETSREQUEST']._serialized_start=1897
+  _globals['_LISTDATASETSREQUEST']._serialized_end=2016
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=2018
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=2142
+  _globals['_DELETEDATASETREQUEST']._serialized_start=2144
+  _globals['_DELETEDATASETREQUEST']._serialized_end=2231
+  _globals['_DELETEDATASETRESPONSE']._serialized_start=2233
+  _globals['_DELETEDATASETRESPONSE']._serialized_end=2256
+  _globals['_TEXTSPAN']._serialized_start=2258
+  _globals['_TEXTSPAN']._serialized_end=2356
+  _globals['_PREVIEWROW']._serialized_start=2359
+  _globals['_PREVIEWROW']._serialized_end=2674
+  _globals['_PREVIEWDATASETREQUEST']._serialized_start=2677
+  _globals['_PREVIEWDATASETREQUEST']._serialized_end=2958
+  _globals['_PREVIEWDATASETRESPONSE']._serialized_start=2961
+  _globals['_PREVIEWDATASETRESPONSE']._serialized_end=3100
 # @@protoc_insertion_point(module_scope)

@@ -23,29 +23,34 @@ _sym_db = _symbol_database.Default()
 
 
 from finetree_api.trainer.v1 import event_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__pb2
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'finetree_api/trainer/v1/event_log.proto\x12\x17\x66inetree_api.trainer.v1\x1a#finetree_api/trainer/v1/event.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\n\n\x08StartNow\"\x8a\x04\n\x0fWatchJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tH\x00R\x06\x63ursor\x12\x1d\n\tafter_seq\x18\x03 \x01(\x03H\x00R\x08\x61\x66terSeq\x12;\n\nafter_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\tafterTime\x12\x35\n\x03now\x18\x05 \x01(\x0b\x32!.finetree_api.trainer.v1.StartNowH\x00R\x03now\x12\x38\n\x05kinds\x18\x06 \x03(\x0e\x32\".finetree_api.trainer.v1.EventKindR\x05kinds\x12@\n\tmin_level\x18\x07 \x01(\x0e\x32#.finetree_api.trainer.v1.EventLevelR\x08minLevel\x12<\n\x0cmin_interval\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bminInterval\x12:\n\x1amax_step_events_per_second\x18\t \x01(\x05R\x16maxStepEventsPerSecond\x12\x37\n\theartbeat\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationR\theartbeatB\x07\n\x05start\"\x97\x02\n\x10WatchJobResponse\x12\x39\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.finetree_api.trainer.v1.JobEventR\x06\x65vents\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\x12;\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nserverTime\x12?\n\x07skipped\x18\x04 \x03(\x0b\x32%.finetree_api.trainer.v1.SkippedRangeR\x07skipped\x12\x17\n\x07min_seq\x18\x05 \x01(\x03R\x06minSeq\x12\x19\n\x08last_seq\x18\x06 \x01(\x03R\x07lastSeq\"\xaf\x01\n\x0cSkippedRange\x12\x1b\n\tfirst_seq\x18\x01 \x01(\x03R\x08\x66irstSeq\x12\x19\n\x08last_seq\x18\x02 \x01(\x03R\x07lastSeq\x12\x19\n\x08min_loss\x18\x03 \x01(\x01R\x07minLoss\x12\x1b\n\tmean_loss\x18\x04 \x01(\x01R\x08meanLoss\x12\x19\n\x08max_loss\x18\x05 \x01(\x01R\x07maxLoss\x12\x14\n\x05\x63ount\x18\x06 \x01(\x05R\x05\x63ount\"\x91\x03\n\x11ListEventsRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x39\n\x05order\x18\x02 \x01(\x0e\x32#.finetree_api.trainer.v1.EventOrderR\x05order\x12\x1b\n\tafter_seq\x18\x03 \x01(\x03R\x08\x61\x66terSeq\x12\x1d\n\nbefore_seq\x18\x04 \x01(\x03R\tbeforeSeq\x12\x39\n\nafter_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tafterTime\x12\x38\n\x05kinds\x18\x06 \x03(\x0e\x32\".finetree_api.trainer.v1.EventKindR\x05kinds\x12@\n\tmin_level\x18\x07 \x01(\x0e\x32#.finetree_api.trainer.v1.EventLevelR\x08minLevel\x12\x1b\n\tpage_size\x18\x08 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\t \x01(\tR\tpageToken\"w\n\x12ListEventsResponse\x12\x39\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.finetree_api.trainer.v1.JobEventR\x06\x65vents\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*`\n\nEventOrder\x12\x1b\n\x17\x45VENT_ORDER_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45VENT_ORDER_ASCENDING\x10\x01\x12\x1a\n\x16\x45VENT_ORDER_DESCENDING\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'finetree_api/trainer/v1/event_log.proto\x12\x17\x66inetree_api.trainer.v1\x1a#finetree_api/trainer/v1/event.proto\x1a\"finetree_api/types/v1/access.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\n\n\x08StartNow\"\x94\x04\n\x0fWatchJobRequest\x12\x1c\n\x04name\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x04name\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tH\x00R\x06\x63ursor\x12\x1d\n\tafter_seq\x18\x03 \x01(\x03H\x00R\x08\x61\x66terSeq\x12;\n\nafter_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00R\tafterTime\x12\x35\n\x03now\x18\x05 \x01(\x0b\x32!.finetree_api.trainer.v1.StartNowH\x00R\x03now\x12\x38\n\x05kinds\x18\x06 \x03(\x0e\x32\".finetree_api.trainer.v1.EventKindR\x05kinds\x12@\n\tmin_level\x18\x07 \x01(\x0e\x32#.finetree_api.trainer.v1.EventLevelR\x08minLevel\x12<\n\x0cmin_interval\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bminInterval\x12:\n\x1amax_step_events_per_second\x18\t \x01(\x05R\x16maxStepEventsPerSecond\x12\x37\n\theartbeat\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationR\theartbeatB\x07\n\x05start\"\x97\x02\n\x10WatchJobResponse\x12\x39\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.finetree_api.trainer.v1.JobEventR\x06\x65vents\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\x12;\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nserverTime\x12?\n\x07skipped\x18\x04 \x03(\x0b\x32%.finetree_api.trainer.v1.SkippedRangeR\x07skipped\x12\x17\n\x07min_seq\x18\x05 \x01(\x03R\x06minSeq\x12\x19\n\x08last_seq\x18\x06 \x01(\x03R\x07lastSeq\"\xaf\x01\n\x0cSkippedRange\x12\x1b\n\tfirst_seq\x18\x01 \x01(\x03R\x08\x66irstSeq\x12\x19\n\x08last_seq\x18\x02 \x01(\x03R\x07lastSeq\x12\x19\n\x08min_loss\x18\x03 \x01(\x01R\x07minLoss\x12\x1b\n\tmean_loss\x18\x04 \x01(\x01R\x08meanLoss\x12\x19\n\x08max_loss\x18\x05 \x01(\x01R\x07maxLoss\x12\x14\n\x05\x63ount\x18\x06 \x01(\x05R\x05\x63ount\"\x9b\x03\n\x11ListEventsRequest\x12\x1c\n\x04name\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x04name\x12\x39\n\x05order\x18\x02 \x01(\x0e\x32#.finetree_api.trainer.v1.EventOrderR\x05order\x12\x1b\n\tafter_seq\x18\x03 \x01(\x03R\x08\x61\x66terSeq\x12\x1d\n\nbefore_seq\x18\x04 \x01(\x03R\tbeforeSeq\x12\x39\n\nafter_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tafterTime\x12\x38\n\x05kinds\x18\x06 \x03(\x0e\x32\".finetree_api.trainer.v1.EventKindR\x05kinds\x12@\n\tmin_level\x18\x07 \x01(\x0e\x32#.finetree_api.trainer.v1.EventLevelR\x08minLevel\x12\x1b\n\tpage_size\x18\x08 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\t \x01(\tR\tpageToken\"w\n\x12ListEventsResponse\x12\x39\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.finetree_api.trainer.v1.JobEventR\x06\x65vents\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*`\n\nEventOrder\x12\x1b\n\x17\x45VENT_ORDER_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45VENT_ORDER_ASCENDING\x10\x01\x12\x1a\n\x16\x45VENT_ORDER_DESCENDING\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.trainer.v1.event_log_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVENTORDER']._serialized_start=1692
-  _globals['_EVENTORDER']._serialized_end=1788
-  _globals['_STARTNOW']._serialized_start=170
-  _globals['_STARTNOW']._serialized_end=180
-  _globals['_WATCHJOBREQUEST']._serialized_start=183
-  _globals['_WATCHJOBREQUEST']._serialized_end=705
-  _globals['_WATCHJOBRESPONSE']._serialized_start=708
-  _globals['_WATCHJOBRESPONSE']._serialized_end=987
-  _globals['_SKIPPEDRANGE']._serialized_start=990
-  _globals['_SKIPPEDRANGE']._serialized_end=1165
-  _globals['_LISTEVENTSREQUEST']._serialized_start=1168
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1569
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1571
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1690
+  _globals['_WATCHJOBREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_WATCHJOBREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_LISTEVENTSREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_EVENTORDER']._serialized_start=1748
+  _globals['_EVENTORDER']._serialized_end=1844
+  _globals['_STARTNOW']._serialized_start=206
+  _globals['_STARTNOW']._serialized_end=216
+  _globals['_WATCHJOBREQUEST']._serialized_start=219
+  _globals['_WATCHJOBREQUEST']._serialized_end=751
+  _globals['_WATCHJOBRESPONSE']._serialized_start=754
+  _globals['_WATCHJOBRESPONSE']._serialized_end=1033
+  _globals['_SKIPPEDRANGE']._serialized_start=1036
+  _globals['_SKIPPEDRANGE']._serialized_end=1211
+  _globals['_LISTEVENTSREQUEST']._serialized_start=1214
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1625
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1627
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1746
 # @@protoc_insertion_point(module_scope)

@@ -22,24 +22,29 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/job_log.proto\x12\x17\x66inetree_api.trainer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc0\x01\n\x11ReadJobLogRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x18\n\x06offset\x18\x03 \x01(\x03H\x00R\x06offset\x12\x1f\n\nlast_lines\x18\x04 \x01(\x05H\x00R\tlastLines\x12\x16\n\x06\x66ollow\x18\x05 \x01(\x08R\x06\x66ollow\x12!\n\x0clast_attempt\x18\x06 \x01(\x05R\x0blastAttemptB\x07\n\x05start\"{\n\x12ReadJobLogResponse\x12\x18\n\x07\x61ttempt\x18\x01 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n\x04text\x18\x03 \x01(\tR\x04text\x12\x1f\n\x0bnext_offset\x18\x04 \x01(\x03R\nnextOffset\",\n\x12ListJobLogsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\"J\n\x13ListJobLogsResponse\x12\x33\n\x04logs\x18\x01 \x03(\x0b\x32\x1f.finetree_api.trainer.v1.JobLogR\x04logs\"\xd2\x01\n\x06JobLog\x12\x18\n\x07\x61ttempt\x18\x01 \x01(\x05R\x07\x61ttempt\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x1d\n\nkept_bytes\x18\x03 \x01(\x03R\tkeptBytes\x12\x39\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTimeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/job_log.proto\x12\x17\x66inetree_api.trainer.v1\x1a\"finetree_api/types/v1/access.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x01\n\x11ReadJobLogRequest\x12\x1c\n\x04name\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x04name\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\x05R\x07\x61ttempt\x12\x18\n\x06offset\x18\x03 \x01(\x03H\x00R\x06offset\x12\x1f\n\nlast_lines\x18\x04 \x01(\x05H\x00R\tlastLines\x12\x16\n\x06\x66ollow\x18\x05 \x01(\x08R\x06\x66ollow\x12!\n\x0clast_attempt\x18\x06 \x01(\x05R\x0blastAttemptB\x07\n\x05start\"{\n\x12ReadJobLogResponse\x12\x18\n\x07\x61ttempt\x18\x01 \x01(\x05R\x07\x61ttempt\x12\x16\n\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n\x04text\x18\x03 \x01(\tR\x04text\x12\x1f\n\x0bnext_offset\x18\x04 \x01(\x03R\nnextOffset\"6\n\x12ListJobLogsRequest\x12 \n\x06parent\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x06parent\"J\n\x13ListJobLogsResponse\x12\x33\n\x04logs\x18\x01 \x03(\x0b\x32\x1f.finetree_api.trainer.v1.JobLogR\x04logs\"\xd2\x01\n\x06JobLog\x12\x18\n\x07\x61ttempt\x18\x01 \x01(\x05R\x07\x61ttempt\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x1d\n\nkept_bytes\x18\x03 \x01(\x03R\tkeptBytes\x12\x39\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartTime\x12\x35\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTimeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.trainer.v1.job_log_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_READJOBLOGREQUEST']._serialized_start=100
-  _globals['_READJOBLOGREQUEST']._serialized_end=292
-  _globals['_READJOBLOGRESPONSE']._serialized_start=294
-  _globals['_READJOBLOGRESPONSE']._serialized_end=417
-  _globals['_LISTJOBLOGSREQUEST']._serialized_start=419
-  _globals['_LISTJOBLOGSREQUEST']._serialized_end=463
-  _globals['_LISTJOBLOGSRESPONSE']._serialized_start=465
-  _globals['_LISTJOBLOGSRESPONSE']._serialized_end=539
-  _globals['_JOBLOG']._serialized_start=542
-  _globals['_JOBLOG']._serialized_end=752
+  _globals['_READJOBLOGREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_READJOBLOGREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_LISTJOBLOGSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTJOBLOGSREQUEST'].fields_by_name['parent']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_READJOBLOGREQUEST']._serialized_start=136
+  _globals['_READJOBLOGREQUEST']._serialized_end=338
+  _globals['_READJOBLOGRESPONSE']._serialized_start=340
+  _globals['_READJOBLOGRESPONSE']._serialized_end=463
+  _globals['_LISTJOBLOGSREQUEST']._serialized_start=465
+  _globals['_LISTJOBLOGSREQUEST']._serialized_end=519
+  _globals['_LISTJOBLOGSRESPONSE']._serialized_start=521
+  _globals['_LISTJOBLOGSRESPONSE']._serialized_end=595
+  _globals['_JOBLOG']._serialized_start=598
+  _globals['_JOBLOG']._serialized_end=808
 # @@protoc_insertion_point(module_scope)

@@ -23,25 +23,34 @@ _sym_db = _symbol_database.Default()
 
 
 from finetree_api.trainer.v1 import job_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__pb2
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'finetree_api/trainer/v1/lifecycle.proto\x12\x17\x66inetree_api.trainer.v1\x1a!finetree_api/trainer/v1/job.proto\"c\n\x0fPauseJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n\nkeep_place\x18\x02 \x01(\x08R\tkeepPlace\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"B\n\x10PauseJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"E\n\x10ResumeJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"C\n\x11ResumeJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"[\n\x0eMoveJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06\x62\x65\x66ore\x18\x02 \x01(\tR\x06\x62\x65\x66ore\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"A\n\x0fMoveJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03jobb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'finetree_api/trainer/v1/lifecycle.proto\x12\x17\x66inetree_api.trainer.v1\x1a!finetree_api/trainer/v1/job.proto\x1a\"finetree_api/types/v1/access.proto\"m\n\x0fPauseJobRequest\x12\x1c\n\x04name\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x04name\x12\x1d\n\nkeep_place\x18\x02 \x01(\x08R\tkeepPlace\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"B\n\x10PauseJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"O\n\x10ResumeJobRequest\x12\x1c\n\x04name\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x04name\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"C\n\x11ResumeJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"o\n\x0eMoveJobRequest\x12\x1c\n\x04name\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x04name\x12 \n\x06\x62\x65\x66ore\x18\x02 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x06\x62\x65\x66ore\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"A\n\x0fMoveJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03jobb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.trainer.v1.lifecycle_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PAUSEJOBREQUEST']._serialized_start=103
-  _globals['_PAUSEJOBREQUEST']._serialized_end=202
-  _globals['_PAUSEJOBRESPONSE']._serialized_start=204
-  _globals['_PAUSEJOBRESPONSE']._serialized_end=270
-  _globals['_RESUMEJOBREQUEST']._serialized_start=272
-  _globals['_RESUMEJOBREQUEST']._serialized_end=341
-  _globals['_RESUMEJOBRESPONSE']._serialized_start=343
-  _globals['_RESUMEJOBRESPONSE']._serialized_end=410
-  _globals['_MOVEJOBREQUEST']._serialized_start=412
-  _globals['_MOVEJOBREQUEST']._serialized_end=503
-  _globals['_MOVEJOBRESPONSE']._serialized_start=505
-  _globals['_MOVEJOBRESPONSE']._serialized_end=570
+  _globals['_PAUSEJOBREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_PAUSEJOBREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_RESUMEJOBREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_RESUMEJOBREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_MOVEJOBREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_MOVEJOBREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_MOVEJOBREQUEST'].fields_by_name['before']._loaded_options = None
+  _globals['_MOVEJOBREQUEST'].fields_by_name['before']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_PAUSEJOBREQUEST']._serialized_start=139
+  _globals['_PAUSEJOBREQUEST']._serialized_end=248
+  _globals['_PAUSEJOBRESPONSE']._serialized_start=250
+  _globals['_PAUSEJOBRESPONSE']._serialized_end=316
+  _globals['_RESUMEJOBREQUEST']._serialized_start=318
+  _globals['_RESUMEJOBREQUEST']._serialized_end=397
+  _globals['_RESUMEJOBRESPONSE']._serialized_start=399
+  _globals['_RESUMEJOBRESPONSE']._serialized_end=466
+  _globals['_MOVEJOBREQUEST']._serialized_start=468
+  _globals['_MOVEJOBREQUEST']._serialized_end=579
+  _globals['_MOVEJOBRESPONSE']._serialized_start=581
+  _globals['_MOVEJOBRESPONSE']._serialized_end=646
 # @@protoc_insertion_point(module_scope)

@@ -22,22 +22,25 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/metrics.proto\x12\x17\x66inetree_api.trainer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n\x13QueryMetricsRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n\x07metrics\x18\x02 \x03(\tR\x07metrics\x12\x1d\n\nfirst_step\x18\x03 \x01(\x05R\tfirstStep\x12\x1b\n\tlast_step\x18\x04 \x01(\x05R\x08lastStep\x12\x1d\n\nmax_points\x18\x05 \x01(\x05R\tmaxPoints\"\xd4\x01\n\x14QueryMetricsResponse\x12=\n\x06series\x18\x01 \x03(\x0b\x32%.finetree_api.trainer.v1.MetricSeriesR\x06series\x12&\n\x0fsteps_per_point\x18\x02 \x01(\x05R\rstepsPerPoint\x12\x1b\n\tlast_step\x18\x03 \x01(\x05R\x08lastStep\x12\x19\n\x08last_seq\x18\x04 \x01(\x03R\x07lastSeq\x12\x1d\n\noldest_seq\x18\x05 \x01(\x03R\toldestSeq\"t\n\x0cMetricSeries\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n\x04unit\x18\x02 \x01(\tR\x04unit\x12<\n\x06points\x18\x03 \x03(\x0b\x32$.finetree_api.trainer.v1.MetricPointR\x06points\"\xdd\x01\n\x0bMetricPoint\x12\x1d\n\nfirst_step\x18\x01 \x01(\x05R\tfirstStep\x12\x1b\n\tlast_step\x18\x02 \x01(\x05R\x08lastStep\x12\x14\n\x05value\x18\x03 \x01(\x01R\x05value\x12\x10\n\x03min\x18\x04 \x01(\x01R\x03min\x12\x10\n\x03max\x18\x05 \x01(\x01R\x03max\x12\x12\n\x04mean\x18\x06 \x01(\x01R\x04mean\x12\x14\n\x05\x63ount\x18\x07 \x01(\x05R\x05\x63ount\x12.\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04timeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/metrics.proto\x12\x17\x66inetree_api.trainer.v1\x1a\"finetree_api/types/v1/access.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x01\n\x13QueryMetricsRequest\x12\x1c\n\x04name\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x04name\x12\x18\n\x07metrics\x18\x02 \x03(\tR\x07metrics\x12\x1d\n\nfirst_step\x18\x03 \x01(\x05R\tfirstStep\x12\x1b\n\tlast_step\x18\x04 \x01(\x05R\x08lastStep\x12\x1d\n\nmax_points\x18\x05 \x01(\x05R\tmaxPoints\"\xd4\x01\n\x14QueryMetricsResponse\x12=\n\x06series\x18\x01 \x03(\x0b\x32%.finetree_api.trainer.v1.MetricSeriesR\x06series\x12&\n\x0fsteps_per_point\x18\x02 \x01(\x05R\rstepsPerPoint\x12\x1b\n\tlast_step\x18\x03 \x01(\x05R\x08lastStep\x12\x19\n\x08last_seq\x18\x04 \x01(\x03R\x07lastSeq\x12\x1d\n\noldest_seq\x18\x05 \x01(\x03R\toldestSeq\"t\n\x0cMetricSeries\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n\x04unit\x18\x02 \x01(\tR\x04unit\x12<\n\x06points\x18\x03 \x03(\x0b\x32$.finetree_api.trainer.v1.MetricPointR\x06points\"\xdd\x01\n\x0bMetricPoint\x12\x1d\n\nfirst_step\x18\x01 \x01(\x05R\tfirstStep\x12\x1b\n\tlast_step\x18\x02 \x01(\x05R\x08lastStep\x12\x14\n\x05value\x18\x03 \x01(\x01R\x05value\x12\x10\n\x03min\x18\x04 \x01(\x01R\x03min\x12\x10\n\x03max\x18\x05 \x01(\x01R\x03max\x12\x12\n\x04mean\x18\x06 \x01(\x01R\x04mean\x12\x14\n\x05\x63ount\x18\x07 \x01(\x05R\x05\x63ount\x12.\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04timeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.trainer.v1.metrics_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUERYMETRICSREQUEST']._serialized_start=100
-  _globals['_QUERYMETRICSREQUEST']._serialized_end=258
-  _globals['_QUERYMETRICSRESPONSE']._serialized_start=261
-  _globals['_QUERYMETRICSRESPONSE']._serialized_end=473
-  _globals['_METRICSERIES']._serialized_start=475
-  _globals['_METRICSERIES']._serialized_end=591
-  _globals['_METRICPOINT']._serialized_start=594
-  _globals['_METRICPOINT']._serialized_end=815
+  _globals['_QUERYMETRICSREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_QUERYMETRICSREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_QUERYMETRICSREQUEST']._serialized_start=136
+  _globals['_QUERYMETRICSREQUEST']._serialized_end=304
+  _globals['_QUERYMETRICSRESPONSE']._serialized_start=307
+  _globals['_QUERYMETRICSRESPONSE']._serialized_end=519
+  _globals['_METRICSERIES']._serialized_start=521
+  _globals['_METRICSERIES']._serialized_end=637
+  _globals['_METRICPOINT']._serialized_start=640
+  _globals['_METRICPOINT']._serialized_end=861
 # @@protoc_insertion_point(module_scope)

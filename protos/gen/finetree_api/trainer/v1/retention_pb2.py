@@ -22,31 +22,36 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'finetree_api/trainer/v1/retention.proto\x12\x17\x66inetree_api.trainer.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x01\n\x10\x44\x65leteJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n\x05\x66orce\x18\x02 \x01(\x08H\x00R\x05\x66orce\x88\x01\x01\x12(\n\rvalidate_only\x18\x03 \x01(\x08H\x01R\x0cvalidateOnly\x88\x01\x01\x12\x1d\n\nrequest_id\x18\x04 \x01(\tR\trequestIdB\x08\n\x06_forceB\x10\n\x0e_validate_only\"4\n\x11\x44\x65leteJobResponse\x12\x1f\n\x0b\x66reed_bytes\x18\x01 \x01(\x03R\nfreedBytes\"\xe8\x01\n\x0cStorageUsage\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x38\n\x04kind\x18\x02 \x01(\x0e\x32$.finetree_api.trainer.v1.StorageKindR\x04kind\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x14\n\x05\x63ount\x18\x04 \x01(\x03R\x05\x63ount\x12\x32\n\x07max_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06maxAge\x12\x1b\n\tmax_bytes\x18\x06 \x01(\x03R\x08maxBytes\"\xea\x01\n\x0eStorageRemoval\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x38\n\x04kind\x18\x02 \x01(\x0e\x32$.finetree_api.trainer.v1.StorageKindR\x04kind\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12;\n\x05\x63\x61use\x18\x05 \x01(\x0e\x32%.finetree_api.trainer.v1.RemovalCauseR\x05\x63\x61use\"\x87\x01\n\x11GetStorageRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12&\n\x0c\x61ll_projects\x18\x02 \x01(\x08H\x00R\x0b\x61llProjects\x88\x01\x01\x12!\n\x0cmax_removals\x18\x03 \x01(\x05R\x0bmaxRemovalsB\x0f\n\r_all_projects\"\xff\x01\n\x12GetStorageResponse\x12;\n\x05usage\x18\x01 \x03(\x0b\x32%.finetree_api.trainer.v1.StorageUsageR\x05usage\x12\x43\n\x08removals\x18\x02 \x03(\x0b\x32\'.finetree_api.trainer.v1.StorageRemovalR\x08removals\x12#\n\rremoval_bytes\x18\x03 \x01(\x03R\x0cremovalBytes\x12#\n\rremoval_count\x18\x04 \x01(\x03R\x0cremovalCount\x12\x1d\n\nfree_bytes\x18\x05 \x01(\x03R\tfreeBytes*\xcf\x01\n\x0bStorageKind\x12\x1c\n\x18STORAGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11STORAGE_KIND_JOBS\x10\x01\x12\x17\n\x13STORAGE_KIND_EVENTS\x10\x02\x12\x1c\n\x18STORAGE_KIND_CHECKPOINTS\x10\x03\x12\x1a\n\x16STORAGE_KIND_ARTIFACTS\x10\x04\x12\x19\n\x15STORAGE_KIND_DATASETS\x10\x05\x12\x1d\n\x19STORAGE_KIND_TOKEN_CACHES\x10\x06*}\n\x0cRemovalCause\x12\x1d\n\x19REMOVAL_CAUSE_UNSPECIFIED\x10\x00\x12\x15\n\x11REMOVAL_CAUSE_AGE\x10\x01\x12\x17\n\x13REMOVAL_CAUSE_BYTES\x10\x02\x12\x1e\n\x1aREMOVAL_CAUSE_TIME_TO_LIVE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'finetree_api/trainer/v1/retention.proto\x12\x17\x66inetree_api.trainer.v1\x1a\"finetree_api/types/v1/access.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x01\n\x10\x44\x65leteJobRequest\x12\x1c\n\x04name\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x04name\x12\x19\n\x05\x66orce\x18\x02 \x01(\x08H\x00R\x05\x66orce\x88\x01\x01\x12(\n\rvalidate_only\x18\x03 \x01(\x08H\x01R\x0cvalidateOnly\x88\x01\x01\x12\x1d\n\nrequest_id\x18\x04 \x01(\tR\trequestIdB\x08\n\x06_forceB\x10\n\x0e_validate_only\"4\n\x11\x44\x65leteJobResponse\x12\x1f\n\x0b\x66reed_bytes\x18\x01 \x01(\x03R\nfreedBytes\"\xe8\x01\n\x0cStorageUsage\x12\x18\n\x07project\x18\x01 \x01(\tR\x07project\x12\x38\n\x04kind\x18\x02 \x01(\x0e\x32$.finetree_api.trainer.v1.StorageKindR\x04kind\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x14\n\x05\x63ount\x18\x04 \x01(\x03R\x05\x63ount\x12\x32\n\x07max_age\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06maxAge\x12\x1b\n\tmax_bytes\x18\x06 \x01(\x03R\x08maxBytes\"\xea\x01\n\x0eStorageRemoval\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x38\n\x04kind\x18\x02 \x01(\x0e\x32$.finetree_api.trainer.v1.StorageKindR\x04kind\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12;\n\x05\x63\x61use\x18\x05 \x01(\x0e\x32%.finetree_api.trainer.v1.RemovalCauseR\x05\x63\x61use\"\x95\x01\n\x11GetStorageRequest\x12$\n\x06parent\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08projectsR\x06parent\x12&\n\x0c\x61ll_projects\x18\x02 \x01(\x08H\x00R\x0b\x61llProjects\x88\x01\x01\x12!\n\x0cmax_removals\x18\x03 \x01(\x05R\x0bmaxRemovalsB\x0f\n\r_all_projects\"\xff\x01\n\x12GetStorageResponse\x12;\n\x05usage\x18\x01 \x03(\x0b\x32%.finetree_api.trainer.v1.StorageUsageR\x05usage\x12\x43\n\x08removals\x18\x02 \x03(\x0b\x32\'.finetree_api.trainer.v1.StorageRemovalR\x08removals\x12#\n\rremoval_bytes\x18\x03 \x01(\x03R\x0cremovalBytes\x12#\n\rremoval_count\x18\x04 \x01(\x03R\x0cremovalCount\x12\x1d\n\nfree_bytes\x18\x05 \x01(\x03R\tfreeBytes*\xcf\x01\n\x0bStorageKind\x12\x1c\n\x18STORAGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11STORAGE_KIND_JOBS\x10\x01\x12\x17\n\x13STORAGE_KIND_EVENTS\x10\x02\x12\x1c\n\x18STORAGE_KIND_CHECKPOINTS\x10\x03\x12\x1a\n\x16STORAGE_KIND_ARTIFACTS\x10\x04\x12\x19\n\x15STORAGE_KIND_DATASETS\x10\x05\x12\x1d\n\x19STORAGE_KIND_TOKEN_CACHES\x10\x06*}\n\x0cRemovalCause\x12\x1d\n\x19REMOVAL_CAUSE_UNSPECIFIED\x10\x00\x12\x15\n\x11REMOVAL_CAUSE_AGE\x10\x01\x12\x17\n\x13REMOVAL_CAUSE_BYTES\x10\x02\x12\x1e\n\x1aREMOVAL_CAUSE_TIME_TO_LIVE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.trainer.v1.retention_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STORAGEKIND']._serialized_start=1225
-  _globals['_STORAGEKIND']._serialized_end=1432
-  _globals['_REMOVALCAUSE']._serialized_start=1434
-  _globals['_REMOVALCAUSE']._serialized_end=1559
-  _globals['_DELETEJOBREQUEST']._serialized_start=134
-  _globals['_DELETEJOBREQUEST']._serialized_end=300
-  _globals['_DELETEJOBRESPONSE']._serialized_start=302
-  _globals['_DELETEJOBRESPONSE']._serialized_end=354
-  _globals['_STORAGEUSAGE']._serialized_start=357
-  _globals['_STORAGEUSAGE']._serialized_end=589
-  _globals['_STORAGEREMOVAL']._serialized_start=592
-  _globals['_STORAGEREMOVAL']._serialized_end=826
-  _globals['_GETSTORAGEREQUEST']._serialized_start=829
-  _globals['_GETSTORAGEREQUEST']._serialized_end=964
-  _globals['_GETSTORAGERESPONSE']._serialized_start=967
-  _globals['_GETSTORAGERESPONSE']._serialized_end=1222
+  _globals['_DELETEJOBREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_DELETEJOBREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_GETSTORAGEREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_GETSTORAGEREQUEST'].fields_by_name['parent']._serialized_options = b'\372\300\030\010projects'
+  _globals['_STORAGEKIND']._serialized_start=1285
+  _globals['_STORAGEKIND']._serialized_end=1492
+  _globals['_REMOVALCAUSE']._serialized_start=1494
+  _globals['_REMOVALCAUSE']._serialized_end=1619
+  _globals['_DELETEJOBREQUEST']._serialized_start=170
+  _globals['_DELETEJOBREQUEST']._serialized_end=346
+  _globals['_DELETEJOBRESPONSE']._serialized_start=348
+  _globals['_DELETEJOBRESPONSE']._serialized_end=400
+  _globals['_STORAGEUSAGE']._serialized_start=403
+  _globals['_STORAGEUSAGE']._serialized_end=635
+  _globals['_STORAGEREMOVAL']._serialized_start=638
+  _globals['_STORAGEREMOVAL']._serialized_end=872
+  _globals['_GETSTORAGEREQUEST']._serialized_start=875
+  _globals['_GETSTORAGEREQUEST']._serialized_end=1024
+  _globals['_GETSTORAGERESPONSE']._serialized_start=1027
+  _globals['_GETSTORAGERESPONSE']._serialized_end=1282
 # @@protoc_insertion_point(module_scope)

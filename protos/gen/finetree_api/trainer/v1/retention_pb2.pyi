@@ -256,8 +256,8 @@ class GetStorageRequest(_message.Message):
     parent: _builtins.str
     """"projects/{project}". Empty: the caller's."""
     all_projects: _builtins.bool
-    """Whether all projects are answered, in place of one. Where the server authenticates its callers, they get their own
-    alone. Unset: false.
+    """Whether all projects are answered, in place of one; a caller who may not read every project gets the one alone.
+    Unset: false.
     """
     max_removals: _builtins.int
     """Most removals that are listed. 0: 100."""

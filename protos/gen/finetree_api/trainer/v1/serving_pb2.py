@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from finetree_api.types.v1 import hardware_pb2 as finetree__api_dot_types_dot_v1_dot_hardware__pb2
 from finetree_api.types.v1 import method_pb2 as finetree__api_dot_types_dot_v1_dot_method__pb2
 from finetree_api.types.v1 import model_pb2 as finetree__api_dot_types_dot_v1_dot_model__pb2
@@ -31,55 +32,63 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/serving.proto\x12\x17\x66inetree_api.trainer.v1\x1a$finetree_api/types/v1/hardware.proto\x1a\"finetree_api/types/v1/method.proto\x1a!finetree_api/types/v1/model.proto\x1a$finetree_api/types/v1/training.proto\x1a#finetree_api/types/v1/weights.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"b\n\x0bServeTarget\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12?\n\x07weights\x18\x02 \x01(\x0b\x32%.finetree_api.types.v1.TrainedWeightsR\x07weights\"\x90\x05\n\tServeTask\x12\x38\n\x05model\x18\x01 \x01(\x0b\x32\".finetree_api.types.v1.ModelSourceR\x05model\x12>\n\tprecision\x18\x02 \x01(\x0e\x32 .finetree_api.types.v1.PrecisionR\tprecision\x12L\n\x0cquantization\x18\x03 \x01(\x0e\x32#.finetree_api.types.v1.QuantizationH\x00R\x0cquantization\x88\x01\x01\x12>\n\x07targets\x18\x04 \x03(\x0b\x32$.finetree_api.trainer.v1.ServeTargetR\x07targets\x12;\n\x08hardware\x18\x05 \x01(\x0b\x32\x1f.finetree_api.types.v1.HardwareR\x08hardware\x12/\n\x05lease\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\x12:\n\x0byield_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\nyieldAfter\x12\x31\n\x12max_context_tokens\x18\x08 \x01(\x05H\x01R\x10maxContextTokens\x88\x01\x01\x12&\n\x0cmax_parallel\x18\t \x01(\x05H\x02R\x0bmaxParallel\x88\x01\x01\x12=\n\x06loaded\x18\n \x03(\x0b\x32%.finetree_api.trainer.v1.LoadedTargetR\x06loadedB\x0f\n\r_quantizationB\x15\n\x13_max_context_tokensB\x0f\n\r_max_parallel\"\xcd\x01\n\x0cLoadedTarget\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12?\n\x07weights\x18\x02 \x01(\x0b\x32%.finetree_api.types.v1.TrainedWeightsR\x07weights\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x35\n\x06method\x18\x04 \x01(\x0e\x32\x1d.finetree_api.types.v1.MethodR\x06method\x12\x12\n\x04rank\x18\x05 \x01(\x05R\x04rank\"\xcc\x01\n\x0eServingChanged\x12>\n\x06\x63hange\x18\x01 \x01(\x0e\x32&.finetree_api.trainer.v1.ServingChangeR\x06\x63hange\x12\x16\n\x06target\x18\x02 \x01(\tR\x06target\x12?\n\x07targets\x18\x03 \x03(\x0b\x32%.finetree_api.trainer.v1.LoadedTargetR\x07targets\x12!\n\x0cmemory_bytes\x18\x04 \x01(\x03R\x0bmemoryBytes\"^\n\x0b\x43hatMessage\x12\x35\n\x04role\x18\x01 \x01(\x0e\x32!.finetree_api.trainer.v1.ChatRoleR\x04role\x12\x18\n\x07\x63ontent\x18\x02 \x01(\tR\x07\x63ontent\"P\n\x0c\x43onversation\x12@\n\x08messages\x18\x01 \x03(\x0b\x32$.finetree_api.trainer.v1.ChatMessageR\x08messages\"\xfd\x01\n\x08Sampling\x12%\n\x0btemperature\x18\x01 \x01(\x01H\x00R\x0btemperature\x88\x01\x01\x12\x18\n\x05top_p\x18\x02 \x01(\x01H\x01R\x04topP\x88\x01\x01\x12\x18\n\x05top_k\x18\x03 \x01(\x05H\x02R\x04topK\x88\x01\x01\x12\x17\n\x04seed\x18\x04 \x01(\x03H\x03R\x04seed\x88\x01\x01\x12)\n\x0emax_new_tokens\x18\x05 \x01(\x05H\x04R\x0cmaxNewTokens\x88\x01\x01\x12\x12\n\x04stop\x18\x06 \x03(\tR\x04stopB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x11\n\x0f_max_new_tokens\"\xec\x01\n\x0fGenerateRequest\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n\x07targets\x18\x02 \x03(\tR\x07targets\x12\x18\n\x06prompt\x18\x03 \x01(\tH\x00R\x06prompt\x12K\n\x0c\x63onversation\x18\x04 \x01(\x0b\x32%.finetree_api.trainer.v1.ConversationH\x00R\x0c\x63onversation\x12=\n\x08sampling\x18\x05 \x01(\x0b\x32!.finetree_api.trainer.v1.SamplingR\x08samplingB\x07\n\x05input\"\xb7\x01\n\x06\x46inish\x12=\n\x06reason\x18\x01 \x01(\x0e\x32%.finetree_api.trainer.v1.FinishReasonR\x06reason\x12#\n\rprompt_tokens\x18\x02 \x01(\x03R\x0cpromptTokens\x12\x1d\n\nnew_tokens\x18\x03 \x01(\x03R\tnewTokens\x12*\n\x11tokens_per_second\x18\x04 \x01(\x01R\x0ftokensPerSecond\"\x81\x01\n\x0fGenerationPiece\x12!\n\x0ctarget_index\x18\x01 \x01(\x05R\x0btargetIndex\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\x12\x37\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x1f.finetree_api.trainer.v1.FinishR\x06\x66inish\"\xb1\x01\n\x0fGenerationUsage\x12.\n\x13\x66irst_token_seconds\x18\x01 \x01(\x01R\x11\x66irstTokenSeconds\x12#\n\rtotal_seconds\x18\x02 \x01(\x01R\x0ctotalSeconds\x12\x1d\n\nnew_tokens\x18\x03 \x01(\x03R\tnewTokens\x12*\n\x11tokens_per_second\x18\x04 \x01(\x01R\x0ftokensPerSecond\"\xae\x01\n\x10GenerateResponse\x12\x18\n\x07targets\x18\x01 \x03(\tR\x07targets\x12@\n\x06pieces\x18\x02 \x03(\x0b\x32(.finetree_api.trainer.v1.GenerationPieceR\x06pieces\x12>\n\x05usage\x18\x03 \x01(\x0b\x32(.finetree_api.trainer.v1.GenerationUsageR\x05usage\"\x82\x01\n\x11LoadTargetRequest\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\x12<\n\x06target\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.ServeTargetR\x06target\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"S\n\x12LoadTargetResponse\x12=\n\x06target\x18\x01 \x01(\x0b\x32%.finetree_api.trainer.v1.LoadedTargetR\x06target\"^\n\x13UnloadTargetRequest\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n\x06target\x18\x02 \x01(\tR\x06target\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"\x16\n\x14UnloadTargetResponse\"&\n\x12ListTargetsRequest\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\"\x93\x01\n\x13ListTargetsResponse\x12?\n\x07targets\x18\x01 \x03(\x0b\x32%.finetree_api.trainer.v1.LoadedTargetR\x07targets\x12;\n\x05lease\x18\x02 \x01(\x0b\x32%.finetree_api.trainer.v1.ServingLeaseR\x05lease\"\xba\x01\n\x0cServingLease\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\x12;\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12\x39\n\nyield_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tyieldTime\x12 \n\x0bgenerations\x18\x04 \x01(\x05R\x0bgenerations*\x81\x01\n\rServingChange\x12\x1e\n\x1aSERVING_CHANGE_UNSPECIFIED\x10\x00\x12\x18\n\x14SERVING_CHANGE_READY\x10\x01\x12\x19\n\x15SERVING_CHANGE_LOADED\x10\x02\x12\x1b\n\x17SERVING_CHANGE_UNLOADED\x10\x03*h\n\x08\x43hatRole\x12\x19\n\x15\x43HAT_ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HAT_ROLE_SYSTEM\x10\x01\x12\x12\n\x0e\x43HAT_ROLE_USER\x10\x02\x12\x17\n\x13\x43HAT_ROLE_ASSISTANT\x10\x03*\xa3\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12 \n\x1c\x46INISH_REASON_MAX_NEW_TOKENS\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/serving.proto\x12\x17\x66inetree_api.trainer.v1\x1a\"finetree_api/types/v1/access.proto\x1a$finetree_api/types/v1/hardware.proto\x1a\"finetree_api/types/v1/method.proto\x1a!finetree_api/types/v1/model.proto\x1a$finetree_api/types/v1/training.proto\x1a#finetree_api/types/v1/weights.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"b\n\x0bServeTarget\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12?\n\x07weights\x18\x02 \x01(\x0b\x32%.finetree_api.types.v1.TrainedWeightsR\x07weights\"\x90\x05\n\tServeTask\x12\x38\n\x05model\x18\x01 \x01(\x0b\x32\".finetree_api.types.v1.ModelSourceR\x05model\x12>\n\tprecision\x18\x02 \x01(\x0e\x32 .finetree_api.types.v1.PrecisionR\tprecision\x12L\n\x0cquantization\x18\x03 \x01(\x0e\x32#.finetree_api.types.v1.QuantizationH\x00R\x0cquantization\x88\x01\x01\x12>\n\x07targets\x18\x04 \x03(\x0b\x32$.finetree_api.trainer.v1.ServeTargetR\x07targets\x12;\n\x08hardware\x18\x05 \x01(\x0b\x32\x1f.finetree_api.types.v1.HardwareR\x08hardware\x12/\n\x05lease\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\x12:\n\x0byield_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\nyieldAfter\x12\x31\n\x12max_context_tokens\x18\x08 \x01(\x05H\x01R\x10maxContextTokens\x88\x01\x01\x12&\n\x0cmax_parallel\x18\t \x01(\x05H\x02R\x0bmaxParallel\x88\x01\x01\x12=\n\x06loaded\x18\n \x03(\x0b\x32%.finetree_api.trainer.v1.LoadedTargetR\x06loadedB\x0f\n\r_quantizationB\x15\n\x13_max_context_tokensB\x0f\n\r_max_parallel\"\xcd\x01\n\x0cLoadedTarget\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12?\n\x07weights\x18\x02 \x01(\x0b\x32%.finetree_api.types.v1.TrainedWeightsR\x07weights\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x35\n\x06method\x18\x04 \x01(\x0e\x32\x1d.finetree_api.types.v1.MethodR\x06method\x12\x12\n\x04rank\x18\x05 \x01(\x05R\x04rank\"\xcc\x01\n\x0eServingChanged\x12>\n\x06\x63hange\x18\x01 \x01(\x0e\x32&.finetree_api.trainer.v1.ServingChangeR\x06\x63hange\x12\x16\n\x06target\x18\x02 \x01(\tR\x06target\x12?\n\x07targets\x18\x03 \x03(\x0b\x32%.finetree_api.trainer.v1.LoadedTargetR\x07targets\x12!\n\x0cmemory_bytes\x18\x04 \x01(\x03R\x0bmemoryBytes\"^\n\x0b\x43hatMessage\x12\x35\n\x04role\x18\x01 \x01(\x0e\x32!.finetree_api.trainer.v1.ChatRoleR\x04role\x12\x18\n\x07\x63ontent\x18\x02 \x01(\tR\x07\x63ontent\"P\n\x0c\x43onversation\x12@\n\x08messages\x18\x01 \x03(\x0b\x32$.finetree_api.trainer.v1.ChatMessageR\x08messages\"\xfd\x01\n\x08Sampling\x12%\n\x0btemperature\x18\x01 \x01(\x01H\x00R\x0btemperature\x88\x01\x01\x12\x18\n\x05top_p\x18\x02 \x01(\x01H\x01R\x04topP\x88\x01\x01\x12\x18\n\x05top_k\x18\x03 \x01(\x05H\x02R\x04topK\x88\x01\x01\x12\x17\n\x04seed\x18\x04 \x01(\x03H\x03R\x04seed\x88\x01\x01\x12)\n\x0emax_new_tokens\x18\x05 \x01(\x05H\x04R\x0cmaxNewTokens\x88\x01\x01\x12\x12\n\x04stop\x18\x06 \x03(\tR\x04stopB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x11\n\x0f_max_new_tokens\"\xf6\x01\n\x0fGenerateRequest\x12\x1a\n\x03job\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x03job\x12\x18\n\x07targets\x18\x02 \x03(\tR\x07targets\x12\x18\n\x06prompt\x18\x03 \x01(\tH\x00R\x06prompt\x12K\n\x0c\x63onversation\x18\x04 \x01(\x0b\x32%.finetree_api.trainer.v1.ConversationH\x00R\x0c\x63onversation\x12=\n\x08sampling\x18\x05 \x01(\x0b\x32!.finetree_api.trainer.v1.SamplingR\x08samplingB\x07\n\x05input\"\xb7\x01\n\x06\x46inish\x12=\n\x06reason\x18\x01 \x01(\x0e\x32%.finetree_api.trainer.v1.FinishReasonR\x06reason\x12#\n\rprompt_tokens\x18\x02 \x01(\x03R\x0cpromptTokens\x12\x1d\n\nnew_tokens\x18\x03 \x01(\x03R\tnewTokens\x12*\n\x11tokens_per_second\x18\x04 \x01(\x01R\x0ftokensPerSecond\"\x81\x01\n\x0fGenerationPiece\x12!\n\x0ctarget_index\x18\x01 \x01(\x05R\x0btargetIndex\x12\x12\n\x04text\x18\x02 \x01(\tR\x04text\x12\x37\n\x06\x66inish\x18\x03 \x01(\x0b\x32\x1f.finetree_api.trainer.v1.FinishR\x06\x66inish\"\xb1\x01\n\x0fGenerationUsage\x12.\n\x13\x66irst_token_seconds\x18\x01 \x01(\x01R\x11\x66irstTokenSeconds\x12#\n\rtotal_seconds\x18\x02 \x01(\x01R\x0ctotalSeconds\x12\x1d\n\nnew_tokens\x18\x03 \x01(\x03R\tnewTokens\x12*\n\x11tokens_per_second\x18\x04 \x01(\x01R\x0ftokensPerSecond\"\xae\x01\n\x10GenerateResponse\x12\x18\n\x07targets\x18\x01 \x03(\tR\x07targets\x12@\n\x06pieces\x18\x02 \x03(\x0b\x32(.finetree_api.trainer.v1.GenerationPieceR\x06pieces\x12>\n\x05usage\x18\x03 \x01(\x0b\x32(.finetree_api.trainer.v1.GenerationUsageR\x05usage\"\x8c\x01\n\x11LoadTargetRequest\x12\x1a\n\x03job\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x03job\x12<\n\x06target\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.ServeTargetR\x06target\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"S\n\x12LoadTargetResponse\x12=\n\x06target\x18\x01 \x01(\x0b\x32%.finetree_api.trainer.v1.LoadedTargetR\x06target\"h\n\x13UnloadTargetRequest\x12\x1a\n\x03job\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x03job\x12\x16\n\x06target\x18\x02 \x01(\tR\x06target\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"\x16\n\x14UnloadTargetResponse\"0\n\x12ListTargetsRequest\x12\x1a\n\x03job\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x03job\"\x93\x01\n\x13ListTargetsResponse\x12?\n\x07targets\x18\x01 \x03(\x0b\x32%.finetree_api.trainer.v1.LoadedTargetR\x07targets\x12;\n\x05lease\x18\x02 \x01(\x0b\x32%.finetree_api.trainer.v1.ServingLeaseR\x05lease\"\xba\x01\n\x0cServingLease\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\x12;\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12\x39\n\nyield_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tyieldTime\x12 \n\x0bgenerations\x18\x04 \x01(\x05R\x0bgenerations*\x81\x01\n\rServingChange\x12\x1e\n\x1aSERVING_CHANGE_UNSPECIFIED\x10\x00\x12\x18\n\x14SERVING_CHANGE_READY\x10\x01\x12\x19\n\x15SERVING_CHANGE_LOADED\x10\x02\x12\x1b\n\x17SERVING_CHANGE_UNLOADED\x10\x03*h\n\x08\x43hatRole\x12\x19\n\x15\x43HAT_ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HAT_ROLE_SYSTEM\x10\x01\x12\x12\n\x0e\x43HAT_ROLE_USER\x10\x02\x12\x17\n\x13\x43HAT_ROLE_ASSISTANT\x10\x03*\xa3\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12 \n\x1c\x46INISH_REASON_MAX_NEW_TOKENS\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.trainer.v1.serving_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SERVINGCHANGE']._serialized_start=3555
-  _globals['_SERVINGCHANGE']._serialized_end=3684
-  _globals['_CHATROLE']._serialized_start=3686
-  _globals['_CHATROLE']._serialized_end=3790
-  _globals['_FINISHREASON']._serialized_start=3793
-  _globals['_FINISHREASON']._serialized_end=3956
-  _globals['_SERVETARGET']._serialized_start=315
-  _globals['_SERVETARGET']._serialized_end=413
-  _globals['_SERVETASK']._serialized_start=416
-  _globals['_SERVETASK']._serialized_end=1072
-  _globals['_LOADEDTARGET']._serialized_start=1075
-  _globals['_LOADEDTARGET']._serialized_end=1280
-  _globals['_SERVINGCHANGED']._serialized_start=1283
-  _globals['_SERVINGCHANGED']._serialized_end=1487
-  _globals['_CHATMESSAGE']._serialized_start=1489
-  _globals['_CHATMESSAGE']._serialized_end=1583
-  _globals['_CONVERSATION']._serialized_start=1585
-  _globals['_CONVERSATION']._serialized_end=1665
-  _globals['_SAMPLING']._serialized_start=1668
-  _globals['_SAMPLING']._serialized_end=1921
-  _globals['_GENERATEREQUEST']._serialized_start=1924
-  _globals['_GENERATEREQUEST']._serialized_end=2160
-  _globals['_FINISH']._serialized_start=2163
-  _globals['_FINISH']._serialized_end=2346
-  _globals['_GENERATIONPIECE']._serialized_start=2349
-  _globals['_GENERATIONPIECE']._serialized_end=2478
-  _globals['_GENERATIONUSAGE']._serialized_start=2481
-  _globals['_GENERATIONUSAGE']._serialized_end=2658
-  _globals['_GENERATERESPONSE']._serialized_start=2661
-  _globals['_GENERATERESPONSE']._serialized_end=2835
-  _globals['_LOADTARGETREQUEST']._serialized_start=2838
-  _globals['_LOADTARGETREQUEST']._serialized_end=2968
-  _globals['_LOADTARGETRESPONSE']._serialized_start=2970
-  _globals['_LOADTARGETRESPONSE']._serialized_end=3053
-  _globals['_UNLOADTARGETREQUEST']._serialized_start=3055
-  _globals['_UNLOADTARGETREQUEST']._serialized_end=3149
-  _globals['_UNLOADTARGETRESPONSE']._serialized_start=3151
-  _globals['_UNLOADTARGETRESPONSE']._serialized_end=3173
-  _globals['_LISTTARGETSREQUEST']._serialized_start=3175
-  _globals['_LISTTARGETSREQUEST']._serialized_end=3213
-  _globals['_LISTTARGETSRESPONSE']._serialized_start=3216
-  _globals['_LISTTARGETSRESPONSE']._serialized_end=3363
-  _globals['_SERVINGLEASE']._serialized_start=3366
-  _globals['_SERVINGLEASE']._serialized_end=3552
+  _globals['_GENERATEREQUEST'].fields_by_name['job']._loaded_options = None
+  _globals['_GENERATEREQUEST'].fields_by_name['job']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_LOADTARGETREQUEST'].fields_by_name['job']._loaded_options = None
+  _globals['_LOADTARGETREQUEST'].fields_by_name['job']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_UNLOADTARGETREQUEST'].fields_by_name['job']._loaded_options = None
+  _globals['_UNLOADTARGETREQUEST'].fields_by_name['job']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_LISTTARGETSREQUEST'].fields_by_name['job']._loaded_options = None
+  _globals['_LISTTARGETSREQUEST'].fields_by_name['job']._serialized_options = b'\372\300\030\004jobs'
+  _globals['_SERVINGCHANGE']._serialized_start=3631
+  _globals['_SERVINGCHANGE']._serialized_end=3760
+  _globals['_CHATROLE']._serialized_start=3762
+  _globals['_CHATROLE']._serialized_end=3866
+  _globals['_FINISHREASON']._serialized_start=3869
+  _globals['_FINISHREASON']._serialized_end=4032
+  _globals['_SERVETARGET']._serialized_start=351
+  _globals['_SERVETARGET']._serialized_end=449
+  _globals['_SERVETASK']._serialized_start=452
+  _globals['_SERVETASK']._serialized_end=1108
+  _globals['_LOADEDTARGET']._serialized_start=1111
+  _globals['_LOADEDTARGET']._serialized_end=1316
+  _globals['_SERVINGCHANGED']._serialized_start=1319
+  _globals['_SERVINGCHANGED']._serialized_end=1523
+  _globals['_CHATMESSAGE']._serialized_start=1525
+  _globals['_CHATMESSAGE']._serialized_end=1619
+  _globals['_CONVERSATION']._serialized_start=1621
+  _globals['_CONVERSATION']._serialized_end=1701
+  _globals['_SAMPLING']._serialized_start=1704
+  _globals['_SAMPLING']._serialized_end=1957
+  _globals['_GENERATEREQUEST']._serialized_start=1960
+  _globals['_GENERATEREQUEST']._serialized_end=2206
+  _globals['_FINISH']._serialized_start=2209
+  _globals['_FINISH']._serialized_end=2392
+  _globals['_GENERATIONPIECE']._serialized_start=2395
+  _globals['_GENERATIONPIECE']._serialized_end=2524
+  _globals['_GENERATIONUSAGE']._serialized_start=2527
+  _globals['_GENERATIONUSAGE']._serialized_end=2704
+  _globals['_GENERATERESPONSE']._serialized_start=2707
+  _globals['_GENERATERESPONSE']._serialized_end=2881
+  _globals['_LOADTARGETREQUEST']._serialized_start=2884
+  _globals['_LOADTARGETREQUEST']._serialized_end=3024
+  _globals['_LOADTARGETRESPONSE']._serialized_start=3026
+  _globals['_LOADTARGETRESPONSE']._serialized_end=3109
+  _globals['_UNLOADTARGETREQUEST']._serialized_start=3111
+  _globals['_UNLOADTARGETREQUEST']._serialized_end=3215
+  _globals['_UNLOADTARGETRESPONSE']._serialized_start=3217
+  _globals['_UNLOADTARGETRESPONSE']._serialized_end=3239
+  _globals['_LISTTARGETSREQUEST']._serialized_start=3241
+  _globals['_LISTTARGETSREQUEST']._serialized_end=3289
+  _globals['_LISTTARGETSRESPONSE']._serialized_start=3292
+  _globals['_LISTTARGETSRESPONSE']._serialized_end=3439
+  _globals['_SERVINGLEASE']._serialized_start=3442
+  _globals['_SERVINGLEASE']._serialized_end=3628
 # @@protoc_insertion_point(module_scope)

@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from finetree_api.trainer.v1 import job_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__pb2
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from finetree_api.types.v1 import check_pb2 as finetree__api_dot_types_dot_v1_dot_check__pb2
 from finetree_api.types.v1 import evidence_pb2 as finetree__api_dot_types_dot_v1_dot_evidence__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
@@ -30,57 +31,67 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#finetree_api/trainer/v1/sweep.proto\x12\x17\x66inetree_api.trainer.v1\x1a!finetree_api/trainer/v1/job.proto\x1a!finetree_api/types/v1/check.proto\x1a$finetree_api/types/v1/evidence.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17google/type/money.proto\"\\\n\nSweepValue\x12\x18\n\x06number\x18\x01 \x01(\x01H\x00R\x06number\x12\x14\n\x04text\x18\x02 \x01(\tH\x00R\x04text\x12\x16\n\x05truth\x18\x03 \x01(\x08H\x00R\x05truthB\x06\n\x04kind\"J\n\x0bSweepValues\x12;\n\x06values\x18\x01 \x03(\x0b\x32#.finetree_api.trainer.v1.SweepValueR\x06values\"m\n\nSweepRange\x12\x10\n\x03low\x18\x01 \x01(\x01R\x03low\x12\x12\n\x04high\x18\x02 \x01(\x01R\x04high\x12\x39\n\x05scale\x18\x03 \x01(\x0e\x32#.finetree_api.trainer.v1.SweepScaleR\x05scale\"\xb6\x01\n\x0eSweepParameter\x12\x1d\n\nfield_path\x18\x01 \x01(\tR\tfieldPath\x12>\n\x06values\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.SweepValuesH\x00R\x06values\x12;\n\x05range\x18\x03 \x01(\x0b\x32#.finetree_api.trainer.v1.SweepRangeH\x00R\x05rangeB\x08\n\x06\x64omain\"\x88\x01\n\x11SuccessiveHalving\x12.\n\x10reduction_factor\x18\x01 \x01(\x05H\x00R\x0freductionFactor\x88\x01\x01\x12 \n\tmin_steps\x18\x02 \x01(\x05H\x01R\x08minSteps\x88\x01\x01\x42\x13\n\x11_reduction_factorB\x0c\n\n_min_steps\"\x81\x04\n\rSweepTemplate\x12!\n\x0c\x64isplay_name\x18\x01 \x01(\tR\x0b\x64isplayName\x12\x36\n\x03job\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.JobTemplateR\x03job\x12G\n\nparameters\x18\x03 \x03(\x0b\x32\'.finetree_api.trainer.v1.SweepParameterR\nparameters\x12<\n\x06search\x18\x04 \x01(\x0e\x32$.finetree_api.trainer.v1.SweepSearchR\x06search\x12\x1b\n\x06trials\x18\x05 \x01(\x05H\x00R\x06trials\x88\x01\x01\x12\x17\n\x04seed\x18\x06 \x01(\x03H\x01R\x04seed\x88\x01\x01\x12\x16\n\x06metric\x18\x07 \x01(\tR\x06metric\x12\x44\n\x07halving\x18\x08 \x01(\x0b\x32*.finetree_api.trainer.v1.SuccessiveHalvingR\x07halving\x12-\n\x08max_cost\x18\t \x01(\x0b\x32\x12.google.type.MoneyR\x07maxCost\x12&\n\x0cmax_parallel\x18\n \x01(\x05H\x02R\x0bmaxParallel\x88\x01\x01\x42\t\n\x07_trialsB\x07\n\x05_seedB\x0f\n\r_max_parallel\"\x97\x03\n\x05Trial\x12\x16\n\x06number\x18\x01 \x01(\x05R\x06number\x12\x38\n\x06values\x18\x02 \x03(\x0b\x32 .finetree_api.types.v1.SpecPatchR\x06values\x12\x39\n\x05state\x18\x03 \x01(\x0e\x32#.finetree_api.trainer.v1.TrialStateR\x05state\x12\x10\n\x03job\x18\x04 \x01(\tR\x03job\x12\x19\n\x05value\x18\x05 \x01(\x01H\x00R\x05value\x88\x01\x01\x12\x12\n\x04step\x18\x06 \x01(\x05R\x04step\x12;\n\x08interval\x18\x07 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x08interval\x12\'\n\x0fstopped_because\x18\x08 \x01(\tR\x0estoppedBecause\x12(\n\x05\x65rror\x18\t \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\x12&\n\x04\x63ost\x18\n \x01(\x0b\x32\x12.google.type.MoneyR\x04\x63ostB\x08\n\x06_value\"\xba\x01\n\rSweepEstimate\x12\x38\n\x04\x63ost\x18\x01 \x01(\x0b\x32$.finetree_api.types.v1.MoneyIntervalR\x04\x63ost\x12\x44\n\rtotal_seconds\x18\x02 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x0ctotalSeconds\x12)\n\x10\x65stimated_trials\x18\x03 \x01(\x05R\x0f\x65stimatedTrials\"\xcd\x05\n\x05Sweep\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n\x03uid\x18\x02 \x01(\tR\x03uid\x12\x42\n\x08template\x18\x03 \x01(\x0b\x32&.finetree_api.trainer.v1.SweepTemplateR\x08template\x12\x39\n\x05state\x18\x04 \x01(\x0e\x32#.finetree_api.trainer.v1.SweepStateR\x05state\x12G\n\x0cstate_reason\x18\x05 \x01(\x0b\x32$.finetree_api.trainer.v1.StateReasonR\x0bstateReason\x12\x36\n\x06trials\x18\x06 \x03(\x0b\x32\x1e.finetree_api.trainer.v1.TrialR\x06trials\x12\x1d\n\nbest_trial\x18\x07 \x01(\x05R\tbestTrial\x12$\n\x0enot_told_apart\x18\x08 \x03(\x05R\x0cnotToldApart\x12\x42\n\x08\x65stimate\x18\t \x01(\x0b\x32&.finetree_api.trainer.v1.SweepEstimateR\x08\x65stimate\x12&\n\x04\x63ost\x18\n \x01(\x0b\x32\x12.google.type.MoneyR\x04\x63ost\x12\x1d\n\ncreated_by\x18\x0b \x01(\tR\tcreatedBy\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x35\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12\x1d\n\nrequest_id\x18\x0f \x01(\tR\trequestId\"l\n\x14ValidateSweepRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12<\n\x05sweep\x18\x02 \x01(\x0b\x32&.finetree_api.trainer.v1.SweepTemplateR\x05sweep\"\x86\x01\n\x15ValidateSweepResponse\x12\x34\n\x05sweep\x18\x01 \x01(\x0b\x32\x1e.finetree_api.trainer.v1.SweepR\x05sweep\x12\x37\n\x07remarks\x18\x02 \x03(\x0b\x32\x1d.finetree_api.types.v1.RemarkR\x07remarks\"\x89\x01\n\x12\x43reateSweepRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12<\n\x05sweep\x18\x02 \x01(\x0b\x32&.finetree_api.trainer.v1.SweepTemplateR\x05sweep\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"K\n\x13\x43reateSweepResponse\x12\x34\n\x05sweep\x18\x01 \x01(\x0b\x32\x1e.finetree_api.trainer.v1.SweepR\x05sweep\"\x87\x01\n\x0fGetSweepRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12!\n\x0cwait_seconds\x18\x02 \x01(\x05R\x0bwaitSeconds\x12=\n\x0cknown_update\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0bknownUpdate\"H\n\x10GetSweepResponse\x12\x34\n\x05sweep\x18\x01 \x01(\x0b\x32\x1e.finetree_api.trainer.v1.SweepR\x05sweep\"g\n\x11ListSweepsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"t\n\x12ListSweepsResponse\x12\x36\n\x06sweeps\x18\x01 \x03(\x0b\x32\x1e.finetree_api.trainer.v1.SweepR\x06sweeps\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"G\n\x12\x43\x61ncelSweepRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"K\n\x13\x43\x61ncelSweepResponse\x12\x34\n\x05sweep\x18\x01 \x01(\x0b\x32\x1e.finetree_api.trainer.v1.SweepR\x05sweep*[\n\x0bSweepSearch\x12\x1c\n\x18SWEEP_SEARCH_UNSPECIFIED\x10\x00\x12\x15\n\x11SWEEP_SEARCH_GRID\x10\x01\x12\x17\n\x13SWEEP_SEARCH_RANDOM\x10\x02*V\n\nSweepScale\x12\x1b\n\x17SWEEP_SCALE_UNSPECIFIED\x10\x00\x12\x16\n\x12SWEEP_SCALE_LINEAR\x10\x01\x12\x13\n\x0fSWEEP_SCALE_LOG\x10\x02*\xc2\x01\n\nTrialState\x12\x1b\n\x17TRIAL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TRIAL_STATE_WAITING\x10\x01\x12\x17\n\x13TRIAL_STATE_RUNNING\x10\x02\x12\x19\n\x15TRIAL_STATE_SUCCEEDED\x10\x03\x12\x17\n\x13TRIAL_STATE_STOPPED\x10\x04\x12\x16\n\x12TRIAL_STATE_FAILED\x10\x05\x12\x19\n\x15TRIAL_STATE_CANCELLED\x10\x06*\xac\x01\n\nSweepState\x12\x1b\n\x17SWEEP_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SWEEP_STATE_RUNNING\x10\x01\x12\x1a\n\x16SWEEP_STATE_CANCELLING\x10\x02\x12\x19\n\x15SWEEP_STATE_SUCCEEDED\x10\x03\x12\x16\n\x12SWEEP_STATE_FAILED\x10\x04\x12\x19\n\x15SWEEP_STATE_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#finetree_api/trainer/v1/sweep.proto\x12\x17\x66inetree_api.trainer.v1\x1a!finetree_api/trainer/v1/job.proto\x1a\"finetree_api/types/v1/access.proto\x1a!finetree_api/types/v1/check.proto\x1a$finetree_api/types/v1/evidence.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17google/type/money.proto\"\\\n\nSweepValue\x12\x18\n\x06number\x18\x01 \x01(\x01H\x00R\x06number\x12\x14\n\x04text\x18\x02 \x01(\tH\x00R\x04text\x12\x16\n\x05truth\x18\x03 \x01(\x08H\x00R\x05truthB\x06\n\x04kind\"J\n\x0bSweepValues\x12;\n\x06values\x18\x01 \x03(\x0b\x32#.finetree_api.trainer.v1.SweepValueR\x06values\"m\n\nSweepRange\x12\x10\n\x03low\x18\x01 \x01(\x01R\x03low\x12\x12\n\x04high\x18\x02 \x01(\x01R\x04high\x12\x39\n\x05scale\x18\x03 \x01(\x0e\x32#.finetree_api.trainer.v1.SweepScaleR\x05scale\"\xb6\x01\n\x0eSweepParameter\x12\x1d\n\nfield_path\x18\x01 \x01(\tR\tfieldPath\x12>\n\x06values\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.SweepValuesH\x00R\x06values\x12;\n\x05range\x18\x03 \x01(\x0b\x32#.finetree_api.trainer.v1.SweepRangeH\x00R\x05rangeB\x08\n\x06\x64omain\"\x88\x01\n\x11SuccessiveHalving\x12.\n\x10reduction_factor\x18\x01 \x01(\x05H\x00R\x0freductionFactor\x88\x01\x01\x12 \n\tmin_steps\x18\x02 \x01(\x05H\x01R\x08minSteps\x88\x01\x01\x42\x13\n\x11_reduction_factorB\x0c\n\n_min_steps\"\x81\x04\n\rSweepTemplate\x12!\n\x0c\x64isplay_name\x18\x01 \x01(\tR\x0b\x64isplayName\x12\x36\n\x03job\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.JobTemplateR\x03job\x12G\n\nparameters\x18\x03 \x03(\x0b\x32\'.finetree_api.trainer.v1.SweepParameterR\nparameters\x12<\n\x06search\x18\x04 \x01(\x0e\x32$.finetree_api.trainer.v1.SweepSearchR\x06search\x12\x1b\n\x06trials\x18\x05 \x01(\x05H\x00R\x06trials\x88\x01\x01\x12\x17\n\x04seed\x18\x06 \x01(\x03H\x01R\x04seed\x88\x01\x01\x12\x16\n\x06metric\x18\x07 \x01(\tR\x06metric\x12\x44\n\x07halving\x18\x08 \x01(\x0b\x32*.finetree_api.trainer.v1.SuccessiveHalvingR\x07halving\x12-\n\x08max_cost\x18\t \x01(\x0b\x32\x12.google.type.MoneyR\x07maxCost\x12&\n\x0cmax_parallel\x18\n \x01(\x05H\x02R\x0bmaxParallel\x88\x01\x01\x42\t\n\x07_trialsB\x07\n\x05_seedB\x0f\n\r_max_parallel\"\x97\x03\n\x05Trial\x12\x16\n\x06number\x18\x01 \x01(\x05R\x06number\x12\x38\n\x06values\x18\x02 \x03(\x0b\x32 .finetree_api.types.v1.SpecPatchR\x06values\x12\x39\n\x05state\x18\x03 \x01(\x0e\x32#.finetree_api.trainer.v1.TrialStateR\x05state\x12\x10\n\x03job\x18\x04 \x01(\tR\x03job\x12\x19\n\x05value\x18\x05 \x01(\x01H\x00R\x05value\x88\x01\x01\x12\x12\n\x04step\x18\x06 \x01(\x05R\x04step\x12;\n\x08interval\x18\x07 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x08interval\x12\'\n\x0fstopped_because\x18\x08 \x01(\tR\x0estoppedBecause\x12(\n\x05\x65rror\x18\t \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\x12&\n\x04\x63ost\x18\n \x01(\x0b\x32\x12.google.type.MoneyR\x04\x63ostB\x08\n\x06_value\"\xba\x01\n\rSweepEstimate\x12\x38\n\x04\x63ost\x18\x01 \x01(\x0b\x32$.finetree_api.types.v1.MoneyIntervalR\x04\x63ost\x12\x44\n\rtotal_seconds\x18\x02 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x0ctotalSeconds\x12)\n\x10\x65stimated_trials\x18\x03 \x01(\x05R\x0f\x65stimatedTrials\"\xcd\x05\n\x05Sweep\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n\x03uid\x18\x02 \x01(\tR\x03uid\x12\x42\n\x08template\x18\x03 \x01(\x0b\x32&.finetree_api.trainer.v1.SweepTemplateR\x08template\x12\x39\n\x05state\x18\x04 \x01(\x0e\x32#.finetree_api.trainer.v1.SweepStateR\x05state\x12G\n\x0cstate_reason\x18\x05 \x01(\x0b\x32$.finetree_api.trainer.v1.StateReasonR\x0bstateReason\x12\x36\n\x06trials\x18\x06 \x03(\x0b\x32\x1e.finetree_api.trainer.v1.TrialR\x06trials\x12\x1d\n\nbest_trial\x18\x07 \x01(\x05R\tbestTrial\x12$\n\x0enot_told_apart\x18\x08 \x03(\x05R\x0cnotToldApart\x12\x42\n\x08\x65stimate\x18\t \x01(\x0b\x32&.finetree_api.trainer.v1.SweepEstimateR\x08\x65stimate\x12&\n\x04\x63ost\x18\n \x01(\x0b\x32\x12.google.type.MoneyR\x04\x63ost\x12\x1d\n\ncreated_by\x18\x0b \x01(\tR\tcreatedBy\x12;\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12;\n\x0bupdate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nupdateTime\x12\x35\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x65ndTime\x12\x1d\n\nrequest_id\x18\x0f \x01(\tR\trequestId\"z\n\x14ValidateSweepRequest\x12$\n\x06parent\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08projectsR\x06parent\x12<\n\x05sweep\x18\x02 \x01(\x0b\x32&.finetree_api.trainer.v1.SweepTemplateR\x05sweep\"\x86\x01\n\x15ValidateSweepResponse\x12\x34\n\x05sweep\x18\x01 \x01(\x0b\x32\x1e.finetree_api.trainer.v1.SweepR\x05sweep\x12\x37\n\x07remarks\x18\x02 \x03(\x0b\x32\x1d.finetree_api.types.v1.RemarkR\x07remarks\"\x97\x01\n\x12\x43reateSweepRequest\x12$\n\x06parent\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08projectsR\x06parent\x12<\n\x05sweep\x18\x02 \x01(\x0b\x32&.finetree_api.trainer.v1.SweepTemplateR\x05sweep\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"K\n\x13\x43reateSweepResponse\x12\x34\n\x05sweep\x18\x01 \x01(\x0b\x32\x1e.finetree_api.trainer.v1.SweepR\x05sweep\"\x93\x01\n\x0fGetSweepRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xfa\xc0\x18\x06sweepsR\x04name\x12!\n\x0cwait_seconds\x18\x02 \x01(\x05R\x0bwaitSeconds\x12=\n\x0cknown_update\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0bknownUpdate\"H\n\x10GetSweepResponse\x12\x34\n\x05sweep\x18\x01 \x01(\x0b\x32\x1e.finetree_api.trainer.v1.SweepR\x05sweep\"u\n\x11ListSweepsRequest\x12$\n\x06parent\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08projectsR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"t\n\x12ListSweepsResponse\x12\x36\n\x06sweeps\x18\x01 \x03(\x0b\x32\x1e.finetree_api.trainer.v1.SweepR\x06sweeps\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"S\n\x12\x43\x61ncelSweepRequest\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xfa\xc0\x18\x06sweepsR\x04name\x12\x1d\n\nrequest_id\x18\x02 \x01(\tR\trequestId\"K\n\x13\x43\x61ncelSweepResponse\x12\x34\n\x05sweep\x18\x01 \x01(\x0b\x32\x1e.finetree_api.trainer.v1.SweepR\x05sweep*[\n\x0bSweepSearch\x12\x1c\n\x18SWEEP_SEARCH_UNSPECIFIED\x10\x00\x12\x15\n\x11SWEEP_SEARCH_GRID\x10\x01\x12\x17\n\x13SWEEP_SEARCH_RANDOM\x10\x02*V\n\nSweepScale\x12\x1b\n\x17SWEEP_SCALE_UNSPECIFIED\x10\x00\x12\x16\n\x12SWEEP_SCALE_LINEAR\x10\x01\x12\x13\n\x0fSWEEP_SCALE_LOG\x10\x02*\xc2\x01\n\nTrialState\x12\x1b\n\x17TRIAL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TRIAL_STATE_WAITING\x10\x01\x12\x17\n\x13TRIAL_STATE_RUNNING\x10\x02\x12\x19\n\x15TRIAL_STATE_SUCCEEDED\x10\x03\x12\x17\n\x13TRIAL_STATE_STOPPED\x10\x04\x12\x16\n\x12TRIAL_STATE_FAILED\x10\x05\x12\x19\n\x15TRIAL_STATE_CANCELLED\x10\x06*\xac\x01\n\nSweepState\x12\x1b\n\x17SWEEP_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SWEEP_STATE_RUNNING\x10\x01\x12\x1a\n\x16SWEEP_STATE_CANCELLING\x10\x02\x12\x19\n\x15SWEEP_STATE_SUCCEEDED\x10\x03\x12\x16\n\x12SWEEP_STATE_FAILED\x10\x04\x12\x19\n\x15SWEEP_STATE_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.trainer.v1.sweep_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SWEEPSEARCH']._serialized_start=3744
-  _globals['_SWEEPSEARCH']._serialized_end=3835
-  _globals['_SWEEPSCALE']._serialized_start=3837
-  _globals['_SWEEPSCALE']._serialized_end=3923
-  _globals['_TRIALSTATE']._serialized_start=3926
-  _globals['_TRIALSTATE']._serialized_end=4120
-  _globals['_SWEEPSTATE']._serialized_start=4123
-  _globals['_SWEEPSTATE']._serialized_end=4295
-  _globals['_SWEEPVALUE']._serialized_start=255
-  _globals['_SWEEPVALUE']._serialized_end=347
-  _globals['_SWEEPVALUES']._serialized_start=349
-  _globals['_SWEEPVALUES']._serialized_end=423
-  _globals['_SWEEPRANGE']._serialized_start=425
-  _globals['_SWEEPRANGE']._serialized_end=534
-  _globals['_SWEEPPARAMETER']._serialized_start=537
-  _globals['_SWEEPPARAMETER']._serialized_end=719
-  _globals['_SUCCESSIVEHALVING']._serialized_start=722
-  _globals['_SUCCESSIVEHALVING']._serialized_end=858
-  _globals['_SWEEPTEMPLATE']._serialized_start=861
-  _globals['_SWEEPTEMPLATE']._serialized_end=1374
-  _globals['_TRIAL']._serialized_start=1377
-  _globals['_TRIAL']._serialized_end=1784
-  _globals['_SWEEPESTIMATE']._serialized_start=1787
-  _globals['_SWEEPESTIMATE']._serialized_end=1973
-  _globals['_SWEEP']._serialized_start=1976
-  _globals['_SWEEP']._serialized_end=2693
-  _globals['_VALIDATESWEEPREQUEST']._serialized_start=2695
-  _globals['_VALIDATESWEEPREQUEST']._serialized_end=2803
-  _globals['_VALIDATESWEEPRESPONSE']._serialized_start=2806
-  _globals['_VALIDATESWEEPRESPONSE']._serialized_end=2940
-  _globals['_CREATESWEEPREQUEST']._serialized_start=2943
-  _globals['_CREATESWEEPREQUEST']._serialized_end=3080
-  _globals['_CREATESWEEPRESPONSE']._serialized_start=3082
-  _globals['_CREATESWEEPRESPONSE']._serialized_end=3157
-  _globals['_GETSWEEPREQUEST']._serialized_start=3160
-  _globals['_GETSWEEPREQUEST']._serialized_end=3295
-  _globals['_GETSWEEPRESPONSE']._serialized_start=3297
-  _globals['_GETSWEEPRESPONSE']._serialized_end=3369
-  _globals['_LISTSWEEPSREQUEST']._serialized_start=3371
-  _globals['_LISTSWEEPSREQUEST']._serialized_end=3474
-  _globals['_LISTSWEEPSRESPONSE']._serialized_start=3476
-  _globals['_LISTSWEEPSRESPONSE']._serialized_end=3592
-  _globals['_CANCELSWEEPREQUEST']._serialized_start=3594
-  _globals['_CANCELSWEEPREQUEST']._serialized_end=3665
-  _globals['_CANCELSWEEPRESPONSE']._serialized_start=3667
-  _globals['_CANCELSWEEPRESPONSE']._serialized_end=3742
+  _globals['_VALIDATESWEEPREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_VALIDATESWEEPREQUEST'].fields_by_name['parent']._serialized_options = b'\372\300\030\010projects'
+  _globals['_CREATESWEEPREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_CREATESWEEPREQUEST'].fields_by_name['parent']._serialized_options = b'\372\300\030\010projects'
+  _globals['_GETSWEEPREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_GETSWEEPREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\006sweeps'
+  _globals['_LISTSWEEPSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_LISTSWEEPSREQUEST'].fields_by_name['parent']._serialized_options = b'\372\300\030\010projects'
+  _globals['_CANCELSWEEPREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_CANCELSWEEPREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\006sweeps'
+  _globals['_SWEEPSEARCH']._serialized_start=3846
+  _globals['_SWEEPSEARCH']._serialized_end=3937
+  _globals['_SWEEPSCALE']._serialized_start=3939
+  _globals['_SWEEPSCALE']._serialized_end=4025
+  _globals['_TRIALSTATE']._serialized_start=4028
+  _globals['_TRIALSTATE']._serialized_end=4222
+  _globals['_SWEEPSTATE']._serialized_start=4225
+  _globals['_SWEEPSTATE']._serialized_end=4397
+  _globals['_SWEEPVALUE']._serialized_start=291
+  _globals['_SWEEPVALUE']._serialized_end=383
+  _globals['_SWEEPVALUES']._serialized_start=385
+  _globals['_SWEEPVALUES']._serialized_end=459
+  _globals['_SWEEPRANGE']._serialized_start=461
+  _globals['_SWEEPRANGE']._serialized_end=570
+  _globals['_SWEEPPARAMETER']._serialized_start=573
+  _globals['_SWEEPPARAMETER']._serialized_end=755
+  _globals['_SUCCESSIVEHALVING']._serialized_start=758
+  _globals['_SUCCESSIVEHALVING']._serialized_end=894
+  _globals['_SWEEPTEMPLATE']._serialized_start=897
+  _globals['_SWEEPTEMPLATE']._serialized_end=1410
+  _globals['_TRIAL']._serialized_start=1413
+  _globals['_TRIAL']._serialized_end=1820
+  _globals['_SWEEPESTIMATE']._serialized_start=1823
+  _globals['_SWEEPESTIMATE']._serialized_end=2009
+  _globals['_SWEEP']._serialized_start=2012
+  _globals['_SWEEP']._serialized_end=2729
+  _globals['_VALIDATESWEEPREQUEST']._serialized_start=2731
+  _globals['_VALIDATESWEEPREQUEST']._serialized_end=2853
+  _globals['_VALIDATESWEEPRESPONSE']._serialized_start=2856
+  _globals['_VALIDATESWEEPRESPONSE']._serialized_end=2990
+  _globals['_CREATESWEEPREQUEST']._serialized_start=2993
+  _globals['_CREATESWEEPREQUEST']._serialized_end=3144
+  _globals['_CREATESWEEPRESPONSE']._serialized_start=3146
+  _globals['_CREATESWEEPRESPONSE']._serialized_end=3221
+  _globals['_GETSWEEPREQUEST']._serialized_start=3224
+  _globals['_GETSWEEPREQUEST']._serialized_end=3371
+  _globals['_GETSWEEPRESPONSE']._serialized_start=3373
+  _globals['_GETSWEEPRESPONSE']._serialized_end=3445
+  _globals['_LISTSWEEPSREQUEST']._serialized_start=3447
+  _globals['_LISTSWEEPSREQUEST']._serialized_end=3564
+  _globals['_LISTSWEEPSRESPONSE']._serialized_start=3566
+  _globals['_LISTSWEEPSRESPONSE']._serialized_end=3682
+  _globals['_CANCELSWEEPREQUEST']._serialized_start=3684
+  _globals['_CANCELSWEEPREQUEST']._serialized_end=3767
+  _globals['_CANCELSWEEPRESPONSE']._serialized_start=3769
+  _globals['_CANCELSWEEPRESPONSE']._serialized_end=3844
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,11 @@ class TrainerServiceStub:
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
+    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; an open stream ends so too,
+    within 10 s), PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server)
+    and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file; retry after the time in RetryInfo).
     """
 
     @_typing.overload
@@ -437,6 +442,11 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
+    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; an open stream ends so too,
+    within 10 s), PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server)
+    and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file; retry after the time in RetryInfo).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -810,6 +820,11 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.
+
+    Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
+    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; an open stream ends so too,
+    within 10 s), PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server)
+    and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file; retry after the time in RetryInfo).
     """
 
     @_abc_1.abstractmethod

@@ -25,29 +25,34 @@ _sym_db = _symbol_database.Default()
 from finetree_api.trainer.v1 import event_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__pb2
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import job_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__pb2
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/waiting.proto\x12\x17\x66inetree_api.trainer.v1\x1a#finetree_api/trainer/v1/event.proto\x1a\'finetree_api/trainer/v1/event_log.proto\x1a!finetree_api/trainer/v1/job.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x82\x01\n\x0eWaitJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x39\n\x06states\x18\x02 \x03(\x0e\x32!.finetree_api.trainer.v1.JobStateR\x06states\x12!\n\x0cwait_seconds\x18\x03 \x01(\x05R\x0bwaitSeconds\"[\n\x0fWaitJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\x12\x18\n\x07reached\x18\x02 \x01(\x08R\x07reached\"\x81\x04\n\x10WatchJobsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tH\x00R\x06\x63ursor\x12\x35\n\x03now\x18\x03 \x01(\x0b\x32!.finetree_api.trainer.v1.StartNowH\x00R\x03now\x12\x38\n\x05kinds\x18\x04 \x03(\x0e\x32\".finetree_api.trainer.v1.EventKindR\x05kinds\x12@\n\tmin_level\x18\x05 \x01(\x0e\x32#.finetree_api.trainer.v1.EventLevelR\x08minLevel\x12M\n\x06labels\x18\x06 \x03(\x0b\x32\x35.finetree_api.trainer.v1.WatchJobsRequest.LabelsEntryR\x06labels\x12<\n\x0cmin_interval\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bminInterval\x12\x37\n\theartbeat\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\theartbeat\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x07\n\x05start\"\\\n\tJobChange\x12\x37\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.finetree_api.trainer.v1.JobEventR\x05\x65vent\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\"\xba\x01\n\x11WatchJobsResponse\x12<\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\".finetree_api.trainer.v1.JobChangeR\x07\x63hanges\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\x12;\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nserverTime\x12\x12\n\x04more\x18\x04 \x01(\x08R\x04moreb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/waiting.proto\x12\x17\x66inetree_api.trainer.v1\x1a#finetree_api/trainer/v1/event.proto\x1a\'finetree_api/trainer/v1/event_log.proto\x1a!finetree_api/trainer/v1/job.proto\x1a\"finetree_api/types/v1/access.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x01\n\x0eWaitJobRequest\x12\x1c\n\x04name\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x04name\x12\x39\n\x06states\x18\x02 \x03(\x0e\x32!.finetree_api.trainer.v1.JobStateR\x06states\x12!\n\x0cwait_seconds\x18\x03 \x01(\x05R\x0bwaitSeconds\"[\n\x0fWaitJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\x12\x18\n\x07reached\x18\x02 \x01(\x08R\x07reached\"\x8f\x04\n\x10WatchJobsRequest\x12$\n\x06parent\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08projectsR\x06parent\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tH\x00R\x06\x63ursor\x12\x35\n\x03now\x18\x03 \x01(\x0b\x32!.finetree_api.trainer.v1.StartNowH\x00R\x03now\x12\x38\n\x05kinds\x18\x04 \x03(\x0e\x32\".finetree_api.trainer.v1.EventKindR\x05kinds\x12@\n\tmin_level\x18\x05 \x01(\x0e\x32#.finetree_api.trainer.v1.EventLevelR\x08minLevel\x12M\n\x06labels\x18\x06 \x03(\x0b\x32\x35.finetree_api.trainer.v1.WatchJobsRequest.LabelsEntryR\x06labels\x12<\n\x0cmin_interval\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0bminInterval\x12\x37\n\theartbeat\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\theartbeat\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x07\n\x05start\"\\\n\tJobChange\x12\x37\n\x05\x65vent\x18\x01 \x01(\x0b\x32!.finetree_api.trainer.v1.JobEventR\x05\x65vent\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\"\xba\x01\n\x11WatchJobsResponse\x12<\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\".finetree_api.trainer.v1.JobChangeR\x07\x63hanges\x12\x16\n\x06\x63ursor\x18\x02 \x01(\tR\x06\x63ursor\x12;\n\x0bserver_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nserverTime\x12\x12\n\x04more\x18\x04 \x01(\x08R\x04moreb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.trainer.v1.waiting_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_WAITJOBREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_WAITJOBREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\004jobs'
   _globals['_WATCHJOBSREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_WAITJOBREQUEST']._serialized_start=245
-  _globals['_WAITJOBREQUEST']._serialized_end=375
-  _globals['_WAITJOBRESPONSE']._serialized_start=377
-  _globals['_WAITJOBRESPONSE']._serialized_end=468
-  _globals['_WATCHJOBSREQUEST']._serialized_start=471
-  _globals['_WATCHJOBSREQUEST']._serialized_end=984
-  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_start=918
-  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_end=975
-  _globals['_JOBCHANGE']._serialized_start=986
-  _globals['_JOBCHANGE']._serialized_end=1078
-  _globals['_WATCHJOBSRESPONSE']._serialized_start=1081
-  _globals['_WATCHJOBSRESPONSE']._serialized_end=1267
+  _globals['_WATCHJOBSREQUEST'].fields_by_name['parent']._loaded_options = None
+  _globals['_WATCHJOBSREQUEST'].fields_by_name['parent']._serialized_options = b'\372\300\030\010projects'
+  _globals['_WAITJOBREQUEST']._serialized_start=281
+  _globals['_WAITJOBREQUEST']._serialized_end=421
+  _globals['_WAITJOBRESPONSE']._serialized_start=423
+  _globals['_WAITJOBRESPONSE']._serialized_end=514
+  _globals['_WATCHJOBSREQUEST']._serialized_start=517
+  _globals['_WATCHJOBSREQUEST']._serialized_end=1044
+  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_start=978
+  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_end=1035
+  _globals['_JOBCHANGE']._serialized_start=1046
+  _globals['_JOBCHANGE']._serialized_end=1138
+  _globals['_WATCHJOBSRESPONSE']._serialized_start=1141
+  _globals['_WATCHJOBSRESPONSE']._serialized_end=1327
 # @@protoc_insertion_point(module_scope)

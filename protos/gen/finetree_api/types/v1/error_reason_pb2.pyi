@@ -490,9 +490,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     model, or a device with more memory.
     """
     ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: _ErrorReason.ValueType  # 182
-    """Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
-    what runs (RESOURCE_EXHAUSTED, job errors, CreateJob, Generate and LoadTarget). Lower the sequence length, of a
-    served model max_parallel or max_context_tokens, as the message says.
+    """Not even one row can be trained in the device's memory, a run needs more memory than the trainer's machine has at all
+    even by the lower end of its estimate, or a base model that is to be served does not fit beside what runs
+    (RESOURCE_EXHAUSTED, job errors, CreateJob, ValidateJob, Generate and LoadTarget). Lower the sequence length or the
+    micro-batch, of a served model max_parallel or max_context_tokens, as the message says.
     """
     ERROR_REASON_OUT_OF_MEMORY_UPDATE: _ErrorReason.ValueType  # 183
     """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -705,6 +706,34 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ARTIFACT_DAMAGED: _ErrorReason.ValueType  # 284
     """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
     from a backup, or run the job again.
+    """
+    ERROR_REASON_TOKEN_MISSING: _ErrorReason.ValueType  # 285
+    """Who may do what.
+
+    The call has no credentials, and the server answers none without (UNAUTHENTICATED, every rpc). Send a token as the
+    metadata `authorization: Bearer ft_…`.
+    """
+    ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 286
+    """The credentials are none that the server knows (UNAUTHENTICATED, every rpc). Check the token, and that it is of this
+    installation.
+    """
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 287
+    """The token has expired (UNAUTHENTICATED, every rpc; a stream that was opened with it ends within 10 seconds). Ask for
+    another.
+    """
+    ERROR_REASON_TOKEN_REVOKED: _ErrorReason.ValueType  # 288
+    """The token was revoked (UNAUTHENTICATED, every rpc; a stream that was opened with it ends within 10 seconds). Ask for
+    another.
+    """
+    ERROR_REASON_ROLE_MISSING: _ErrorReason.ValueType  # 289
+    """The caller lacks the role that the rpc needs (PERMISSION_DENIED, every rpc). The metadata has the role and, where the
+    request is about one, the project; the answer is the same whether what the request names exists or not.
+    """
+    ERROR_REASON_RPC_WITHOUT_ROLE: _ErrorReason.ValueType  # 290
+    """The contract states no role for the rpc (PERMISSION_DENIED). The server was built from an incomplete contract."""
+    ERROR_REASON_ACCESS_UNAVAILABLE: _ErrorReason.ValueType  # 291
+    """The server cannot read who may call it, and takes no call (UNAVAILABLE, every rpc). Its log says what is wrong with
+    the access file; retry after the time in RetryInfo.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -1184,9 +1213,10 @@ ERROR_REASON_OUT_OF_MEMORY_LOADING: ErrorReason.ValueType  # 181
 model, or a device with more memory.
 """
 ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: ErrorReason.ValueType  # 182
-"""Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
-what runs (RESOURCE_EXHAUSTED, job errors, CreateJob, Generate and LoadTarget). Lower the sequence length, of a
-served model max_parallel or max_context_tokens, as the message says.
+"""Not even one row can be trained in the device's memory, a run needs more memory than the trainer's machine has at all
+even by the lower end of its estimate, or a base model that is to be served does not fit beside what runs
+(RESOURCE_EXHAUSTED, job errors, CreateJob, ValidateJob, Generate and LoadTarget). Lower the sequence length or the
+micro-batch, of a served model max_parallel or max_context_tokens, as the message says.
 """
 ERROR_REASON_OUT_OF_MEMORY_UPDATE: ErrorReason.ValueType  # 183
 """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -1399,5 +1429,33 @@ and create the job anew.
 ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
 """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
 from a backup, or run the job again.
+"""
+ERROR_REASON_TOKEN_MISSING: ErrorReason.ValueType  # 285
+"""Who may do what.
+
+The call has no credentials, and the server answers none without (UNAUTHENTICATED, every rpc). Send a token as the
+metadata `authorization: Bearer ft_…`.
+"""
+ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 286
+"""The credentials are none that the server knows (UNAUTHENTICATED, every rpc). Check the token, and that it is of this
+installation.
+"""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 287
+"""The token has expired (UNAUTHENTICATED, every rpc; a stream that was opened with it ends within 10 seconds). Ask for
+another.
+"""
+ERROR_REASON_TOKEN_REVOKED: ErrorReason.ValueType  # 288
+"""The token was revoked (UNAUTHENTICATED, every rpc; a stream that was opened with it ends within 10 seconds). Ask for
+another.
+"""
+ERROR_REASON_ROLE_MISSING: ErrorReason.ValueType  # 289
+"""The caller lacks the role that the rpc needs (PERMISSION_DENIED, every rpc). The metadata has the role and, where the
+request is about one, the project; the answer is the same whether what the request names exists or not.
+"""
+ERROR_REASON_RPC_WITHOUT_ROLE: ErrorReason.ValueType  # 290
+"""The contract states no role for the rpc (PERMISSION_DENIED). The server was built from an incomplete contract."""
+ERROR_REASON_ACCESS_UNAVAILABLE: ErrorReason.ValueType  # 291
+"""The server cannot read who may call it, and takes no call (UNAVAILABLE, every rpc). Its log says what is wrong with
+the access file; retry after the time in RetryInfo.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -22,38 +22,41 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 from finetree_api.types.v1 import check_pb2 as finetree__api_dot_types_dot_v1_dot_check__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)finetree_api/types/v1/training_data.proto\x12\x15\x66inetree_api.types.v1\x1a!finetree_api/types/v1/check.proto\"\xc9\x01\n\rDatasetSource\x12\x14\n\x04name\x18\x01 \x01(\tH\x00R\x04name\x12\x14\n\x04path\x18\x02 \x01(\tH\x00R\x04path\x12\x41\n\x07profile\x18\x03 \x01(\x0b\x32%.finetree_api.types.v1.DatasetProfileH\x00R\x07profile\x12?\n\x07reading\x18\x04 \x01(\x0b\x32%.finetree_api.types.v1.DatasetReadingR\x07readingB\x08\n\x06source\"\x9a\x03\n\x0e\x44\x61tasetReading\x12\x42\n\x0b\x66ile_format\x18\x01 \x01(\x0e\x32!.finetree_api.types.v1.FileFormatR\nfileFormat\x12?\n\nrow_format\x18\x02 \x01(\x0e\x32 .finetree_api.types.v1.RowFormatR\trowFormat\x12?\n\x07\x63olumns\x18\x03 \x01(\x0b\x32%.finetree_api.types.v1.DatasetColumnsR\x07\x63olumns\x12\x39\n\x08\x62\x61\x64_rows\x18\x04 \x01(\x0e\x32\x1e.finetree_api.types.v1.BadRowsR\x07\x62\x61\x64Rows\x12\"\n\nskip_limit\x18\x05 \x01(\x03H\x00R\tskipLimit\x88\x01\x01\x12+\n\x11\x61\x63\x63\x65pted_findings\x18\x06 \x03(\tR\x10\x61\x63\x63\x65ptedFindings\x12\'\n\x0fignored_columns\x18\x07 \x03(\tR\x0eignoredColumnsB\r\n\x0b_skip_limit\"\xd0\x02\n\x0e\x44\x61tasetColumns\x12\x1a\n\x08messages\x18\x01 \x01(\tR\x08messages\x12\x16\n\x06prompt\x18\x02 \x01(\tR\x06prompt\x12\x1e\n\ncompletion\x18\x03 \x01(\tR\ncompletion\x12 \n\x0binstruction\x18\x04 \x01(\tR\x0binstruction\x12\x14\n\x05input\x18\x05 \x01(\tR\x05input\x12\x16\n\x06output\x18\x06 \x01(\tR\x06output\x12$\n\rconversations\x18\x07 \x01(\tR\rconversations\x12\x12\n\x04text\x18\x08 \x01(\tR\x04text\x12\x16\n\x06system\x18\t \x01(\tR\x06system\x12\x14\n\x05tools\x18\n \x01(\tR\x05tools\x12\x18\n\x07verdict\x18\x0b \x01(\tR\x07verdict\x12\x18\n\x07\x63hoices\x18\x0c \x01(\tR\x07\x63hoices\"\xaa\x02\n\x0b\x44\x61taFinding\x12\x12\n\x04\x63ode\x18\x01 \x01(\tR\x04\x63ode\x12;\n\x08severity\x18\x02 \x01(\x0e\x32\x1f.finetree_api.types.v1.SeverityR\x08severity\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\x12\x12\n\x04rows\x18\x04 \x01(\x03R\x04rows\x12=\n\x07\x63olumns\x18\x05 \x03(\x0b\x32#.finetree_api.types.v1.UnreadColumnR\x07\x63olumns\x12\x41\n\x08mappings\x18\x06 \x03(\x0b\x32%.finetree_api.types.v1.DatasetColumnsR\x08mappings\x12\x1a\n\x08\x61\x63\x63\x65pted\x18\x07 \x01(\x08R\x08\x61\x63\x63\x65pted\"\x8f\x02\n\x0cUnreadColumn\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12;\n\x08severity\x18\x02 \x01(\x0e\x32\x1f.finetree_api.types.v1.SeverityR\x08severity\x12\x12\n\x04kind\x18\x03 \x01(\tR\x04kind\x12\x12\n\x04rows\x18\x04 \x01(\x03R\x04rows\x12\x14\n\x05share\x18\x05 \x01(\x01R\x05share\x12\'\n\x0fmean_characters\x18\x06 \x01(\x03R\x0emeanCharacters\x12-\n\x12longest_characters\x18\x07 \x01(\x03R\x11longestCharacters\x12\x18\n\x07\x65xample\x18\x08 \x01(\tR\x07\x65xample\"\x8c\x02\n\x0e\x44\x61tasetProfile\x12\x1a\n\x08\x65xamples\x18\x01 \x01(\x03R\x08\x65xamples\x12M\n\rtoken_lengths\x18\x02 \x03(\x0b\x32(.finetree_api.types.v1.TokenLengthBucketR\x0ctokenLengths\x12&\n\x0ctotal_tokens\x18\x03 \x01(\x03H\x00R\x0btotalTokens\x88\x01\x01\x12,\n\x0ftarget_fraction\x18\x04 \x01(\x01H\x01R\x0etargetFraction\x88\x01\x01\x12\x14\n\x05\x65xact\x18\x05 \x01(\x08R\x05\x65xactB\x0f\n\r_total_tokensB\x12\n\x10_target_fraction\"J\n\x11TokenLengthBucket\x12\x1f\n\x0bupper_bound\x18\x01 \x01(\x03R\nupperBound\x12\x14\n\x05\x63ount\x18\x02 \x01(\x03R\x05\x63ount*\xaf\x01\n\nFileFormat\x12\x1b\n\x17\x46ILE_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46ILE_FORMAT_JSONL\x10\x01\x12\x14\n\x10\x46ILE_FORMAT_JSON\x10\x02\x12\x13\n\x0f\x46ILE_FORMAT_CSV\x10\x03\x12\x13\n\x0f\x46ILE_FORMAT_TSV\x10\x04\x12\x17\n\x13\x46ILE_FORMAT_PARQUET\x10\x05\x12\x14\n\x10\x46ILE_FORMAT_TEXT\x10\x06*l\n\x0b\x43ompression\x12\x1b\n\x17\x43OMPRESSION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMPRESSION_NONE\x10\x01\x12\x14\n\x10\x43OMPRESSION_GZIP\x10\x02\x12\x14\n\x10\x43OMPRESSION_ZSTD\x10\x03*\xa8\x01\n\tRowFormat\x12\x1a\n\x16ROW_FORMAT_UNSPECIFIED\x10\x00\x12\x13\n\x0fROW_FORMAT_CHAT\x10\x01\x12 \n\x1cROW_FORMAT_PROMPT_COMPLETION\x10\x02\x12\x1a\n\x16ROW_FORMAT_INSTRUCTION\x10\x03\x12\x17\n\x13ROW_FORMAT_SHAREGPT\x10\x04\x12\x13\n\x0fROW_FORMAT_TEXT\x10\x05*E\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSPLIT_TRAIN\x10\x01\x12\x14\n\x10SPLIT_EVALUATION\x10\x02*K\n\x07\x42\x61\x64Rows\x12\x18\n\x14\x42\x41\x44_ROWS_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x42\x41\x44_ROWS_REFUSE\x10\x01\x12\x11\n\rBAD_ROWS_SKIP\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)finetree_api/types/v1/training_data.proto\x12\x15\x66inetree_api.types.v1\x1a\"finetree_api/types/v1/access.proto\x1a!finetree_api/types/v1/check.proto\"\xd7\x01\n\rDatasetSource\x12\"\n\x04name\x18\x01 \x01(\tB\x0c\xfa\xc0\x18\x08\x64\x61tasetsH\x00R\x04name\x12\x14\n\x04path\x18\x02 \x01(\tH\x00R\x04path\x12\x41\n\x07profile\x18\x03 \x01(\x0b\x32%.finetree_api.types.v1.DatasetProfileH\x00R\x07profile\x12?\n\x07reading\x18\x04 \x01(\x0b\x32%.finetree_api.types.v1.DatasetReadingR\x07readingB\x08\n\x06source\"\x9a\x03\n\x0e\x44\x61tasetReading\x12\x42\n\x0b\x66ile_format\x18\x01 \x01(\x0e\x32!.finetree_api.types.v1.FileFormatR\nfileFormat\x12?\n\nrow_format\x18\x02 \x01(\x0e\x32 .finetree_api.types.v1.RowFormatR\trowFormat\x12?\n\x07\x63olumns\x18\x03 \x01(\x0b\x32%.finetree_api.types.v1.DatasetColumnsR\x07\x63olumns\x12\x39\n\x08\x62\x61\x64_rows\x18\x04 \x01(\x0e\x32\x1e.finetree_api.types.v1.BadRowsR\x07\x62\x61\x64Rows\x12\"\n\nskip_limit\x18\x05 \x01(\x03H\x00R\tskipLimit\x88\x01\x01\x12+\n\x11\x61\x63\x63\x65pted_findings\x18\x06 \x03(\tR\x10\x61\x63\x63\x65ptedFindings\x12\'\n\x0fignored_columns\x18\x07 \x03(\tR\x0eignoredColumnsB\r\n\x0b_skip_limit\"\xd0\x02\n\x0e\x44\x61tasetColumns\x12\x1a\n\x08messages\x18\x01 \x01(\tR\x08messages\x12\x16\n\x06prompt\x18\x02 \x01(\tR\x06prompt\x12\x1e\n\ncompletion\x18\x03 \x01(\tR\ncompletion\x12 \n\x0binstruction\x18\x04 \x01(\tR\x0binstruction\x12\x14\n\x05input\x18\x05 \x01(\tR\x05input\x12\x16\n\x06output\x18\x06 \x01(\tR\x06output\x12$\n\rconversations\x18\x07 \x01(\tR\rconversations\x12\x12\n\x04text\x18\x08 \x01(\tR\x04text\x12\x16\n\x06system\x18\t \x01(\tR\x06system\x12\x14\n\x05tools\x18\n \x01(\tR\x05tools\x12\x18\n\x07verdict\x18\x0b \x01(\tR\x07verdict\x12\x18\n\x07\x63hoices\x18\x0c \x01(\tR\x07\x63hoices\"\xaa\x02\n\x0b\x44\x61taFinding\x12\x12\n\x04\x63ode\x18\x01 \x01(\tR\x04\x63ode\x12;\n\x08severity\x18\x02 \x01(\x0e\x32\x1f.finetree_api.types.v1.SeverityR\x08severity\x12\x18\n\x07message\x18\x03 \x01(\tR\x07message\x12\x12\n\x04rows\x18\x04 \x01(\x03R\x04rows\x12=\n\x07\x63olumns\x18\x05 \x03(\x0b\x32#.finetree_api.types.v1.UnreadColumnR\x07\x63olumns\x12\x41\n\x08mappings\x18\x06 \x03(\x0b\x32%.finetree_api.types.v1.DatasetColumnsR\x08mappings\x12\x1a\n\x08\x61\x63\x63\x65pted\x18\x07 \x01(\x08R\x08\x61\x63\x63\x65pted\"\x8f\x02\n\x0cUnreadColumn\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12;\n\x08severity\x18\x02 \x01(\x0e\x32\x1f.finetree_api.types.v1.SeverityR\x08severity\x12\x12\n\x04kind\x18\x03 \x01(\tR\x04kind\x12\x12\n\x04rows\x18\x04 \x01(\x03R\x04rows\x12\x14\n\x05share\x18\x05 \x01(\x01R\x05share\x12\'\n\x0fmean_characters\x18\x06 \x01(\x03R\x0emeanCharacters\x12-\n\x12longest_characters\x18\x07 \x01(\x03R\x11longestCharacters\x12\x18\n\x07\x65xample\x18\x08 \x01(\tR\x07\x65xample\"\x8c\x02\n\x0e\x44\x61tasetProfile\x12\x1a\n\x08\x65xamples\x18\x01 \x01(\x03R\x08\x65xamples\x12M\n\rtoken_lengths\x18\x02 \x03(\x0b\x32(.finetree_api.types.v1.TokenLengthBucketR\x0ctokenLengths\x12&\n\x0ctotal_tokens\x18\x03 \x01(\x03H\x00R\x0btotalTokens\x88\x01\x01\x12,\n\x0ftarget_fraction\x18\x04 \x01(\x01H\x01R\x0etargetFraction\x88\x01\x01\x12\x14\n\x05\x65xact\x18\x05 \x01(\x08R\x05\x65xactB\x0f\n\r_total_tokensB\x12\n\x10_target_fraction\"J\n\x11TokenLengthBucket\x12\x1f\n\x0bupper_bound\x18\x01 \x01(\x03R\nupperBound\x12\x14\n\x05\x63ount\x18\x02 \x01(\x03R\x05\x63ount*\xaf\x01\n\nFileFormat\x12\x1b\n\x17\x46ILE_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46ILE_FORMAT_JSONL\x10\x01\x12\x14\n\x10\x46ILE_FORMAT_JSON\x10\x02\x12\x13\n\x0f\x46ILE_FORMAT_CSV\x10\x03\x12\x13\n\x0f\x46ILE_FORMAT_TSV\x10\x04\x12\x17\n\x13\x46ILE_FORMAT_PARQUET\x10\x05\x12\x14\n\x10\x46ILE_FORMAT_TEXT\x10\x06*l\n\x0b\x43ompression\x12\x1b\n\x17\x43OMPRESSION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43OMPRESSION_NONE\x10\x01\x12\x14\n\x10\x43OMPRESSION_GZIP\x10\x02\x12\x14\n\x10\x43OMPRESSION_ZSTD\x10\x03*\xa8\x01\n\tRowFormat\x12\x1a\n\x16ROW_FORMAT_UNSPECIFIED\x10\x00\x12\x13\n\x0fROW_FORMAT_CHAT\x10\x01\x12 \n\x1cROW_FORMAT_PROMPT_COMPLETION\x10\x02\x12\x1a\n\x16ROW_FORMAT_INSTRUCTION\x10\x03\x12\x17\n\x13ROW_FORMAT_SHAREGPT\x10\x04\x12\x13\n\x0fROW_FORMAT_TEXT\x10\x05*E\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSPLIT_TRAIN\x10\x01\x12\x14\n\x10SPLIT_EVALUATION\x10\x02*K\n\x07\x42\x61\x64Rows\x12\x18\n\x14\x42\x41\x44_ROWS_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x42\x41\x44_ROWS_REFUSE\x10\x01\x12\x11\n\rBAD_ROWS_SKIP\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.types.v1.training_data_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FILEFORMAT']._serialized_start=1982
-  _globals['_FILEFORMAT']._serialized_end=2157
-  _globals['_COMPRESSION']._serialized_start=2159
-  _globals['_COMPRESSION']._serialized_end=2267
-  _globals['_ROWFORMAT']._serialized_start=2270
-  _globals['_ROWFORMAT']._serialized_end=2438
-  _globals['_SPLIT']._serialized_start=2440
-  _globals['_SPLIT']._serialized_end=2509
-  _globals['_BADROWS']._serialized_start=2511
-  _globals['_BADROWS']._serialized_end=2586
-  _globals['_DATASETSOURCE']._serialized_start=104
-  _globals['_DATASETSOURCE']._serialized_end=305
-  _globals['_DATASETREADING']._serialized_start=308
-  _globals['_DATASETREADING']._serialized_end=718
-  _globals['_DATASETCOLUMNS']._serialized_start=721
-  _globals['_DATASETCOLUMNS']._serialized_end=1057
-  _globals['_DATAFINDING']._serialized_start=1060
-  _globals['_DATAFINDING']._serialized_end=1358
-  _globals['_UNREADCOLUMN']._serialized_start=1361
-  _globals['_UNREADCOLUMN']._serialized_end=1632
-  _globals['_DATASETPROFILE']._serialized_start=1635
-  _globals['_DATASETPROFILE']._serialized_end=1903
-  _globals['_TOKENLENGTHBUCKET']._serialized_start=1905
-  _globals['_TOKENLENGTHBUCKET']._serialized_end=1979
+  _globals['_DATASETSOURCE'].fields_by_name['name']._loaded_options = None
+  _globals['_DATASETSOURCE'].fields_by_name['name']._serialized_options = b'\372\300\030\010datasets'
+  _globals['_FILEFORMAT']._serialized_start=2032
+  _globals['_FILEFORMAT']._serialized_end=2207
+  _globals['_COMPRESSION']._serialized_start=2209
+  _globals['_COMPRESSION']._serialized_end=2317
+  _globals['_ROWFORMAT']._serialized_start=2320
+  _globals['_ROWFORMAT']._serialized_end=2488
+  _globals['_SPLIT']._serialized_start=2490
+  _globals['_SPLIT']._serialized_end=2559
+  _globals['_BADROWS']._serialized_start=2561
+  _globals['_BADROWS']._serialized_end=2636
+  _globals['_DATASETSOURCE']._serialized_start=140
+  _globals['_DATASETSOURCE']._serialized_end=355
+  _globals['_DATASETREADING']._serialized_start=358
+  _globals['_DATASETREADING']._serialized_end=768
+  _globals['_DATASETCOLUMNS']._serialized_start=771
+  _globals['_DATASETCOLUMNS']._serialized_end=1107
+  _globals['_DATAFINDING']._serialized_start=1110
+  _globals['_DATAFINDING']._serialized_end=1408
+  _globals['_UNREADCOLUMN']._serialized_start=1411
+  _globals['_UNREADCOLUMN']._serialized_end=1682
+  _globals['_DATASETPROFILE']._serialized_start=1685
+  _globals['_DATASETPROFILE']._serialized_end=1953
+  _globals['_TOKENLENGTHBUCKET']._serialized_start=1955
+  _globals['_TOKENLENGTHBUCKET']._serialized_end=2029
 # @@protoc_insertion_point(module_scope)

@@ -22,15 +22,20 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#finetree_api/types/v1/weights.proto\x12\x15\x66inetree_api.types.v1\"\x88\x01\n\x0eTrainedWeights\x12\x1c\n\x08\x61rtifact\x18\x01 \x01(\tH\x00R\x08\x61rtifact\x12 \n\ncheckpoint\x18\x02 \x01(\tH\x00R\ncheckpoint\x12\x14\n\x04path\x18\x03 \x01(\tH\x00R\x04path\x12\x16\n\x06sha256\x18\x04 \x01(\tR\x06sha256B\x08\n\x06sourceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#finetree_api/types/v1/weights.proto\x12\x15\x66inetree_api.types.v1\x1a\"finetree_api/types/v1/access.proto\"\xa8\x01\n\x0eTrainedWeights\x12+\n\x08\x61rtifact\x18\x01 \x01(\tB\r\xfa\xc0\x18\tartifactsH\x00R\x08\x61rtifact\x12\x31\n\ncheckpoint\x18\x02 \x01(\tB\x0f\xfa\xc0\x18\x0b\x63heckpointsH\x00R\ncheckpoint\x12\x14\n\x04path\x18\x03 \x01(\tH\x00R\x04path\x12\x16\n\x06sha256\x18\x04 \x01(\tR\x06sha256B\x08\n\x06sourceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.types.v1.weights_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRAINEDWEIGHTS']._serialized_start=63
-  _globals['_TRAINEDWEIGHTS']._serialized_end=199
+  _globals['_TRAINEDWEIGHTS'].fields_by_name['artifact']._loaded_options = None
+  _globals['_TRAINEDWEIGHTS'].fields_by_name['artifact']._serialized_options = b'\372\300\030\tartifacts'
+  _globals['_TRAINEDWEIGHTS'].fields_by_name['checkpoint']._loaded_options = None
+  _globals['_TRAINEDWEIGHTS'].fields_by_name['checkpoint']._serialized_options = b'\372\300\030\013checkpoints'
+  _globals['_TRAINEDWEIGHTS']._serialized_start=99
+  _globals['_TRAINEDWEIGHTS']._serialized_end=267
 # @@protoc_insertion_point(module_scope)

@@ -1,28 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Authentication: from a call's metadata to its principal."""
+"""Authentication: from a call's metadata and connection to its principal.
+
+A service has one authenticator: `LocalAuthenticator` where nothing says who is who, else a `Chain` of schemes, each of
+which knows its own credentials. The first one that claims a call decides; a call that none claims is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from finetree_runtime.config.settings import ServiceSettings, SettingsError
+from finetree_runtime.errors import Unauthenticated
+from finetree_runtime.server.access.file import NAME, AccessFile
+from finetree_runtime.server.access.token import PREFIX, is_token, token_hash
 from finetree_runtime.server.context import LOCAL, Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a connection.
+
+    Attributes:
+        address: As gRPC names it, for example "ipv4:127.0.0.1:40000".
+        auth: What TLS proved, `ServicerContext.auth_context()`: empty without a client certificate.
+    """
+
+    address: str
+    auth: Mapping[str, Iterable[bytes]] = field(default_factory=dict)
 
 
 class Authenticator(Protocol):
     """Finds the principal of a call."""
 
-    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: str) -> Principal:
+    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:
         """Return the principal of a call.
 
         Args:
-            method: Full name of the method ("/package.Service/Method"), for scopes.
+            method: Full name of the method ("/package.Service/Method").
             metadata: Text entries of the call's metadata, keys in lower case.
-            peer: Where the call comes from, as gRPC names it, for example "ipv4:127.0.0.1:40000".
+            peer: Where the call comes from.
 
         Raises:
             Unauthenticated: The caller is unknown.
-            PermissionDenied: The caller is known, and not allowed to call this method.
         """
         ...
 
@@ -30,6 +52,97 @@ class Authenticator(Protocol):
 class LocalAuthenticator:
     """Takes every caller as the local user: for loopback, and for networks where something else authenticates."""
 
-    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: str) -> Principal:  # noqa: ARG002
+    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:  # noqa: ARG002
         """Return the local principal."""
         return LOCAL
+
+
+class Scheme(Authenticator, Protocol):
+    """One way to be recognised."""
+
+    def claims(self, metadata: Mapping[str, str], peer: Peer) -> bool:
+        """Whether a call has credentials of this scheme, right or wrong."""
+        ...
+
+
+class Chain:
+    """Asks the schemes in order."""
+
+    def __init__(self, schemes: Sequence[Scheme]) -> None:
+        self._schemes = tuple(schemes)
+
+    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:
+        """Return what the first scheme that claims the call says.
+
+        Raises Unauthenticated: TOKEN_MISSING without credentials, TOKEN_INVALID with some that no scheme knows.
+        """
+        for scheme in self._schemes:
+            if scheme.claims(metadata, peer):
+                return await scheme.authenticate(method, metadata, peer)
+        if metadata.get("authorization"):
+            raise token_invalid()
+        text = "this server answers callers with a token alone: send one as the metadata `authorization: Bearer ft_…`"
+        raise Unauthenticated("TOKEN_MISSING", text)
+
+
+class TokenScheme:
+    """Recognises the tokens of an access file."""
+
+    def __init__(self, access: AccessFile) -> None:
+        self._access = access
+
+    def claims(self, metadata: Mapping[str, str], peer: Peer) -> bool:  # noqa: ARG002
+        """Whether the call has a bearer token with the prefix of ours."""
+        return bearer(metadata).startswith(PREFIX)
+
+    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:  # noqa: ARG002
+        """Return the principal of a token.
+
+        Raises:
+            Unauthenticated: TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED.
+            Unavailable: ACCESS_UNAVAILABLE.
+        """
+        text = bearer(metadata)
+        if not is_token(text):
+            raise token_invalid()
+        row = self._access.token(token_hash(text))
+        if row is None:
+            raise token_invalid()
+        state = row.state(dt.datetime.now(dt.UTC))
+        if state == "revoked":
+            raise Unauthenticated(
+                "TOKEN_REVOKED", f"the token {row.id} is revoked: ask who runs this service for another"
+            )
+        if state == "expired":
+            raise Unauthenticated(
+                "TOKEN_EXPIRED", f"the token {row.id} has expired: ask who runs this service for another"
+            )
+        granted = row.granted
+        return Principal(row.principal, granted.project, granted.grants, kind="token", credential=row.id)
+
+
+def authenticator_of(settings: ServiceSettings) -> Authenticator:
+    """Make the authenticator that a service is set to.
+
+    Raises:
+        SettingsError: ACCESS_FILE_UNUSABLE: a service that nobody could call does not start.
+    """
+    if settings.access_dir is None:
+        return LocalAuthenticator()
+    access = AccessFile(settings.access_dir)
+    if access.problem:
+        text = f"--access-dir: its {NAME}: {access.problem}; `finetree tokens create` makes one"
+        raise SettingsError("ACCESS_FILE_UNUSABLE", text)
+    return Chain([TokenScheme(access)])
+
+
+def bearer(metadata: Mapping[str, str]) -> str:
+    """Return the bearer token of a call; empty without one."""
+    scheme, _, text = metadata.get("authorization", "").partition(" ")
+    return text.strip() if scheme.lower() == "bearer" else ""
+
+
+def token_invalid() -> Unauthenticated:
+    """Build the error for credentials that nobody was given."""
+    text = "the credentials are none that this server knows: check the token, and that it is of this installation"
+    return Unauthenticated("TOKEN_INVALID", text)

@@ -9,6 +9,7 @@ from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, retention_pb2,
 from finetree_runtime.ids import parse_name
 from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server import context
+from finetree_runtime.server.access.roles import EVERY_PROJECT, Role
 
 from finetree_trainer.api.names import Names
 from finetree_trainer.api.requests import parent_project, request_key
@@ -110,8 +111,6 @@ class ResultRpcs(trainer_pb2_grpc.TrainerServiceServicer):
         """Report what takes how much room, and what retention removes next."""
         project = parent_project(request.parent)
         if request.all_projects:
-            principal = context.principal()
-            return await self.storage.report(
-                None if principal == context.LOCAL else principal.project, limit=request.max_removals
-            )
+            everywhere = context.principal().grants.allows(Role.READ, EVERY_PROJECT)
+            return await self.storage.report(None if everywhere else project, limit=request.max_removals)
         return await self.storage.report(project, limit=request.max_removals)

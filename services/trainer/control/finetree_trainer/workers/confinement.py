@@ -76,13 +76,13 @@ class WorkerConfinement:
         """Return whether a task needs a worker that was started for it: others have no network, as whole processes."""
         return self.enabled and task is not None and task.HasField("hub")
 
-    def environment(self, folder: Path, *, network: bool) -> dict[str, str]:
+    def environment(self, folder: Path, *, network: bool, threads: int) -> dict[str, str]:
         """Return the environment of a worker with this folder, by which it is confined, too.
 
-        `network`: whether its task may connect to other machines.
+        `network`: whether its task may connect to other machines. `threads`: as of `worker_environment`.
         """
         if not self.enabled:
-            return worker_environment(os.environ)
+            return worker_environment(os.environ, threads=threads)
         settings, layout = self._settings, self._layout
         roots = [*settings.model_roots, *settings.data_roots, str(layout.datasets)]
         namespace = any(m.name == measures.NETWORK_NAMESPACE and m.state is State.HOLDS for m in self.measures)
@@ -98,7 +98,7 @@ class WorkerConfinement:
             max_file_bytes=max(0, shutil.disk_usage(layout.root).total - settings.disk_reserve_bytes),
         )
         own = {"TMPDIR": str(temporary), "CUDA_CACHE_PATH": str(temporary)}
-        return worker_environment(os.environ, **{VARIABLE: policy.to_text()}, **own)
+        return worker_environment(os.environ, threads=threads, **{VARIABLE: policy.to_text()}, **own)
 
     def describe(self) -> list[capacity_pb2.ConfinementMeasure]:
         """Describe each measure as GetCapacity shows it."""
@@ -110,7 +110,7 @@ class WorkerConfinement:
 
 async def _try(*, namespace: bool) -> Sequence[Measure]:
     """Return what holds for a process that takes all measures; empty where it does not say."""
-    variables = worker_environment(os.environ, **{VARIABLE: Policy(namespace=namespace).to_text()})
+    variables = worker_environment(os.environ, threads=1, **{VARIABLE: Policy(namespace=namespace).to_text()})
     command = (sys.executable, "-m", "finetree_data.confinement")
     pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     try:

@@ -33,6 +33,7 @@ from finetree_trainer.workers.session import TOKEN_VARIABLE, Session, Worker, ne
 from finetree_trainer.workers.task import TaskBuilder
 from finetree_trainer.workers.termination import (
     SHUTDOWN,
+    interrupt,
     remove_drafts,
     remove_folder,
     remove_left_drafts,
@@ -75,8 +76,6 @@ class Supervisor:
         )
         private_folder(self._layout.workers)
 
-    # ------------------------------------------------------------------------------------------------- start
-
     async def adopt(self, node: str) -> list[Worker]:
         """Take over the attempts that an earlier run of the service left open on this node; they keep their slots.
 
@@ -111,13 +110,8 @@ class Supervisor:
                 case Liveness.UNKNOWN:
                     self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
         self._spawn(asyncio.to_thread(remove_stale_folders, self._layout.workers, {row.worker for row in rows}))
-        self._spawn(self._remove_drafts_of_ended({row.job_uid for row in rows}))
+        self._spawn(remove_left_drafts(self._log.store, self._layout, {row.job_uid for row in rows}))
         return list(self._workers.values())
-
-    async def _remove_drafts_of_ended(self, kept: set[str]) -> None:
-        """Look through all jobs that have ended, in the background: a start does not wait for it."""
-        ended = await self._log.store.read(jobs.ended)
-        await asyncio.to_thread(remove_left_drafts, self._layout, ended - kept)
 
     async def start(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         """Begin the next attempt of a waiting job on free slots; return False when the job no longer waits.
@@ -194,12 +188,11 @@ class Supervisor:
     def _launch(self, task: worker_pb2.Task | None = None, *, measure: bool) -> Worker:
         token = new_token()
         command = self._settings.worker_command or (sys.executable, "-m", "finetree_worker")
-        socket = f"unix:{self._layout.worker_socket}"
-        arguments = ["--socket", socket, "--idle", *(["--measure"] if measure else [])]
+        arguments = ["--socket", f"unix:{self._layout.worker_socket}", "--idle", *(["--measure"] if measure else [])]
         folder = self._layout.workers / str(uuid7())
         network = self._confinement.needs_network(task)
-        environment = self._confinement.environment(folder, network=network) | {TOKEN_VARIABLE: token}
-        process = Process.start([*command, *arguments], environment, folder)
+        variables = self._confinement.environment(folder, network=network, threads=self._tasks.slot_threads)
+        process = Process.start([*command, *arguments], variables | {TOKEN_VARIABLE: token}, folder)
         worker = Worker(folder.name, token_hash(token), process, has_network=network)
         self._workers[worker.id] = worker
         self._spawn(self._watch_exit(worker, process))
@@ -355,12 +348,22 @@ class Supervisor:
             worker.process.kill()
 
     async def stop(self) -> None:
-        """Stop with the service: idle and finished workers are shut down, the others go on without it."""
+        """Stop with the service: idle and finished workers are shut down, the others go on without it.
+
+        With `stop_grace` the others end too, each with a checkpoint that its job goes on from.
+        """
         self._stopping = True
-        needless = [worker for worker in list(self._workers.values()) if await self._is_needless(worker)]
+        workers = list(self._workers.values())
+        needless = [worker for worker in workers if await self._is_needless(worker)]
         for worker in needless:
             worker.send(SHUTDOWN)
         await asyncio.gather(*(shut_down(worker.process) for worker in needless if worker.process is not None))
+        if self._settings.stop_grace:
+            working = [worker.process for worker in workers if worker not in needless and worker.process is not None]
+            await interrupt(working, self._settings.stop_grace)
+            if working:
+                # So that the next start finds attempts that are closed; it would close them itself.
+                await asyncio.wait(self._background, timeout=CLOSE_SECONDS)
         for worker in self._workers.values():
             if worker.session is not None:
                 worker.session.close()

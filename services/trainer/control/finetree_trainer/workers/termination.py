@@ -3,12 +3,15 @@
 
 import asyncio
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_trainer.layout import Layout
+from finetree_trainer.store import jobs
+from finetree_trainer.store.database import Store
 from finetree_trainer.workers.process import OUTPUT, Liveness, Process, liveness
 
 SHUTDOWN = worker_pb2.AttachResponse(command=worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN))
@@ -32,6 +35,13 @@ async def shut_down(process: Process) -> None:
             return
         action()
     await _died(process, SHUTDOWN_SECONDS)
+
+
+async def interrupt(processes: Sequence[Process], grace: float) -> None:
+    """Ask workers by SIGTERM to save a checkpoint and end, and wait for their deaths, `grace` seconds at most."""
+    for process in processes:
+        process.terminate()
+    await asyncio.gather(*(_died(process, grace) for process in processes))
 
 
 async def _died(process: Process, seconds: float) -> bool:
@@ -71,10 +81,18 @@ def remove_drafts(*folders: Path) -> None:
                 draft.unlink()
 
 
-def remove_left_drafts(layout: Layout, ended: set[str]) -> None:
-    """Remove drafts of jobs that have ended: earlier versions left those of killed workers."""
-    for uid in ended:
-        remove_drafts(layout.checkpoints(uid), *(layout.jobs / uid).glob("attempts/*/artifacts"))
+async def remove_left_drafts(store: Store, layout: Layout, kept: set[str]) -> None:
+    """Remove drafts of jobs that have ended but those `kept`: earlier versions left those of killed workers.
+
+    It looks through all jobs, in the background: a start does not wait for it.
+    """
+    ended = await store.read(jobs.ended)
+
+    def remove() -> None:
+        for uid in ended - kept:
+            remove_drafts(layout.checkpoints(uid), *(layout.jobs / uid).glob("attempts/*/artifacts"))
+
+    await asyncio.to_thread(remove)
 
 
 def remove_stale_folders(parent: Path, known: set[str]) -> None:
