@@ -2,7 +2,7 @@
 """The interceptor around every call of a service.
 
 request id → authentication → authorization → a place → deadline → validation → the servicer's method → errors →
-metrics → one log line
+metrics → one log line and, for what changes something or is refused, an audit record
 
 A call that arrives when there is no place is refused before any of that: its request is not even read.
 """
@@ -38,6 +38,7 @@ from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
 from finetree_runtime.server.access.authorizer import authorize
 from finetree_runtime.server.access.requirement import requirement_of
+from finetree_runtime.server.audit.calls import Auditor, Trail
 from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
 from finetree_runtime.server.entry.auth import Authenticator, Peer
 from finetree_runtime.server.entry.revalidation import while_valid
@@ -85,10 +86,12 @@ class CallInterceptor(aio.ServerInterceptor):
         max_call_seconds: float,
         max_request_bytes: int,
         admission: Admission,
+        auditor: Auditor,
         metrics: CallMetrics | None = None,
     ) -> None:
         self._version = version
         self._admission = admission
+        self._auditor = auditor
         self._authenticator = authenticator
         self._max_call_seconds = max_call_seconds
         self._max_request_bytes = max_request_bytes
@@ -157,6 +160,7 @@ class CallInterceptor(aio.ServerInterceptor):
             call = _begin(method, metadata, rpc, started)
             trailers = ((REQUEST_ID, call.request_id), (SERVER_VERSION, self._version))
             rpc.set_trailing_metadata(trailers)
+            trail = self._auditor.trail(call, peer.address)
             self._running += 1
             self._idle.clear()
             if self._metrics is not None:
@@ -164,19 +168,21 @@ class CallInterceptor(aio.ServerInterceptor):
             code = Code.OK.name
 
             async def let_in() -> None:
+                named = _named_in(request)
+                trail.received(named)
                 call.principal = await self._authenticator.authenticate(method, metadata, peer)
-                authorize(needed, _named_in(request), call.principal)
+                authorize(needed, named, call.principal)
 
             if kind in ("client_stream", "bidi_stream"):
-                request = _CheckedStream(request, let_in)
+                request = _CheckedStream(request, let_in, trail)
             try:
                 await let_in()
                 async with while_valid(let_in) if call.principal.kind != "local" else contextlib.nullcontext():
                     if kind == "unary":
                         async with self._admission.unary(call):
-                            return await self._run(kind, inner, request, rpc)
+                            return await self._run(kind, inner, request, rpc, trail)
                     with self._admission.streams.taken():
-                        return await self._run(kind, inner, request, rpc)
+                        return await self._run(kind, inner, request, rpc, trail)
             except asyncio.CancelledError:
                 code = (Code.DEADLINE_EXCEEDED if context.remaining() == 0.0 else Code.CANCELLED).name
                 raise
@@ -192,16 +198,20 @@ class CallInterceptor(aio.ServerInterceptor):
                 code = Code(status.code).name
                 await _abort(rpc, status, trailers, error)
             finally:
+                trail.end(code)
                 self._end(kind, call, code, time.monotonic() - started, peer.address)
 
         return behavior
 
-    async def _run(self, kind: str, inner: Behavior, request: Any, rpc: Context) -> Any:
+    async def _run(self, kind: str, inner: Behavior, request: Any, rpc: Context, trail: Trail) -> Any:
         """Validate the request and call the servicer's method; only unary calls have a time limit."""
         if not isinstance(request, _CheckedStream):
             _check(request)
+            await trail.begin()
         if kind == "unary":
-            return await self._within_limit(inner(request, rpc))
+            reply = await self._within_limit(inner(request, rpc))
+            trail.replied(reply)
+            return reply
         if kind == "client_stream":
             return await inner(request, rpc)
         return await _write_all(inner(request, rpc), rpc)
@@ -313,8 +323,8 @@ class _Rejected:
 class _CheckedStream:
     """The messages of a client's stream, each one validated as it is read; `let_in` is asked again with the first."""
 
-    def __init__(self, messages: AsyncIterator[Any], let_in: Callable[[], Awaitable[None]]) -> None:
-        self._messages, self._let_in = messages, let_in
+    def __init__(self, messages: AsyncIterator[Any], let_in: Callable[[], Awaitable[None]], trail: Trail) -> None:
+        self._messages, self._let_in, self._trail = messages, let_in, trail
         self.first: Any = None
         """The message that names what the call is about; None until it is read."""
 
@@ -327,6 +337,7 @@ class _CheckedStream:
             self.first = message
             await self._let_in()
         _check(message)
+        await self._trail.begin()
         return message
 
 

@@ -37,6 +37,7 @@ from finetree_runtime.config.settings import ServiceSettings, SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.server import logging, tls, validation
+from finetree_runtime.server.audit.start import start_auditor
 from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.entry.admission import Admission, CallLimits
 from finetree_runtime.server.entry.auth import Authenticator, authenticator_of
@@ -135,6 +136,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
     certificates = service.certificates = tls.server_certificates(settings)
     authenticator = service.authenticator or authenticator_of(settings)
     page = _page(service)
+    auditor = start_auditor(service.name, service.version, settings)
     tls.show(certificates, service.meter)
     watching = asyncio.create_task(certificates.watch()) if certificates is not None else None
     try:
@@ -147,6 +149,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
             max_call_seconds=settings.max_call_time,
             max_request_bytes=settings.max_request_bytes,
             admission=admission,
+            auditor=auditor,
             metrics=CallMetrics(service.meter, admission) if page is not None else None,
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))
@@ -166,6 +169,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
             watching.cancel()
         if page is not None:
             await asyncio.to_thread(page.close)  # a request in progress may wait for this loop
+        await asyncio.to_thread(auditor.close)
 
 
 def _page(service: Service) -> Page | None:
