@@ -5,7 +5,10 @@ A test takes part by the fixtures of its folder, which ask for `served_by`. One 
 `@pytest.mark.service_alone(reason)`, the whole test or one of its cases, and runs on the service alone.
 """
 
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -27,6 +30,24 @@ REASONS = {
 def served_by(request: pytest.FixtureRequest) -> str:
     """Who answers: "service", or "suite" for the SDK's fake."""
     return str(request.param)
+
+
+@pytest.fixture
+def otlp() -> ModuleType:
+    """The module of the collector, whose libraries only its tests import: test folders are no packages."""
+    spec = importlib.util.spec_from_file_location("otlp_collector", Path(__file__).with_name("collector.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def collector(otlp: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """A running collector, to which the services of this process send their spans."""
+    with otlp.collecting(monkeypatch) as running:
+        yield running
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -56,3 +77,15 @@ def _reasons(item: pytest.Item) -> Iterable[str]:
         if reason not in REASONS:
             raise pytest.UsageError(f"{item.nodeid}: service_alone({reason!r}): give one of {', '.join(REASONS)}")
     return found
+
+
+@pytest.fixture(scope="session")
+def authority_in():
+    """Function that makes an authority with its certificates in a folder, as `finetree tls init` does."""
+    from finetree_cli.backends.certificates.folder import init
+
+    def make(folder: Path, *clients: str, hosts: Iterable[str] = ("localhost", "127.0.0.1")) -> Path:
+        init(folder, list(hosts), clients, 30)
+        return folder
+
+    return make

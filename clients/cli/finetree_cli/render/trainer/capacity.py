@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer's capacity as text."""
 
+from collections.abc import Iterable
+
 from finetree_api.trainer.v1 import capacity_pb2
 
 from finetree_cli.output import Output, short_name
@@ -44,6 +46,8 @@ def show_capacity(out: Output, found: capacity_pb2.GetCapacityResponse) -> None:
         out.text(f"{node.name}: {host(node)}")
         if node.HasField("processors"):
             out.text(f"{node.name}: {processors(node.processors)}")
+    if found.confinement:
+        out.text(confinement(found.confinement))
 
 
 def memory_cells(item: capacity_pb2.Device) -> tuple[str, ...]:
@@ -72,6 +76,23 @@ def processors(use: capacity_pb2.ProcessorUse) -> str:
         f"{use.cores} cores, {use.used_by_us:.1f} used by the trainer and its jobs, "
         f"{use.used_by_others:.1f} by others, load {use.load_average:.1f}"
     )
+
+
+def confinement(measures: Iterable[capacity_pb2.ConfinementMeasure]) -> str:
+    """Format how workers are confined: what holds on one line, and one line for each measure that does not."""
+    states = {
+        capacity_pb2.CONFINEMENT_STATE_PARTIAL: "in part",
+        capacity_pb2.CONFINEMENT_STATE_UNAVAILABLE: "unavailable",
+        capacity_pb2.CONFINEMENT_STATE_OFF: "off",
+    }
+    holds, others = [], []
+    for measure in measures:
+        name = measure.name.replace("_", " ")
+        if measure.state == capacity_pb2.CONFINEMENT_STATE_HOLDS:
+            holds.append(name)
+        else:
+            others.append(f"  {name}: {states.get(measure.state, 'unknown')}, {measure.why}")
+    return "\n".join([f"Workers are confined by: {', '.join(holds) or 'nothing'}", *others])
 
 
 def host(node: capacity_pb2.Node) -> str:

@@ -28,9 +28,9 @@ def test_memory_slots_and_processors_are_shown_with_who_holds_them(capsys):
     show_capacity(Output(), capacity_pb2.GetCapacityResponse(nodes=[node]))
     shown = capsys.readouterr().out
     for part in (
-        "a job of at most 36.0 GiB and 4 threads could start now",
+        "a job of at most 36.00 GiB and 4 threads could start now",
         "taken out: the driver reported XID 79",
-        "promised 8.0 GiB, uses 5.0 GiB",
+        "promised 8.00 GiB, uses 5.00 GiB",
         "processors 4, 5, 6, 7: free",
         "8 cores, 3.5 used by the trainer and its jobs, 1.2 by others, load 5.0",
     ):
