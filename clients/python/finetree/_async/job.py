@@ -334,7 +334,7 @@ class AsyncJob(AsyncJobWeights, AsyncJobLifecycle, AsyncJobWaiting, AsyncJobLogs
         """
         weights = trained_artifact(self.name, await self.artifacts(timeout=timeout))
         template = exports.export_template(weights, fields)
-        request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
+        request = trainer_requests.create_job(trainer_requests.project_of(self.name), template, request_id)
         created = await self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
         return AsyncJob(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)
 

@@ -330,7 +330,7 @@ class Job(JobWeights, JobLifecycle, JobWaiting, JobLogs):
         """
         weights = trained_artifact(self.name, self.artifacts(timeout=timeout))
         template = exports.export_template(weights, fields)
-        request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
+        request = trainer_requests.create_job(trainer_requests.project_of(self.name), template, request_id)
         created = self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
         return Job(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)
 

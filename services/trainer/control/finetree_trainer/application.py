@@ -9,6 +9,7 @@ from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_data.fail_points import fail_point
+from finetree_runtime.config.service_token import service_token
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.paging import PageTokens
@@ -108,7 +109,9 @@ class Application:
         self._node = devices.discover(settings.cpu_slots, settings.cpu_threads)
         self._host = Host(self._store, self._node, measured_while_idle=settings.prewarm)
         await self._host.load()
-        estimator = self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
+        estimator = self._estimator = self._estimator or RemoteEstimator(
+            settings.estimator_address, service_token(settings.service_token_file)
+        )
         servicer = self._build(estimator)
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         await self._recover()
