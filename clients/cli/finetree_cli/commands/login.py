@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     cls=Command,
     examples=(
         "finetree login --address https://finetree.example.com:443",
-        "finetree login --trainer 127.0.0.1:50053 --token-stdin < token.txt",
+        "finetree login --trainer 127.0.0.1:50053 --token-stdin",
     ),
 )
 @click.option("--token-stdin", is_flag=True, help="Read the token from stdin; else it is asked for, unseen.")

@@ -68,12 +68,6 @@ def project_name(project: str) -> str:
     return f"projects/{project}" if project else ""
 
 
-def project_of(name: str) -> str:
-    """Project in a resource name; empty for an id alone, which is of the caller's own."""
-    prefix, _, rest = name.partition("/")
-    return rest.partition("/")[0] if prefix == "projects" else ""
-
-
 def full_name(project: str, collection: Collection, name: str) -> str:
     """Resource name of a job, dataset or sweep; a short id belongs to the client's project, or stays one.
 

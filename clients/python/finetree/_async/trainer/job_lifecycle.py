@@ -9,7 +9,8 @@ from finetree_api.trainer.v1 import job_pb2, lifecycle_pb2
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id
-from finetree._shared.trainer_requests import full_name, project_of
+from finetree._shared.trainer.names import project_of
+from finetree._shared.trainer_requests import full_name
 
 
 class AsyncJobLifecycle:
