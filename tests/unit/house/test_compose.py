@@ -42,5 +42,5 @@ def test_each_image_holds_its_own_distributions(name):
 
 def test_no_image_runs_as_root():
     last_stage = (ROOT / "services" / "Dockerfile").read_text(encoding="utf-8").rpartition("\nFROM ")[2]
-    assert "\nUSER finetree\n" in last_stage
+    assert "\nUSER 10001:10001\n" in last_stage
     assert all(service["read_only"] and service["cap_drop"] == ["ALL"] for service in SERVICES.values())

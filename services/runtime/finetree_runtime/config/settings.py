@@ -87,7 +87,10 @@ class ServiceSettings:
         default=False,
         text="Stop as after SIGTERM when standard input ends: the process that started the service is gone.",
     )
-    metrics_address: str = setting("", "HOST:PORT of the Prometheus page, plain HTTP; empty: no metrics.")
+    metrics_address: str = setting(
+        "",
+        "HOST:PORT of /metrics, /healthz and /readyz, plain HTTP; a port alone is on loopback. Empty: none of them.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least important log line to write.")
     drain_time: Duration = setting(10.0, "Longest time that running calls get after SIGTERM.")
     max_call_time: Duration = setting(60.0, "Longest time of a unary call.")
@@ -98,6 +101,13 @@ class ServiceSettings:
         256 * 1024, "Largest request message; those of a client's stream have their own limit."
     )
     max_stream_message_bytes: int = setting(0, "Largest message of a client's stream; 0: as other requests.")
+    audit: Literal["auto", "changes", "all", "off"] = setting(
+        "auto",
+        "Which calls the audit log has: changes and refusals, all, or none. auto: changes where it has a folder.",
+    )
+    audit_dir: Path | None = setting(None, "Folder of audit logs; each service writes in a folder of its own below it.")
+    audit_required: bool = setting(default=False, text="Refuse changes while the audit log cannot be written.")
+    audit_file_bytes: Size = setting(64 * 1024**2, "Size at which the audit log goes on in another file.")
     page_token_key: Secret = setting(
         Secret(), "Key that signs page tokens; the same for all replicas. Default: random."
     )

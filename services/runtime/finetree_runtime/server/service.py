@@ -35,16 +35,20 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from finetree_runtime.config.settings import ServiceSettings, SettingsError
 from finetree_runtime.errors import DomainError
+from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.server import logging, tls, validation
+from finetree_runtime.server.audit.start import start_auditor
 from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.entry.admission import Admission, CallLimits
 from finetree_runtime.server.entry.auth import Authenticator, authenticator_of
-from finetree_runtime.server.metrics import CallMetrics
+from finetree_runtime.server.metrics.calls import CallMetrics
+from finetree_runtime.server.metrics.page import Page
+from finetree_runtime.server.metrics.prometheus import PrometheusMeter
 
 Hook = Callable[[], Awaitable[None]]
 
 STOP_SECONDS = 5.0
-"""Seconds that `on_stop` gets after the last call; then the process ends whatever still runs."""
+"""Seconds that `on_stop` gets unless a service says otherwise."""
 GC_THRESHOLDS = (20_000, 20, 20)
 """Arguments of `gc.set_threshold`. Calls leave few reference cycles, and a full collection delays every call that
 arrives meanwhile: with Python's (700, 10, 10) one took 60 ms every few hundred recommendations."""
@@ -66,8 +70,12 @@ class Service:
         on_start: Awaited before the port is bound; may still `add`. A SettingsError or DomainError ends the start.
         on_ready: Awaited once the service reports that it serves: begins what need not be done before.
         on_drain: Awaited after the last call was taken, while running ones end; cancelled after `drain_time`.
-        on_stop: Awaited at the very end, also of a start that failed; cancelled after `STOP_SECONDS`.
+        on_stop: Awaited at the very end, also of a start that failed; cancelled after `stop_seconds`.
+        stop_seconds: Seconds that `on_stop` gets after the last call; then the process ends whatever still runs.
         draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
+        certificates: What it serves TLS with; None before the start and for plain text.
+        meter: Where the service counts; from `on_start` on the one of its page, if it has one.
+        ready: Whether the service reports that it serves.
     """
 
     name: str
@@ -79,7 +87,11 @@ class Service:
     on_ready: Hook | None = None
     on_drain: Hook | None = None
     on_stop: Hook | None = None
+    stop_seconds: float = STOP_SECONDS
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    certificates: tls.ServerCertificates | None = None
+    meter: Meter = OFF
+    ready: bool = False
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
     _unfit: bool = False
 
@@ -89,7 +101,7 @@ class Service:
 
     async def set_ready(self, *, ready: bool) -> None:
         """Set the health status of each service. Liveness, the health entry "", stays SERVING until the exit."""
-        ready = ready and not self._unfit and not self.draining.is_set()
+        ready = self.ready = ready and not self._unfit and not self.draining.is_set()
         for _, _, full_name in self.servicers:
             await self._health.set(full_name, _SERVING if ready else _NOT_SERVING)
 
@@ -121,23 +133,28 @@ async def serving(service: Service) -> AsyncIterator[str]:
         SettingsError: The service cannot start as it is set.
     """
     settings = service.settings
-    credentials = tls.server_credentials(settings)
+    certificates = service.certificates = tls.server_certificates(settings)
     authenticator = service.authenticator or authenticator_of(settings)
-    metrics = CallMetrics(settings.metrics_address) if settings.metrics_address else None
+    page = _page(service)
+    auditor = start_auditor(service.name, service.version, settings)
+    tls.show(certificates, service.meter)
+    watching = asyncio.create_task(certificates.watch()) if certificates is not None else None
     try:
         if service.on_start is not None:
             await service.on_start()
+        admission = Admission(CallLimits.of(settings))
         calls = CallInterceptor(
             version=service.version,
             authenticator=authenticator,
             max_call_seconds=settings.max_call_time,
             max_request_bytes=settings.max_request_bytes,
-            admission=Admission(CallLimits.of(settings)),
-            metrics=metrics,
+            admission=admission,
+            auditor=auditor,
+            metrics=CallMetrics(service.meter, admission) if page is not None else None,
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))
         _register(service, server)
-        address = _bind(server, settings.address, credentials)
+        address = _bind(server, settings.address, certificates.credentials() if certificates is not None else None)
         await server.start()
         await service.set_ready(ready=True)
         try:
@@ -147,9 +164,22 @@ async def serving(service: Service) -> AsyncIterator[str]:
         finally:
             await _drain(service, server, calls)
     finally:
-        await _call_within(service.on_stop, STOP_SECONDS, "on_stop")
-        if metrics is not None:
-            metrics.close()
+        await _call_within(service.on_stop, service.stop_seconds, "on_stop")
+        if watching is not None:
+            watching.cancel()
+        if page is not None:
+            await asyncio.to_thread(page.close)  # a request in progress may wait for this loop
+        await asyncio.to_thread(auditor.close)
+
+
+def _page(service: Service) -> Page | None:
+    """Begin to show the service's metrics where its settings have an address for them. Raises SettingsError."""
+    address = service.settings.metrics_address
+    if not address:
+        return None
+    loop = asyncio.get_running_loop()
+    service.meter = meter = PrometheusMeter(loop)
+    return Page(address, meter=meter, ready=lambda: service.ready, loop=loop)
 
 
 async def _until_signal(service: Service) -> None:
@@ -167,7 +197,7 @@ async def _until_signal(service: Service) -> None:
         _announce(service, address)
         await stop.wait()
         logging.get_logger().info("draining", service=service.name)
-        _exit_after(service.settings.drain_time + 2 * STOP_SECONDS)
+        _exit_after(service.settings.drain_time + service.stop_seconds + STOP_SECONDS)
     logging.get_logger().info("stopped", service=service.name)
 
 

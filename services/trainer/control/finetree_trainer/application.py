@@ -12,6 +12,7 @@ from finetree_data.fail_points import fail_point
 from finetree_runtime.config.service_token import service_token
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
+from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.paging import PageTokens
 from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
@@ -62,14 +63,21 @@ from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.outages import keep_running
 from finetree_trainer.scheduling import devices
+from finetree_trainer.scheduling.fit import Holder
 from finetree_trainer.scheduling.host import Host
-from finetree_trainer.scheduling.queue import Holder, JobQueue
+from finetree_trainer.scheduling.machine.meter import MachineMeter
+from finetree_trainer.scheduling.machine.nvml import NvmlGpus
+from finetree_trainer.scheduling.memory import MemoryLedger
+from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.migrations import SchemaTooNewError
 from finetree_trainer.store.writer import is_corrupt
+from finetree_trainer.telemetry.job_metrics import JobMetrics
+from finetree_trainer.telemetry.place_metrics import PlaceMetrics
+from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -87,6 +95,7 @@ def service(settings: Settings, estimator: Estimator | None = None) -> Service:
     built.on_ready = application.run
     built.on_drain = application.drain
     built.on_stop = application.stop
+    built.stop_seconds += settings.stop_grace
     return built
 
 
@@ -98,7 +107,9 @@ class Application:
         self._layout = Layout(settings.data_dir)
         self._policy = read_policy(settings)
         self._lock = -1
-        self._running: list[asyncio.Task[None]] = []
+        self._built = False
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._metrics: JobMetrics | None = None
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
@@ -106,14 +117,20 @@ class Application:
         self._claim_folder()
         self._store = _open_store(self._layout)
         self._log = EventLog(self._store)
-        self._node = devices.discover(settings.cpu_slots, settings.cpu_threads)
-        self._host = Host(self._store, self._node, measured_while_idle=settings.prewarm)
+        gpus = NvmlGpus()
+        self._node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
+        meter = MachineMeter(gpus, devices.gpus_of(self._node))
+        self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
+        self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
         await self._host.load()
         estimator = self._estimator = self._estimator or RemoteEstimator(
             settings.estimator_address, service_token(settings.service_token_file)
         )
         servicer = self._build(estimator)
+        self._built = True
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
+        if self._service.meter is not OFF:
+            self._measure(self._service.meter)
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
         self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
@@ -135,8 +152,9 @@ class Application:
             rates=self._host.rates,
             settings=settings,
         )
-        self._queue = JobQueue(log, self._node.devices)
+        self._queue = JobQueue(log, self._node.devices, self._memory)
         self._supervisor = Supervisor(log, tasks, settings, on_released=self._queue.release)
+        self._memory.workers = self._supervisor.heartbeats.processes
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
@@ -146,7 +164,7 @@ class Application:
             self._node.devices,
             rates=rates,
             has_free_slot=queue.has_free_slot,
-            reclaimable=self._supervisor.resting.held_bytes,
+            free=self._memory.to_give,
         )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
@@ -155,6 +173,7 @@ class Application:
             devices=self._node.devices,
             estimator=estimator,
             rates=rates,
+            capacity=self._memory.capacity,
             evaluations=evaluations,
             serving=serving,
             exports=exports,
@@ -165,7 +184,7 @@ class Application:
         self._pausing = Pausing(log, self._supervisor)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
-            log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
+            log, self._leases, self._supervisor, weights=weights, devices=self._node.devices, free=self._memory.free
         )
         checkpoints = Checkpoints(log, layout)
         jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
@@ -207,6 +226,26 @@ class Application:
             limits=_limits(settings),
         )
 
+    def _measure(self, meter: Meter) -> None:
+        """Count what happens, for the page of the service."""
+        self._metrics = JobMetrics(self._log, meter)
+        PlaceMetrics(
+            meter,
+            self._node.devices,
+            self._metrics.jobs,
+            holders=self._queue.holders,
+            budgets=lambda: self._memory.budgets(self._memory.read()),
+            clock=self._log.clock,
+        )
+        show_store(meter, self._store, self._layout)
+        show_watches(meter, self._watches)
+        show_loops(meter, lambda: self._running)
+        meter.gauge(
+            "finetree_unknown_liveness",
+            "Workers that may be alive or dead; their jobs wait until the lease is over.",
+            read=lambda: {(): float(self._supervisor.heartbeats.unknown())},
+        )
+
     async def run(self) -> None:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker.
 
@@ -227,7 +266,7 @@ class Application:
         }
         for name, loop in loops.items():
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
-            self._running.append(asyncio.create_task(work))
+            self._running[name] = asyncio.create_task(work)
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
@@ -235,8 +274,12 @@ class Application:
         self._generations.drain()
 
     async def stop(self) -> None:
-        """Stop the service's own parts; workers with a task go on without it."""
-        for task in self._running:
+        """Stop the service's own parts; workers with a task go on without it, unless `stop_grace` is set."""
+        if not self._built:  # it was refused before there was anything to stop
+            if self._lock >= 0:
+                os.close(self._lock)
+            return
+        for task in self._running.values():
             task.cancel()
         await self._supervisor.stop()
         await self._attach.stop(0.5)
@@ -257,6 +300,9 @@ class Application:
             ) from None
         except OSError as error:
             raise SettingsError("DATA_DIR_UNUSABLE", f"data_dir: it cannot be used: {error.strerror}") from None
+        if self._layout.restoring.exists():
+            text = "data_dir: a restore into this folder was cut off; run `finetree backup restore` into it again"
+            raise SettingsError("DATA_DIR_UNFINISHED", text)
 
     async def _recover(self) -> None:
         """Take over the jobs and attempts that an earlier run of the service left."""
@@ -271,6 +317,8 @@ class Application:
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
         self._queue.recover(rows)
+        if self._metrics is not None:
+            self._metrics.jobs.recover(rows)
         self._time_limits.recover(rows)
         self._leases.recover(rows)
         self._pausing.recover(rows)

@@ -490,9 +490,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     model, or a device with more memory.
     """
     ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: _ErrorReason.ValueType  # 182
-    """Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
-    what runs (RESOURCE_EXHAUSTED, job errors, CreateJob, Generate and LoadTarget). Lower the sequence length, of a
-    served model max_parallel or max_context_tokens, as the message says.
+    """Not even one row can be trained in the device's memory, a run needs more memory than the trainer's machine has at all
+    even by the lower end of its estimate, or a base model that is to be served does not fit beside what runs
+    (RESOURCE_EXHAUSTED, job errors, CreateJob, ValidateJob, Generate and LoadTarget). Lower the sequence length or the
+    micro-batch, of a served model max_parallel or max_context_tokens, as the message says.
     """
     ERROR_REASON_OUT_OF_MEMORY_UPDATE: _ErrorReason.ValueType  # 183
     """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -733,6 +734,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ACCESS_UNAVAILABLE: _ErrorReason.ValueType  # 291
     """The server cannot read who may call it, and takes no call (UNAVAILABLE, every rpc). Its log says what is wrong with
     the access file; retry after the time in RetryInfo.
+    """
+    ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 310
+    """Limits of principals and projects, and the audit log.
+
+    The audit log cannot be written, and this service changes nothing without it (UNAVAILABLE, every rpc that changes
+    something). Nothing was done: retry after the time in RetryInfo; the operator must free the disk.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -1212,9 +1219,10 @@ ERROR_REASON_OUT_OF_MEMORY_LOADING: ErrorReason.ValueType  # 181
 model, or a device with more memory.
 """
 ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: ErrorReason.ValueType  # 182
-"""Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
-what runs (RESOURCE_EXHAUSTED, job errors, CreateJob, Generate and LoadTarget). Lower the sequence length, of a
-served model max_parallel or max_context_tokens, as the message says.
+"""Not even one row can be trained in the device's memory, a run needs more memory than the trainer's machine has at all
+even by the lower end of its estimate, or a base model that is to be served does not fit beside what runs
+(RESOURCE_EXHAUSTED, job errors, CreateJob, ValidateJob, Generate and LoadTarget). Lower the sequence length or the
+micro-batch, of a served model max_parallel or max_context_tokens, as the message says.
 """
 ERROR_REASON_OUT_OF_MEMORY_UPDATE: ErrorReason.ValueType  # 183
 """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -1455,5 +1463,11 @@ ERROR_REASON_RPC_WITHOUT_ROLE: ErrorReason.ValueType  # 290
 ERROR_REASON_ACCESS_UNAVAILABLE: ErrorReason.ValueType  # 291
 """The server cannot read who may call it, and takes no call (UNAVAILABLE, every rpc). Its log says what is wrong with
 the access file; retry after the time in RetryInfo.
+"""
+ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 310
+"""Limits of principals and projects, and the audit log.
+
+The audit log cannot be written, and this service changes nothing without it (UNAVAILABLE, every rpc that changes
+something). Nothing was done: retry after the time in RetryInfo; the operator must free the disk.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

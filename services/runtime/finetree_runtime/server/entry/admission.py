@@ -72,8 +72,13 @@ class Places:
     """At most `limit` at once; no line. `reason` is what one too many is refused with."""
 
     def __init__(self, limit: int, reason: str) -> None:
-        self._free = limit
+        self._limit = self._free = limit
         self.reason = reason
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._limit - self._free
 
     @property
     def full(self) -> bool:
@@ -105,6 +110,7 @@ class Line:
     """Places for unary calls, and the line before them: first come, first served, one start in a turn of the loop."""
 
     def __init__(self, limits: CallLimits) -> None:
+        self._running = limits.running
         self._free, self._waiting = limits.running, limits.waiting
         self._turns: deque[asyncio.Future[None]] = deque()
         self._starter: asyncio.Task[None] | None = None
@@ -112,6 +118,16 @@ class Line:
         self._ended = float("-inf")
         self._pace = 0.0
         """Seconds between two ends of calls while others wait, smoothed."""
+
+    @property
+    def running(self) -> int:
+        """Calls that hold a place."""
+        return self._running - self._free
+
+    @property
+    def waiting(self) -> int:
+        """Calls in the line."""
+        return len(self._turns)
 
     @property
     def full(self) -> bool:

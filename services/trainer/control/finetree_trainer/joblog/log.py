@@ -68,6 +68,8 @@ class EventLog:
         self.min_seq: dict[str, int] = {}
         self.listeners: list[Callable[[jobs.JobRow], None]] = []
         self.followers: list[Callable[[Change[Any]], None]] = []
+        self.fenced_writes = 0
+        """Changes that were refused with FencedError since the service began."""
         self._tails: dict[str, Tail] = {}
         self._numbers = itertools.count(1)
         self._loop = asyncio.get_running_loop()
@@ -181,6 +183,7 @@ class EventLog:
 
     def _publish(self, done: "Future[Change[T]]") -> None:
         if done.cancelled() or done.exception() is not None:
+            self.fenced_writes += not done.cancelled() and isinstance(done.exception(), FencedError)
             return
         change = done.result()
         if change.events:

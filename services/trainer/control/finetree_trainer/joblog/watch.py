@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from finetree.joblog.metrics import StepSampler
 from finetree_api.trainer.v1 import event_log_pb2
 from finetree_runtime.errors import ResourceExhausted, Unavailable
+from finetree_runtime.meter import NOT_MEASURED
 from finetree_runtime.server.replies import SerializedReply
 
 from finetree_trainer.joblog import cursor
@@ -28,8 +29,15 @@ class Watches:
         self._per_principal = per_principal
         self.made = Batches(log)
         """What makes the batches of all of them."""
+        self.lag = NOT_MEASURED
+        """Measures the time until events are sent, in seconds."""
         self._open: Counter[str] = Counter()
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def count(self) -> int:
+        """Watches that are open."""
+        return self._open.total()
 
     def drain(self) -> None:
         """Send every watcher its cursor and end its stream; it can go on from there with another call."""
@@ -88,11 +96,15 @@ class Watches:
     async def _batches(
         self, uid: str, after: int, chosen: Filter
     ) -> AsyncIterator[event_log_pb2.WatchJobResponse | SerializedReply]:
-        sampler, sent = StepSampler(chosen.steps_per_second), -math.inf
+        sampler, sent, live = StepSampler(chosen.steps_per_second), -math.inf, False
         while True:
             batch = await self.made.next(uid, after, chosen, sampler)
             after = batch.reached
             late = time.monotonic() - sent >= chosen.heartbeat
+            if batch.newest and live:
+                # Of who reads what was written before it came, the age of the events says nothing.
+                self.lag.observe(max(0, self._log.clock() - batch.newest) / 1e6)
+            live = live or after >= batch.last_seq
             if batch.reply is not None or late or self._stop.done():
                 yield batch.reply or self.made.heartbeat(uid, after, batch.last_seq, sampler)
                 sent = time.monotonic()

@@ -35,6 +35,15 @@ class Store:
         with self._reading.begin() as connection:
             self.log_epoch = str(connection.execute(_EPOCH).scalar_one())
 
+    @property
+    def on_commit(self) -> Callable[[float, int], None]:
+        """What is called on the writer thread after each commit, with its seconds and the changes in it."""
+        return self._writer.on_commit
+
+    @on_commit.setter
+    def on_commit(self, called: Callable[[float, int], None]) -> None:
+        self._writer.on_commit = called
+
     def submit(self, run: Callable[[Connection], T]) -> Future[T]:
         """Queue a function for the writer thread; its future is done once what it wrote is durable."""
         return self._writer.submit(run)

@@ -4,6 +4,7 @@
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
@@ -43,6 +44,8 @@ class Writer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.on_commit: Callable[[float, int], None] = lambda _seconds, _changes: None
+        """Called on the writer thread after each commit: how long it took, and how many pieces of work it holds."""
         self._queue: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name="store-writer", daemon=True)
         self._thread.start()
@@ -82,6 +85,7 @@ class Writer:
         return group, False
 
     def _commit(self, connection: Connection, group: list[_Work[Any]]) -> None:
+        began = time.perf_counter()
         try:
             with connection.begin():
                 for work in group:
@@ -92,6 +96,8 @@ class Writer:
             failure = as_domain(error)
             for work in group:
                 work.failure = work.failure or failure
+        else:
+            self.on_commit(time.perf_counter() - began, len(group))
         fail_point("store.after_commit")
         for work in group:
             if work.failure is not None:

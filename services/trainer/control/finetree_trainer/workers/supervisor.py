@@ -34,6 +34,7 @@ from finetree_trainer.workers.session import TOKEN_VARIABLE, Session, Worker, ne
 from finetree_trainer.workers.task import TaskBuilder
 from finetree_trainer.workers.termination import (
     SHUTDOWN,
+    interrupt,
     remove_drafts,
     remove_folder,
     remove_left_drafts,
@@ -196,7 +197,7 @@ class Supervisor:
         socket = f"unix:{self._layout.worker_socket}"
         arguments = ["--socket", socket, "--idle", *(["--measure"] if measure else [])]
         folder = self._layout.workers / str(uuid7())
-        environment = worker_environment(os.environ, **{TOKEN_VARIABLE: token})
+        environment = worker_environment(os.environ, threads=self._tasks.slot_threads, **{TOKEN_VARIABLE: token})
         try:
             process = Process.start([*command, *arguments], environment, folder)
         except OSError:
@@ -357,12 +358,22 @@ class Supervisor:
             worker.process.kill()
 
     async def stop(self) -> None:
-        """Stop with the service: idle and finished workers are shut down, the others go on without it."""
+        """Stop with the service: idle and finished workers are shut down, the others go on without it.
+
+        With `stop_grace` the others end too, each with a checkpoint that its job goes on from.
+        """
         self._stopping = True
-        needless = [worker for worker in list(self._workers.values()) if await self._is_needless(worker)]
+        workers = list(self._workers.values())
+        needless = [worker for worker in workers if await self._is_needless(worker)]
         for worker in needless:
             worker.send(SHUTDOWN)
         await asyncio.gather(*(shut_down(worker.process) for worker in needless if worker.process is not None))
+        if self._settings.stop_grace:
+            working = [worker.process for worker in workers if worker not in needless and worker.process is not None]
+            await interrupt(working, self._settings.stop_grace)
+            if working:
+                # So that the next start finds attempts that are closed; it would close them itself.
+                await asyncio.wait(self._background, timeout=CLOSE_SECONDS)
         for worker in self._workers.values():
             if worker.session is not None:
                 worker.session.close()

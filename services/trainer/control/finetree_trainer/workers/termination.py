@@ -3,6 +3,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +33,13 @@ async def shut_down(process: Process) -> None:
             return
         action()
     await _died(process, SHUTDOWN_SECONDS)
+
+
+async def interrupt(processes: Sequence[Process], grace: float) -> None:
+    """Ask workers by SIGTERM to save a checkpoint and end, and wait for their deaths, `grace` seconds at most."""
+    for process in processes:
+        process.terminate()
+    await asyncio.gather(*(_died(process, grace) for process in processes))
 
 
 async def _died(process: Process, seconds: float) -> bool:

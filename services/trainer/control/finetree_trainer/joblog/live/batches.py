@@ -52,6 +52,8 @@ class Batch:
     last_seq: int
     ended: bool
     reply: SerializedReply | None
+    newest: int = 0
+    """When its newest event was stored, microseconds since 1970; 0 without events."""
 
 
 _Key = tuple[str, int, int, int, int]
@@ -115,7 +117,8 @@ class Batches:
             response = self._response(uid, reached, shown, skipped=sampler.take(), last_seq=last_seq)
             reply = SerializedReply(response.SerializeToString())
             self.serialized += 1
-        return Batch(reached, last_seq, ended, reply)
+        newest = shown[-1].event_time.ToMicroseconds() if shown else 0
+        return Batch(reached, last_seq, ended, reply, newest)
 
     def _response(
         self,
