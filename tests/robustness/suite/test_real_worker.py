@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from finetree import Client, Unavailable
-from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.trainer.v1 import capacity_pb2, event_pb2, job_pb2
 from finetree_cli.backends.suite import Suite
 
 pytestmark = [pytest.mark.slow(80), pytest.mark.timeout(280)]
@@ -131,6 +131,10 @@ def test_a_killed_trainer_ends_no_attempt_and_a_killed_worker_changes_no_weight(
     events = follow(job, acts)
     assert_whole(events, job_pb2.JOB_STATE_SUCCEEDED)
     starts = of(events, "attempt_started")
+    # Each worker says what holds for it: what the service has found this system to allow.
+    capacity = rig.client.capacity().confinement
+    holds = {it.name for it in capacity if it.state == capacity_pb2.CONFINEMENT_STATE_HOLDS}
+    assert all(holds <= {*start.confinement} for start in starts)
     assert len(starts) == 2, "the killed trainer ended an attempt"
     assert (starts[0].restored_step, max(event.attempt for event in events)) == (0, 2)
     assert starts[1].restored_step >= 6

@@ -78,6 +78,7 @@ from finetree_trainer.store.writer import is_corrupt
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
 from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
+from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -115,6 +116,10 @@ class Application:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
         self._claim_folder()
+        confinement = WorkerConfinement(settings, self._layout)
+        self._confined = asyncio.create_task(confinement.probe())
+        if settings.confinement == "required":
+            await self._confined
         self._store = _open_store(self._layout)
         self._log = EventLog(self._store)
         gpus = NvmlGpus()
@@ -126,7 +131,7 @@ class Application:
         estimator = self._estimator = self._estimator or RemoteEstimator(
             settings.estimator_address, service_token(settings.service_token_file)
         )
-        servicer = self._build(estimator)
+        servicer = self._build(estimator, confinement)
         self._built = True
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         if self._service.meter is not OFF:
@@ -136,7 +141,7 @@ class Application:
         self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
         self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
 
-    def _build(self, estimator: Estimator) -> TrainerServicer:
+    def _build(self, estimator: Estimator, confinement: WorkerConfinement) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
         settings, log, layout = self._settings, self._log, self._layout
         models = Models(layout.models, settings.model_roots)
@@ -153,7 +158,7 @@ class Application:
             settings=settings,
         )
         self._queue = JobQueue(log, self._node.devices, self._memory)
-        self._supervisor = Supervisor(log, tasks, settings, on_released=self._queue.release)
+        self._supervisor = Supervisor(log, tasks, settings, confinement=confinement, on_released=self._queue.release)
         self._memory.workers = self._supervisor.heartbeats.processes
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
@@ -219,6 +224,7 @@ class Application:
             leases=self._leases,
             generations=self._generations,
             resting=self._supervisor.resting,
+            confinement=confinement,
             host=self._host,
             queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
@@ -251,6 +257,7 @@ class Application:
 
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
+        await self._confined
         self._queue.start = self._supervisor.start
         self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
