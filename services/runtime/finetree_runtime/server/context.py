@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finetree_runtime.server.access.roles import EVERYTHING, Grants
+from finetree_runtime.server.tracing.traceparent import TraceContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Call:
     principal: Principal = LOCAL
     deadline: float | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    trace: TraceContext | None = None
+    """Its span where calls are traced, else the caller's; None where neither has one."""
     on_waiting: Callable[[], None] | None = None
     """What `only_waits` calls; set where the call holds a place among those that run."""
 

@@ -78,11 +78,15 @@ from finetree_trainer.store.writer import is_corrupt
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
 from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
+from finetree_trainer.telemetry.span_export import SpanExport
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
 NAME = "finetree-trainer"
+
+LAST_SPANS_SECONDS = 1.5
+"""Time that the last spans of jobs get when the service stops; the next run of it sends what is left."""
 
 PREWARM_AFTER_SECONDS = 0.5
 """Time from the start of the service to its first idle worker, whose imports would slow the start down."""
@@ -111,6 +115,7 @@ class Application:
         self._built = False
         self._running: dict[str, asyncio.Task[None]] = {}
         self._metrics: JobMetrics | None = None
+        self._spans: SpanExport | None = None
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
@@ -271,6 +276,9 @@ class Application:
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
         }
+        if self._service.tracing is not None:
+            self._spans = SpanExport(self._log, self._service.tracing.records)
+            loops["spans"] = self._spans.run
         for name, loop in loops.items():
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
             self._running[name] = asyncio.create_task(work)
@@ -289,6 +297,9 @@ class Application:
         for task in self._running.values():
             task.cancel()
         await self._supervisor.stop()
+        if self._spans is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._spans.send(), LAST_SPANS_SECONDS)
         await self._attach.stop(0.5)
         if isinstance(self._estimator, RemoteEstimator):
             await self._estimator.close()
