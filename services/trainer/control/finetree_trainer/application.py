@@ -9,6 +9,7 @@ from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_data.fail_points import fail_point
+from finetree_runtime.config.service_token import service_token
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
@@ -133,7 +134,9 @@ class Application:
         self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
         self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
         await self._host.load()
-        estimator = self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
+        estimator = self._estimator = self._estimator or RemoteEstimator(
+            settings.estimator_address, service_token(settings.service_token_file)
+        )
         servicer = self._build(estimator, confinement)
         self._built = True
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
