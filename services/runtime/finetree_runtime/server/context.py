@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finetree_runtime.server.access.roles import EVERYTHING, Grants
+from finetree_runtime.server.tracing.traceparent import TraceContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Call:
     principal: Principal = LOCAL
     deadline: float | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    trace: TraceContext | None = None
+    """Its span where calls are traced, else the caller's; None where neither has one."""
     on_waiting: Callable[[], None] | None = None
     """What `only_waits` calls; set where the call holds a place among those that run."""
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from finetree_runtime.config.settings import Duration, Secret, ServiceSettings, Size, listen_address, setting
 
@@ -25,6 +26,11 @@ class Settings(ServiceSettings):
     cpu_threads: int = setting(0, "Threads of a CPU slot; 0: the cores that the trainer may use, divided by the slots.")
     memory_reserve_bytes: Size = setting(512 * 1024**2, "Memory of the machine that is promised to no job.")
     prewarm: bool = setting(default=True, text="Keep one idle worker with its libraries loaded.")
+    confinement: Literal["auto", "required", "off"] = setting(
+        "auto",
+        "Confine workers as far as this system allows; required: do not start where it allows less "
+        "(docs/threat-model.md).",
+    )
     worker_command: tuple[str, ...] = setting((), "Program that runs a task. Default: this Python, -m finetree_worker.")
     worker_heartbeat: Duration = setting(
         20.0,

@@ -751,6 +751,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The client's certificate has no name that could be granted something (UNAUTHENTICATED, every rpc). Use one with a
     SPIFFE id, a DNS name or a common name.
     """
+    ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 310
+    """Limits of principals and projects, and the audit log.
+
+    The audit log cannot be written, and this service changes nothing without it (UNAVAILABLE, every rpc that changes
+    something). Nothing was done: retry after the time in RetryInfo; the operator must free the disk.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1489,5 +1495,11 @@ has the kind and the name of the line that the access file lacks.
 ERROR_REASON_CERTIFICATE_UNNAMED: ErrorReason.ValueType  # 303
 """The client's certificate has no name that could be granted something (UNAUTHENTICATED, every rpc). Use one with a
 SPIFFE id, a DNS name or a common name.
+"""
+ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 310
+"""Limits of principals and projects, and the audit log.
+
+The audit log cannot be written, and this service changes nothing without it (UNAVAILABLE, every rpc that changes
+something). Nothing was done: retry after the time in RetryInfo; the operator must free the disk.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
