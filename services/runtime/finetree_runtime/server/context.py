@@ -7,6 +7,7 @@ Outside a call (a background task, a test) the defaults hold: the local principa
 from __future__ import annotations
 
 import contextvars
+import datetime as dt
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class Principal:
         grants: What it may do; nothing unless granted.
         kind: How it was recognised.
         credential: Id of its token, for the log; never the token.
+        expire_time: When its credentials expire, where that is known.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Principal:
     grants: Grants = field(default_factory=Grants)
     kind: Literal["local", "token", "oidc", "certificate"] = "local"
     credential: str = ""
+    expire_time: dt.datetime | None = None
 
 
 LOCAL = Principal(name="local", grants=EVERYTHING)

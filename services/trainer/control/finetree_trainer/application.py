@@ -9,6 +9,7 @@ from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_data.fail_points import fail_point
+from finetree_runtime.config.service_token import service_token
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
@@ -68,6 +69,7 @@ from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store
@@ -132,7 +134,9 @@ class Application:
         self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
         self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
         await self._host.load()
-        estimator = self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
+        estimator = self._estimator = self._estimator or RemoteEstimator(
+            settings.estimator_address, service_token(settings.service_token_file)
+        )
         servicer = self._build(estimator, confinement)
         self._built = True
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
@@ -272,6 +276,7 @@ class Application:
             "retention": self._retention.run,
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
+            "machine": MachineWatch(self._log, self._queue, self._memory).run,
         }
         if self._service.tracing is not None:
             self._spans = SpanExport(self._log, self._service.tracing.records)
