@@ -15,6 +15,9 @@ class Settings(ServiceSettings):
     address: str = listen_address(50053)
     data_dir: Path = setting(Path("finetree-data"), "Folder of the trainer's database, datasets, models and jobs.")
     estimator_address: str = setting("127.0.0.1:50052", "Address of the estimator; jobs run without it, too.")
+    service_token_file: Path | None = setting(
+        None, "File with the token that calls to the estimator carry; read again when it is refused."
+    )
     model_roots: tuple[str, ...] = setting((), "Folders whose models a spec may name by path.")
     hub_endpoint: str = setting("", "Model hub. Default: HF_ENDPOINT of the environment, else https://huggingface.co.")
     hub_token: Secret = setting(Secret(), "Token for gated and private models of the hub.")
