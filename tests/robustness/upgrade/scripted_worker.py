@@ -3,8 +3,8 @@
 """A worker of whichever release is installed, whose training is counting: `scripted_worker.py SCRIPT WORKER-ARGUMENTS`.
 
 Everything but the training is what that release ships: process, stream, journal, folders, manifests. The script is a
-JSON file with `steps` and `seconds` (of a step); a checkpoint is saved after every tenth step, and a run goes on from
-the newest. Only what both releases have is used.
+JSON file with `steps` and `hold`, the step before which it waits until the script says otherwise (0: none). Every tenth
+step saves a checkpoint, and a run goes on from the newest. Only what both releases have is used.
 """
 
 import json
@@ -45,12 +45,15 @@ class CountingCore:
         reporter.emit(event_pb2.AttemptStarted(restored_step=restored, reason=reason, engine="counting"))
         reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TRAIN))
         for step in range(restored + 1, script["steps"] + 1):
-            if control.poll() is not Signal.NONE:
-                raise Cancelled
+            while True:
+                if control.poll() is not Signal.NONE:
+                    raise Cancelled
+                if step != json.loads(self._script.read_text())["hold"]:
+                    break
+                time.sleep(0.05)
             reporter.emit(event_pb2.StepMetrics(step=step, total_steps=script["steps"], loss=1 / step))
             if step % EVERY == 0:
                 self._save(folder, step, reporter)
-            time.sleep(script["seconds"])
         with atomic_folder(Path(task.folders.artifact_dir) / "adapter", {}) as draft:
             (draft / "weights.bin").write_bytes(b"weights")
         reporter.emit(event_pb2.ArtifactReady(artifact=artifact_pb2.Artifact(name=f"{task.job}/artifacts/adapter")))

@@ -22,11 +22,11 @@ async def text_of(folder: Path, commit: str) -> str:
     """Run a release, kill it, and return its database as SQL."""
     release = install(folder / "release", commit=commit)
     async with trainer_in(folder / "trainer") as running:
-        running.script(3, 0)
+        running.script(3)
         talk = await running.start(release)
         dataset = (await talk.upload(jsonl(ROWS))).name
         await talk.events((await talk.train(dataset=dataset, request_id="ended")).name)
-        running.script(1000, 0.05)
+        running.script(1000, hold=4)
         busy = await talk.train(dataset=dataset, request_id="busy")
         await talk.train(dataset=dataset, request_id="waiting")
         await watched(talk, busy.name, 3)

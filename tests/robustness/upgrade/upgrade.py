@@ -35,7 +35,9 @@ from releases import PREVIOUS, Release, install
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
 WORKER = Path(__file__).with_name("scripted_worker.py")
 STEPS = 300
-"""Steps of the job that runs through the upgrade, of 20 ms each."""
+"""Steps of the job that runs through the upgrade."""
+HELD = 35
+"""Step before which it waits for the new release."""
 EVERY = 10
 """Steps between two of its checkpoints (scripted_worker.py)."""
 
@@ -57,9 +59,11 @@ class Trainer:
     def database(self) -> Path:
         return self.folder / "data" / "trainer.db"
 
-    def script(self, steps_: int, seconds: float) -> None:
-        """What workers that start from now on do."""
-        (self.folder / "script.json").write_text(json.dumps({"steps": steps_, "seconds": seconds}))
+    def script(self, count: int, *, hold: int = 0) -> None:
+        """What workers do from now on; replaced as a whole, since they read it before every step."""
+        draft = self.folder / "script.draft"
+        draft.write_text(json.dumps({"steps": count, "hold": hold}))
+        draft.replace(self.folder / "script.json")
 
     def launch(self, release: Release) -> None:
         (self.folder / "ready.json").unlink(missing_ok=True)
@@ -145,20 +149,19 @@ async def upgrade(folder: Path, old: Release, new: Release, *, how: str) -> dict
     """One upgrade. `how`: "stopped" (SIGTERM), "killed" (kill -9 of the service) "lost" (of the workers too), or
     "paused" (SIGTERM, and the job that runs is paused and resumed by this release)."""
     async with trainer_in(folder) as running:
-        running.script(5, 0)
+        running.script(5)
         talk = await running.start(old)
         before_schema = schema_of(running.database)
         dataset = (await talk.upload(jsonl(ROWS))).name
         ended = await talk.train(dataset=dataset, request_id="ended")
         history = await talk.events(ended.name)
-        running.script(STEPS, 0.02)
+        running.script(STEPS, hold=HELD)
         busy = await talk.train(dataset=dataset, request_id="busy")
         waiting = await talk.train(dataset=dataset, request_id="waiting")
         seen, cursor = await watched(talk, busy.name, 25)
         await running.end(signal.SIGTERM if how in ("stopped", "paused") else signal.SIGKILL)
         if how == "lost":
             running.kill_workers()
-        running.script(STEPS, 0)
         backups = folder / "backups"
         backup(new, "create", backups, "--data-dir", folder / "data")
 
@@ -168,6 +171,7 @@ async def upgrade(folder: Path, old: Release, new: Release, *, how: str) -> dict
             await talk.pause(busy.name)
             await talk.until(busy.name, lambda e: e.state_changed.current == job_pb2.JOB_STATE_PAUSED, 60)
             await talk.resume(busy.name)
+        running.script(STEPS)
         rest = await after(talk, busy.name, cursor)
         events = seen + rest
         assert_whole(events)
@@ -202,7 +206,7 @@ async def rolled_back(
 ) -> None:
     """Start the previous release on the backup that was made before the upgrade: it goes on from there."""
     async with trainer_in(folder) as running:
-        running.script(STEPS, 0)
+        running.script(STEPS)
         talk = await running.start(old)
         assert await talk.events(history[0].job) == history
         events = await talk.events(busy)
