@@ -20,5 +20,9 @@ def hide_jobs(reply: capacity_pb2.GetCapacityResponse, grants: Grants) -> None:
     for node in reply.nodes:
         for device in node.devices:
             device.running_jobs[:] = [shown(name) for name in device.running_jobs]
-            for each in (*device.leases, *device.memory.jobs, *device.slot_uses):
-                each.job = shown(each.job)
+            for lease in device.leases:
+                lease.job = shown(lease.job)
+            for share in device.memory.jobs:
+                share.job = shown(share.job)
+            for slot in device.slot_uses:
+                slot.job = shown(slot.job)
