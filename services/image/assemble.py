@@ -20,6 +20,8 @@ from pathlib import Path
 
 ENVIRONMENT = Path("/opt/finetree")
 DATA = Path("var/lib/finetree")
+MOUNTS = tuple(f"etc/finetree/{name}" for name in ("access", "authority", "login", "recommender", "tls", "trainer"))
+"""Where docker-compose.yml puts its volumes: a volume takes its owner from the folder that it is first put over."""
 OWNER = 10001
 """User and group that the image runs as; also in services/Dockerfile."""
 FILE_TIME = 315_532_800
@@ -56,6 +58,8 @@ def main(module: str, target: Path) -> None:
     start.parent.mkdir(parents=True, exist_ok=True)
     start.write_text(START.format(python=ENVIRONMENT / "bin" / "python", module=module), encoding="ascii")
     start.chmod(0o755)
+    if module == "finetree_cli":
+        _place(Path(__file__).with_name("first_start.py"), start.parent.with_name("first_start.py"))
     for layer in (system, libraries, program):
         _compile(layer)
         _set_times(layer)
@@ -118,7 +122,8 @@ def _write_etc(system: Path) -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(authorities)
     # The mode of a shared temporary folder.
-    for name, mode, owner in (("tmp", 0o1777, 0), (str(DATA), 0o700, OWNER), ("run", 0o755, 0)):
+    owned = [(str(name), 0o700, OWNER) for name in (DATA, *MOUNTS)]
+    for name, mode, owner in [("tmp", 0o1777, 0), ("run", 0o755, 0), *owned]:
         folder = system / name
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(mode)
