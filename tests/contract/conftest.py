@@ -6,6 +6,7 @@ A test takes part by the fixtures of its folder, which ask for `served_by`. One 
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +57,15 @@ def _reasons(item: pytest.Item) -> Iterable[str]:
         if reason not in REASONS:
             raise pytest.UsageError(f"{item.nodeid}: service_alone({reason!r}): give one of {', '.join(REASONS)}")
     return found
+
+
+@pytest.fixture(scope="session")
+def authority_in():
+    """Function that makes an authority with its certificates in a folder, as `finetree tls init` does."""
+    from finetree_cli.backends.certificates.folder import init
+
+    def make(folder: Path, *clients: str, hosts: Iterable[str] = ("localhost", "127.0.0.1")) -> Path:
+        init(folder, list(hosts), clients, 30)
+        return folder
+
+    return make

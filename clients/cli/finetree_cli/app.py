@@ -44,6 +44,8 @@ COMMANDS: dict[str, str] = {
     "prices": "finetree_cli.commands.prices:prices",
     "capacity": "finetree_cli.commands.capacity:capacity",
     "storage": "finetree_cli.commands.storage:storage",
+    "tls": "finetree_cli.commands.tls:tls",
+    "backup": "finetree_cli.commands.backup:backup",
     "profile": "finetree_cli.commands.profile:profile",
     "config": "finetree_cli.commands.config:config",
     "version": "finetree_cli.commands.version:version",

@@ -4,7 +4,6 @@
 import asyncio
 import contextlib
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from typing import Self
 
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.trainer.v1 import event_log_pb2
 from finetree_runtime import errors
 from finetree_runtime.config.settings import SettingsError
@@ -272,28 +270,3 @@ async def test_a_start_that_fails_is_cleaned_up_after(program):
         async with serving(service):
             pass
     assert stopped.is_set()
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
-async def test_tls_serves_and_takes_a_new_certificate(program, connect, tmp_path):
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    make_certificate(cert, key)
-    settings = program.Settings(tls_cert=cert, tls_key=key, address="0.0.0.0:0")
-    async with serving(program.build(settings)) as address:
-        target = f"localhost:{address.rpartition(':')[2]}"
-        for _ in range(2):
-            credentials = grpc.ssl_channel_credentials(cert.read_bytes())
-            async with connect(target, credentials) as client:
-                await client.estimator.GetServerInfo(estimator_pb2.GetServerInfoRequest(), timeout=WAIT)
-            make_certificate(cert, key)
-
-
-def make_certificate(cert, key):
-    """A certificate of its own for localhost, put in place as a whole."""
-    new_cert, new_key = cert.with_suffix(".new"), key.with_suffix(".new")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-keyout", str(new_key), "-out", str(new_cert), "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run(command, check=True, capture_output=True)
-    new_key.replace(key)
-    new_cert.replace(cert)

@@ -20,6 +20,7 @@ from finetree_api.trainer.v1 import event_log_pb2
 from finetree_runtime.server import context as runtime_context
 from finetree_runtime.server.replies import SerializedReply
 from finetree_trainer import application as program
+from finetree_trainer.scheduling.machine.meter import Reading, Session
 from finetree_trainer.store import writer as store_writer
 from finetree_trainer.workers.process import LOCK, NOTE
 from grpc import aio
@@ -115,6 +116,18 @@ class SimulatedProcess:
         self.machine.kill_worker(self.pid, "it was ended by SIGKILL")
 
 
+class SimulatedMeter:
+    """Reads the simulated machine's memory: what its workers have taken, and what other programs hold."""
+
+    machine: "Machine"
+
+    def __init__(self, gpus: Any, known: Any) -> None:
+        del gpus, known
+
+    def read(self) -> Reading:
+        return self.machine.memory()
+
+
 class _Service:
     """What the trainer needs of `finetree_runtime.server.service.Service`."""
 
@@ -164,6 +177,8 @@ class _Context:
 
 
 _CUT = object()
+TOTAL_BYTES = 8 << 30
+"""Memory of the simulated machine."""
 
 
 class Connection:
@@ -245,13 +260,21 @@ class Machine:
         self._pids = 1000
         self._runs = 0
         self.kept: list[Any] = []
-        SimulatedWriter.machine = SimulatedProcess.machine = self
+        self.others = 0
+        """Bytes that other programs hold."""
+        SimulatedWriter.machine = SimulatedProcess.machine = SimulatedMeter.machine = self
 
     def latency(self) -> float:
         """Seconds that a message is on the way."""
         if self.slow_network and self.chance.random() < 0.1:
             return self.chance.uniform(0.5, 5.0)
         return self.chance.uniform(0.0001, 0.01)
+
+    def memory(self) -> Reading:
+        """The machine's memory now."""
+        sessions = {pid: Session(worker.memory, pids=(pid,)) for pid, worker in self.workers.items()}
+        used = self.others + sum(session.memory for session in sessions.values())
+        return Reading(total=TOTAL_BYTES, free=max(0, TOTAL_BYTES - used), sessions=sessions, at=self.loop.time())
 
     # ------------------------------------------------------------------------------------------------ trainer
 

@@ -35,7 +35,7 @@ from finetree_trainer.scheduling import devices
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import database
 from finetree_trainer.workers import supervisor
-from machine import Machine, SimulatedProcess, SimulatedWriter
+from machine import Machine, SimulatedMeter, SimulatedProcess, SimulatedWriter
 from sqlalchemy import event
 from virtual_loop import StuckError, VirtualLoop
 
@@ -131,6 +131,7 @@ def _interposed(loop: VirtualLoop, chance: random.Random, logged: list[str]) -> 
             (database, "_engine", _engine),
             (supervisor, "Process", SimulatedProcess),
             (application.devices, "discover", _discover),
+            (application, "MachineMeter", SimulatedMeter),
             (application.worker_servicer, "serve", None),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
@@ -155,7 +156,8 @@ def _engine(url: str, *, begin: str, size: int) -> Any:
     return engine.execution_options(compiled_cache=_COMPILED)
 
 
-def _discover(slots: int, threads: int) -> Any:
+def _discover(slots: int, threads: int, gpus: Any = None) -> Any:
+    del gpus
     if (slots, threads) not in _NODES:
         _NODES[slots, threads] = _REAL_DISCOVER(slots, threads)
     return _NODES[slots, threads]

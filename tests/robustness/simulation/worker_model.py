@@ -46,6 +46,8 @@ class WorkerModel:
         self.job = ""
         self.ended = False
         """Whether it has reported its outcome, or was told to go."""
+        self.memory = 1 << 28
+        """Bytes that it holds."""
         self.turns = 0
         """Grows while it does something."""
         self._events: list[Any] = []

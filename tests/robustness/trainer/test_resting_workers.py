@@ -2,6 +2,7 @@
 """Workers that rest after a job: who may take them, what ends them, and that none is in anybody's way."""
 
 import asyncio
+import dataclasses
 import json
 import signal
 import sqlite3
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from finetree_api.trainer.v1 import capacity_pb2, job_pb2, sweep_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2, training_pb2
-from finetree_trainer.scheduling.devices import Device
+from finetree_trainer.scheduling.machine.meter import MachineMeter
 from google.protobuf import json_format
 from trainer_harness import ROWS, job_request, jsonl, server, trainer
 
@@ -130,7 +131,14 @@ async def test_a_worker_at_rest_gives_way_to_a_job_in_another_slot_that_needs_it
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     resting: list[int] = []
-    monkeypatch.setattr(Device, "free_bytes", lambda _: 0 if resting and alive(resting[0]) else 2**40)
+    read = MachineMeter.read
+    monkeypatch.setattr(
+        MachineMeter,
+        "read",
+        lambda meter: dataclasses.replace(
+            read(meter), total=2**40, free=0 if resting and alive(resting[0]) else 2**39, sessions={}
+        ),
+    )
     settings = {"worker_command": command(tmp_path, steps=1000, seconds=0.02), "cpu_slots": 2}
     async with trainer(tmp_path, **settings, exit_grace=15.0, cancel_grace=15.0) as talk:
         # The rows of a PREPARE job wait for memory only beside a run.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A store in a folder of its own, and rows to put into it; files of weights are importable as `weight_files`."""
 
+import dataclasses
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_trainer.joblog.transaction import Transaction
+from finetree_trainer.scheduling.machine.meter import Reading
+from finetree_trainer.scheduling.machine.nvml import GpuUse
+from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.store import events, jobs
 from finetree_trainer.store.database import Store
 
@@ -83,3 +87,33 @@ def append_lines(store):
         store.submit(work).result()
 
     return append
+
+
+class SetMeter:
+    """A machine whose memory a test sets."""
+
+    def __init__(self) -> None:
+        self.reading = Reading(total=64 << 30, free=64 << 30)
+
+    def set(self, **changes) -> None:  # noqa: ANN003 - any field of the reading
+        self.reading = dataclasses.replace(self.reading, **changes)
+
+    def read(self) -> Reading:
+        return self.reading
+
+
+@pytest.fixture
+def meter():
+    return SetMeter()
+
+
+@pytest.fixture
+def ledger(meter):
+    """`ledger(devices, reserve=0)`: their memory, as the meter has it; GPUs are free."""
+
+    def make(devices, *, reserve=0) -> MemoryLedger:
+        gpus = {d.id: GpuUse(d.total_bytes, d.total_bytes) for d in devices if d.id != "cpu"}
+        meter.set(gpus=gpus)
+        return MemoryLedger(meter, devices, reserve=reserve)
+
+    return make

@@ -29,7 +29,7 @@ class Stream(Generic[R]):
         self._connections, self._connection, self._call = connections, connection, call
         self._sent = sent
         self._open = True
-        connection.streams += 1
+        connection.calls += 1
 
     async def read(self) -> R | None:
         """Read the next message; None at the end."""
@@ -53,7 +53,7 @@ class Stream(Generic[R]):
             return
         self._open = False
         self._call.cancel()
-        self._connection.streams -= 1
+        self._connection.calls -= 1
         if renew:
             self._connections.retire(self._sent.service, self._connection)
         await self._connection.settle()
@@ -122,7 +122,7 @@ class AsyncTransport:
             timeout=timeout if timeout is not None else rpc.timeout,
             metadata=sent.metadata,
         )
-        connection.streams += 1
+        connection.calls += 1
         try:
             response: R = await call
         except grpc.aio.AioRpcError as error:
@@ -134,13 +134,13 @@ class AsyncTransport:
             raise _closed_meanwhile(sent.request_id) from None
         finally:
             call.cancel()
-            connection.streams -= 1
+            connection.calls -= 1
             await connection.settle()
         return response
 
     def channel(self, service: Service) -> grpc.aio.Channel:
         """Channel of unary calls."""
-        return self._connections.to(service, "unary").channel
+        return self._connections.lend(service)
 
     def raw_channel(self, service: Service) -> grpc.aio.Channel:
         """Channel of unary calls for stubs, whose calls then carry the client's metadata."""
@@ -159,15 +159,18 @@ class AsyncTransport:
         return Sent(rpc.service, rpc.path, request_id, value)
 
     async def _attempt(self, rpc: Rpc[Q, R], request: Q, timeout: float | None, sent: Sent) -> R:
-        stub = self._connections.to(rpc.service, "unary").channel.unary_unary(
-            rpc.path, rpc.request.SerializeToString, rpc.response.FromString
-        )
+        connection = self._connections.to(rpc.service, "unary")
+        stub = connection.channel.unary_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
+        connection.calls += 1
         try:
             response: R = await stub(request, timeout=timeout, metadata=sent.metadata)
         except asyncio.CancelledError:
             if _cancelling():
                 raise
             raise _closed_meanwhile(sent.request_id) from None
+        finally:
+            connection.calls -= 1
+            await self._connections.close_replaced()
         return response
 
     def _timeout(self, rpc: Rpc[Q, R], timeout: float | None) -> float | None:

@@ -8,13 +8,12 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import grpc
 
 from finetree._version import __version__
-from finetree.config.options import TLS, Options, Target
+from finetree.config.options import Options, Target
 from finetree.config.settings import Service
 from finetree.config.token import Token
 from finetree.metadata import current
@@ -51,11 +50,6 @@ def channel_arguments(target: Target, kind: Kind) -> list[tuple[str, int | str]]
     if target.tls and target.tls.server_name:
         arguments.append(("grpc.ssl_target_name_override", target.tls.server_name))
     return arguments
-
-
-def credentials(tls: TLS) -> grpc.ChannelCredentials:
-    """Read credentials from PEM bytes or files; a rotated file takes effect with the next channel."""
-    return grpc.ssl_channel_credentials(_pem(tls.ca), _pem(tls.key), _pem(tls.certificate))
 
 
 def new_request_id() -> str:
@@ -107,10 +101,6 @@ def trace_context() -> str:
     if not context.is_valid:
         return ""
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
-
-
-def _pem(value: bytes | Path | None) -> bytes | None:
-    return Path(value).read_bytes() if value is not None and not isinstance(value, bytes) else value
 
 
 def _is_local(address: str) -> bool:

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,7 +15,6 @@ from finetree.errors import BY_CODE, BY_REASON, FinetreeError, Unavailable, Viol
 Metadata = Iterable[tuple[str, str | bytes]]
 DETAILS = "grpc-status-details-bin"
 SERVER_VERSION = "finetree-server-version"
-PROBE_SECONDS = 1.0
 TOKEN_RENEWED = "TOKEN_RENEWED"  # noqa: S105 - a reason, no token
 """Reason of a call that was refused for an old token, where there is a new one: the same call may succeed now."""
 BROKEN = {"INTERNAL", "UNKNOWN", "CANCELLED", "ABORTED", "DATA_LOSS"}
@@ -75,17 +72,6 @@ def error_of_status(status: status_pb2.Status, *, code: str = "", request_id: st
         request_id=request_id,
         metadata=dict(info.metadata),
     )
-
-
-def may_be_plaintext_to_tls(error: FinetreeError, target: Target) -> bool:
-    """Whether `speaks_tls` may explain an error: something listens, and hangs up on a client without encryption."""
-    return error.reason == "SERVICE_UNREACHABLE" and target.tls is None and "is not reachable" in error.message
-
-
-def plaintext_to_tls(error: FinetreeError, target: Target) -> FinetreeError:
-    """Explain in an error that the server speaks TLS and the client does not."""
-    error.message = f"{target.address} speaks TLS and this client does not; use https://{target.address} or tls=True"
-    return error
 
 
 def token_renewed(refusal: FinetreeError) -> Unavailable:
@@ -159,31 +145,21 @@ def _unreachable(text: str, target: Target) -> str:
         return f"nothing listens at {where}; start the service (`finetree up`) or check the address"
     if "name resolution" in text.lower() or "DNS" in text:
         return f"the host of {where} has no address; check the name"
-    if target.tls is not None and ("handshake" in text.lower() or "SSL" in text):
+    if target.tls is not None and any(word in text.lower() for word in ("handshake", "ssl", "verification")):
         return _handshake(where, text)
     return f"{where} is not reachable: {text}"
 
 
 def _handshake(where: str, text: str) -> str:
-    if "WRONG_VERSION_NUMBER" in text:
+    lower = text.lower()
+    if "wrong_version_number" in lower:
         return f"{where} does not speak TLS and this client does; use http://{where} or tls=False"
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return f"the certificate of {where} is not trusted; give its authority as tls=TLS(ca=…)"
+    if "hostname verification" in lower:
+        return f"the TLS certificate of {where} is for another name; use one of its names, or tls=TLS(server_name=…)"
+    if "certificate has expired" in lower:
+        return f"the TLS certificate of {where} has expired; whoever runs it has to renew it (`finetree tls renew`)"
+    if "not yet valid" in lower:
+        return f"the TLS certificate of {where} is not valid yet; check the clocks of this machine and of the service"
+    if "certificate_verify_failed" in lower:
+        return f"the TLS certificate of {where} is not trusted; give its authority as tls=TLS(ca=…) or FINETREE_TLS_CA"
     return f"the TLS handshake with {where} failed: {text}"
-
-
-def speaks_tls(address: str) -> bool:
-    """Whether a TLS server listens at an address; gRPC's message does not say so. Takes at most a second."""
-    host, _, port = address.rpartition(":")
-    if not port.isdecimal() or address.startswith(("unix:", "dns:")):
-        return False
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), PROBE_SECONDS) as plain:
-            plain.settimeout(PROBE_SECONDS)
-            with context.wrap_socket(plain):
-                return True
-    except OSError:
-        return False

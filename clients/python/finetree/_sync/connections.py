@@ -16,7 +16,9 @@ from finetree._shared import channels
 from finetree._shared.channels import Kind, Sent
 from finetree._shared.fork import GATE
 from finetree._shared.retry import RetryBudget
-from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls, token_renewed
+from finetree._shared.status import error_of, token_renewed
+from finetree._shared.tls.credentials import Credentials
+from finetree._shared.tls.handshake import Explainer
 from finetree.config.options import Options
 from finetree.config.settings import Service
 from finetree.errors import ClientClosed, FinetreeError, Unauthenticated
@@ -56,32 +58,36 @@ def close_channel(channel: grpc.Channel) -> None:
 
 
 class Connection:
-    """A channel and the number of streams on it. A retired one closes itself when its last stream has ended."""
+    """A channel and the number of calls on it. A retired one closes itself when its last call has ended.
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    `version` is that of the TLS files that it was made with.
+    """
+
+    def __init__(self, channel: grpc.Channel, version: int) -> None:
         self.channel = channel
+        self.version = version
         self._lock = threading.Lock()
-        self._streams = 0
+        self._calls = 0
         self._retired = False
 
     def enter(self) -> None:
-        """Count a stream that begins."""
+        """Count a call that begins."""
         with self._lock:
-            self._streams += 1
+            self._calls += 1
 
     def leave(self) -> None:
-        """Count a stream that has ended."""
+        """Count a call that has ended."""
         with self._lock:
-            self._streams -= 1
-            close = self._retired and not self._streams
+            self._calls -= 1
+            close = self._retired and not self._calls
         if close:
             close_channel(self.channel)
 
     def retire(self) -> None:
-        """Let no new stream begin, and close the channel after the last one."""
+        """Let no new call begin, and close the channel after the last one."""
         with self._lock:
             self._retired = True
-            close = not self._streams
+            close = not self._calls
         if close:
             close_channel(self.channel)
 
@@ -95,25 +101,44 @@ class Connections:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._closed = False
-        self._reached: set[Service] = set()
+        self._explainer = Explainer()
+        self._tls: dict[Service, Credentials] = {}
         self._begin()
         GATE.register(self)
 
-    def to(self, service: Service, kind: Kind) -> Connection:
-        """Connection of a service for unary calls or streams.
+    def take(self, service: Service, kind: Kind) -> Connection:
+        """Connection of a service for a unary call or a stream, which leaves it at its end.
 
         Raises:
             ForkedClientError: gRPC cannot work in this process.
             ClientClosed: CLIENT_CLOSED.
+            InvalidArgument: the TLS files cannot be used.
         """
         GATE.check(aio=False)
+        old = None
         with self._lock:
             if self._closed:
                 raise ClientClosed("the client is closed; make another one", reason="CLIENT_CLOSED")
+            credentials = self._credentials(service)
+            version = credentials.refresh() if credentials is not None else 0
             connection = self._open.get((service, kind))
-            if connection is None:
-                connection = self._open[service, kind] = Connection(self._connect(service, kind))
-            return connection
+            if connection is None or connection.version != version:
+                old = connection
+                connection = self._open[service, kind] = Connection(self._connect(service, kind), version)
+            connection.enter()
+        if old is not None:
+            old.retire()
+        return connection
+
+    def lend(self, service: Service) -> grpc.Channel:
+        """Channel of unary calls for whoever makes calls by itself; it is open until the client closes."""
+        connection = self.take(service, "unary")
+        with self._lock:
+            if connection in self._lent:
+                connection.leave()
+            else:
+                self._lent.append(connection)
+        return connection.channel
 
     def budget(self, service: Service) -> RetryBudget:
         """Retries that calls of the service may still make."""
@@ -133,19 +158,20 @@ class Connections:
         """Close every channel; streams that are open on them end."""
         with self._lock:
             self._closed = True
-            connections = list(self._open.values())
+            connections = {*self._open.values(), *self._lent}
             self._open.clear()
+            self._lent.clear()
         for connection in connections:
             close_channel(connection.channel)
 
     def drop_channels(self) -> None:
         """Start without channels, in a forked child; the locks, too, may have been held by the parent's threads."""
-        GATE.keep((self._lock, self._open, self._budgets))
+        GATE.keep((self._lock, self._open, self._lent, self._budgets))
         self._begin()
 
     def note_reached(self, service: Service) -> None:
-        """Record that a service answered: a later failure is not one of encryption."""
-        self._reached.add(service)
+        """Record that a service answered."""
+        self._explainer.note_reached(service)
 
     def error_of_call(self, error: grpc.RpcError, sent: Sent) -> FinetreeError:
         """Make the exception for an RpcError; TOKEN_RENEWED where the token was old and there is a new one."""
@@ -158,21 +184,29 @@ class Connections:
         )
         if isinstance(found, Unauthenticated) and sent.token and target.token and target.token.renew(sent.token):
             return token_renewed(found)
-        if service not in self._reached and may_be_plaintext_to_tls(found, target) and speaks_tls(target.address):
-            return plaintext_to_tls(found, target)
-        return found
+        helps = self._explainer.may_help(service, found, target)
+        return self._explainer.explain(service, found, target) if helps else found
 
     def _begin(self) -> None:
         self._lock = threading.RLock()
         self._open: dict[tuple[Service, Kind], Connection] = {}
+        self._lent: list[Connection] = []
         self._budgets: dict[Service, RetryBudget] = {}
+
+    def _credentials(self, service: Service) -> Credentials | None:
+        tls = self._options.targets[service].tls
+        if tls is not None and service not in self._tls:
+            same = (known for known in self._tls.values() if known.tls == tls)
+            self._tls[service] = next(same, None) or Credentials(tls)
+        return self._tls.get(service)
 
     def _connect(self, service: Service, kind: Kind) -> grpc.Channel:
         target = self._options.targets[service]
         arguments = channels.channel_arguments(target, kind)
-        if target.tls is None:
+        credentials = self._credentials(service)
+        if credentials is None:
             channel = grpc.insecure_channel(target.address, arguments)
         else:
-            channel = grpc.secure_channel(target.address, channels.credentials(target.tls), arguments)
+            channel = grpc.secure_channel(target.address, credentials.current, arguments)
         GATE.manage(channel)
         return grpc.intercept_channel(channel, *self._options.interceptors) if self._options.interceptors else channel

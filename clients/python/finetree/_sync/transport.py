@@ -167,14 +167,13 @@ class Transport:
     def stream(self, rpc: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
         """Open a server stream. Without a `timeout` it has no deadline: its reader watches for silence."""
         sent = self._sent(rpc, channels.new_request_id())
-        connection = self._connections.to(rpc.service, "stream")
+        connection = self._connections.take(rpc.service, "stream")
         stub = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
 
         def begin() -> Any:
             with GATE.call():
                 return stub(request, timeout, sent.metadata)
 
-        connection.enter()
         return Stream(self._connections, connection, begin, sent=sent)
 
     def upload(self, rpc: Rpc[Q, R], requests: Iterable[Q], *, timeout: float | None = None) -> R:
@@ -184,7 +183,7 @@ class Transport:
             FinetreeError: what the service answered, or why it could not be reached.
         """
         sent = self._sent(rpc, channels.new_request_id())
-        connection = self._connections.to(rpc.service, "stream")
+        connection = self._connections.take(rpc.service, "stream")
         stub = connection.channel.stream_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
 
         def begin() -> Iterator[R]:
@@ -198,7 +197,6 @@ class Transport:
 
     def _answer(self, rpc: Rpc[Q, R], connection: Connection, begin: Callable[[], Any], sent: Sent) -> R:
         """Wait for the one answer of a call that is begun on a thread of its own."""
-        connection.enter()
         stream: Stream[R] = Stream(self._connections, connection, begin, sent=sent)
         renew = True
         try:
@@ -214,7 +212,7 @@ class Transport:
 
     def channel(self, service: Service) -> grpc.Channel:
         """Channel of unary calls."""
-        return self._connections.to(service, "unary").channel
+        return self._connections.lend(service)
 
     def raw_channel(self, service: Service) -> grpc.Channel:
         """Channel of unary calls for stubs, whose calls then carry the client's metadata."""
@@ -235,14 +233,16 @@ class Transport:
         if rpc.long:
             return self._attempt_long(rpc, request, timeout, sent)
         with GATE.call():
-            stub = self._connections.to(rpc.service, "unary").channel.unary_unary(
-                rpc.path, rpc.request.SerializeToString, rpc.response.FromString
-            )
-            response: R = stub(request, timeout, sent.metadata)
-            return response
+            connection = self._connections.take(rpc.service, "unary")
+            try:
+                stub = connection.channel.unary_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
+                response: R = stub(request, timeout, sent.metadata)
+                return response
+            finally:
+                connection.leave()
 
     def _attempt_long(self, rpc: Rpc[Q, R], request: Q, timeout: float | None, sent: Sent) -> R:
-        connection = self._connections.to(rpc.service, "stream")
+        connection = self._connections.take(rpc.service, "stream")
         stub = connection.channel.unary_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
 
         def begin() -> Iterator[R]:

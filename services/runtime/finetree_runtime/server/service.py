@@ -72,6 +72,7 @@ class Service:
         on_stop: Awaited at the very end, also of a start that failed; cancelled after `stop_seconds`.
         stop_seconds: Seconds that `on_stop` gets after the last call; then the process ends whatever still runs.
         draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
+        certificates: What it serves TLS with; None before the start and for plain text.
         meter: Where the service counts; from `on_start` on the one of its page, if it has one.
         ready: Whether the service reports that it serves.
     """
@@ -87,6 +88,7 @@ class Service:
     on_stop: Hook | None = None
     stop_seconds: float = STOP_SECONDS
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    certificates: tls.ServerCertificates | None = None
     meter: Meter = OFF
     ready: bool = False
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
@@ -130,9 +132,11 @@ async def serving(service: Service) -> AsyncIterator[str]:
         SettingsError: The service cannot start as it is set.
     """
     settings = service.settings
-    credentials = tls.server_credentials(settings)
+    certificates = service.certificates = tls.server_certificates(settings)
     authenticator = service.authenticator or authenticator_of(settings)
     page = _page(service)
+    tls.show(certificates, service.meter)
+    watching = asyncio.create_task(certificates.watch()) if certificates is not None else None
     try:
         if service.on_start is not None:
             await service.on_start()
@@ -147,7 +151,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))
         _register(service, server)
-        address = _bind(server, settings.address, credentials)
+        address = _bind(server, settings.address, certificates.credentials() if certificates is not None else None)
         await server.start()
         await service.set_ready(ready=True)
         try:
@@ -158,6 +162,8 @@ async def serving(service: Service) -> AsyncIterator[str]:
             await _drain(service, server, calls)
     finally:
         await _call_within(service.on_stop, service.stop_seconds, "on_stop")
+        if watching is not None:
+            watching.cancel()
         if page is not None:
             await asyncio.to_thread(page.close)  # a request in progress may wait for this loop
 

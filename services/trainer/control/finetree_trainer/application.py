@@ -62,8 +62,12 @@ from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.outages import keep_running
 from finetree_trainer.scheduling import devices
+from finetree_trainer.scheduling.fit import Holder
 from finetree_trainer.scheduling.host import Host
-from finetree_trainer.scheduling.queue import Holder, JobQueue
+from finetree_trainer.scheduling.machine.meter import MachineMeter
+from finetree_trainer.scheduling.machine.nvml import NvmlGpus
+from finetree_trainer.scheduling.memory import MemoryLedger
+from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store
@@ -102,6 +106,7 @@ class Application:
         self._layout = Layout(settings.data_dir)
         self._policy = read_policy(settings)
         self._lock = -1
+        self._built = False
         self._running: dict[str, asyncio.Task[None]] = {}
         self._metrics: JobMetrics | None = None
 
@@ -111,11 +116,15 @@ class Application:
         self._claim_folder()
         self._store = _open_store(self._layout)
         self._log = EventLog(self._store)
-        self._node = devices.discover(settings.cpu_slots, settings.cpu_threads)
-        self._host = Host(self._store, self._node, measured_while_idle=settings.prewarm)
+        gpus = NvmlGpus()
+        self._node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
+        meter = MachineMeter(gpus, devices.gpus_of(self._node))
+        self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
+        self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
         await self._host.load()
         estimator = self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
         servicer = self._build(estimator)
+        self._built = True
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         if self._service.meter is not OFF:
             self._measure(self._service.meter)
@@ -140,8 +149,9 @@ class Application:
             rates=self._host.rates,
             settings=settings,
         )
-        self._queue = JobQueue(log, self._node.devices)
+        self._queue = JobQueue(log, self._node.devices, self._memory)
         self._supervisor = Supervisor(log, tasks, settings, on_released=self._queue.release)
+        self._memory.workers = self._supervisor.heartbeats.processes
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
@@ -151,7 +161,7 @@ class Application:
             self._node.devices,
             rates=rates,
             has_free_slot=queue.has_free_slot,
-            reclaimable=self._supervisor.resting.held_bytes,
+            free=self._memory.to_give,
         )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
@@ -160,6 +170,7 @@ class Application:
             devices=self._node.devices,
             estimator=estimator,
             rates=rates,
+            capacity=self._memory.capacity,
             evaluations=evaluations,
             serving=serving,
             exports=exports,
@@ -170,7 +181,7 @@ class Application:
         self._pausing = Pausing(log, self._supervisor)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
-            log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
+            log, self._leases, self._supervisor, weights=weights, devices=self._node.devices, free=self._memory.free
         )
         checkpoints = Checkpoints(log, layout)
         jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
@@ -215,7 +226,14 @@ class Application:
     def _measure(self, meter: Meter) -> None:
         """Count what happens, for the page of the service."""
         self._metrics = JobMetrics(self._log, meter)
-        PlaceMetrics(meter, self._node.devices, self._metrics.jobs, holders=self._queue.holders, clock=self._log.clock)
+        PlaceMetrics(
+            meter,
+            self._node.devices,
+            self._metrics.jobs,
+            holders=self._queue.holders,
+            budgets=lambda: self._memory.budgets(self._memory.read()),
+            clock=self._log.clock,
+        )
         show_store(meter, self._store, self._layout)
         show_watches(meter, self._watches)
         show_loops(meter, lambda: self._running)
@@ -254,6 +272,10 @@ class Application:
 
     async def stop(self) -> None:
         """Stop the service's own parts; workers with a task go on without it, unless `stop_grace` is set."""
+        if not self._built:  # it was refused before there was anything to stop
+            if self._lock >= 0:
+                os.close(self._lock)
+            return
         for task in self._running.values():
             task.cancel()
         await self._supervisor.stop()
@@ -275,6 +297,9 @@ class Application:
             ) from None
         except OSError as error:
             raise SettingsError("DATA_DIR_UNUSABLE", f"data_dir: it cannot be used: {error.strerror}") from None
+        if self._layout.restoring.exists():
+            text = "data_dir: a restore into this folder was cut off; run `finetree backup restore` into it again"
+            raise SettingsError("DATA_DIR_UNFINISHED", text)
 
     async def _recover(self) -> None:
         """Take over the jobs and attempts that an earlier run of the service left."""

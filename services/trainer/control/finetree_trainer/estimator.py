@@ -110,6 +110,7 @@ def summary(estimate: estimate_pb2.Estimate) -> estimate_summary_pb2.EstimateSum
         cost=estimate.cost.total if estimate.cost.HasField("total") else None,
         optimizer_steps=estimate.optimizer_steps,
         revision=estimate.revision,
+        host_bytes=estimate.memory.host_bytes if estimate.memory.HasField("host_bytes") else None,
     )
 
 

@@ -17,6 +17,7 @@ class Layout:
 
     trainer.db                              the database
     service.lock                            held by the service that uses the folder
+    restoring.json                          there while a backup is restored into the folder: no service may use it
     run/worker.sock                         where workers attach
     datasets/{sha256}.jsonl                 files of complete datasets, once for each content
     uploads/{dataset}.part                  uploads that are not complete
@@ -39,6 +40,11 @@ class Layout:
     def service_lock(self) -> Path:
         """The file that the service which uses the folder holds locked."""
         return self.root / "service.lock"
+
+    @property
+    def restoring(self) -> Path:
+        """The file that is there while a backup is restored into the folder, and left by a restore that was killed."""
+        return self.root / "restoring.json"
 
     @property
     def datasets(self) -> Path:

@@ -19,8 +19,11 @@ class Settings(ServiceSettings):
     hub_token: Secret = setting(Secret(), "Token for gated and private models of the hub.")
     hub_offline: bool = setting(default=False, text="Download no models; use those on disk.")
     data_roots: tuple[str, ...] = setting((), "Folders whose files a spec may name as datasets by path.")
-    cpu_slots: int = setting(1, "Jobs that may run on the CPU at once.")
-    cpu_threads: int = setting(0, "Threads of a CPU slot; 0: the machine's cores divided by the slots.")
+    cpu_slots: int = setting(
+        1, "Jobs that may run on the CPU at once, each with its own share of the cores; preparing ones come on top."
+    )
+    cpu_threads: int = setting(0, "Threads of a CPU slot; 0: the cores that the trainer may use, divided by the slots.")
+    memory_reserve_bytes: Size = setting(512 * 1024**2, "Memory of the machine that is promised to no job.")
     prewarm: bool = setting(default=True, text="Keep one idle worker with its libraries loaded.")
     worker_command: tuple[str, ...] = setting((), "Program that runs a task. Default: this Python, -m finetree_worker.")
     worker_heartbeat: Duration = setting(

@@ -34,6 +34,11 @@ POINTS = {
     "burial.before_replay": "a worker is proven dead, and what it left in its journal is not in the log",
     "burial.after_replay": "a dead worker's journal is in the log, and its attempt is open",
     "burial.after_close": "a dead worker's attempt is closed, and its slot is not free",
+    # Backup and restore.
+    "backup.after_piece": "a piece of a file is in the folder of backups, and no manifest names it",
+    "backup.before_manifest": "everything of a backup is in the folder, and its manifest is not",
+    "restore.before_database": "files are restored, and no database names them",
+    "restore.before_end": "everything is restored, and the folder is marked as unfinished",
     # The worker.
     "journal.before_write": "events are numbered, and not in the journal",
     "journal.before_sync": "events that others act upon are written, and not on the disk",

@@ -4,6 +4,8 @@ from finetree_api.types.v1 import hardware_pb2
 from finetree_runtime.errors import FailedPrecondition
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.devices import Device, Slot, accelerator_name, matching, placements
+from finetree_trainer.scheduling.machine.cores import usable_cores
+from finetree_trainer.scheduling.machine.meter import usable_memory
 
 GIB = 1024**3
 Hardware = hardware_pb2.Hardware
@@ -89,8 +91,8 @@ def test_the_cpu_is_the_last_device_and_shares_its_cores_among_its_slots():
         (node.name, "cpu", 0),
         (node.name, "cpu", 1),
     ]
-    assert cpu.threads == max(1, devices.usable_cores() // 2)
-    assert 0 < cpu.free_bytes() <= cpu.total_bytes == devices.usable_memory()
+    assert cpu.threads == cpu.hardware.cpu.cores == max(1, usable_cores() // 2)
+    assert 0 < cpu.total_bytes == usable_memory()
 
 
 def test_a_slot_is_read_as_it_was_written():
@@ -105,9 +107,3 @@ def test_devices_are_placed_node_by_node():
         ("n", ["cuda:0", "cuda:1"]),
         ("m", ["cuda:0", "cuda:1"]),
     ]
-
-
-def test_a_quota_of_the_control_group_counts(monkeypatch):
-    monkeypatch.setattr(devices, "_control_group", {"cpu.max": "150000 100000\n", "memory.max": "1073741824\n"}.get)
-    assert devices.usable_cores() == 1
-    assert devices.usable_memory() == 1073741824

@@ -15,11 +15,12 @@ CPU = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=4), count=1)
 
 
 @pytest.fixture
-async def queue(store):
+async def queue(store, ledger, meter):
     """A queue of a machine with two GPUs and a CPU of two slots; `started` lists what it began."""
     devices = [Device("n", f"cuda:{index}", GPU, "H100", 80 << 30) for index in range(2)]
     devices.append(Device("n", "cpu", CPU, "CPU", 8 << 30, slot_count=2, threads=2))
-    made = JobQueue(EventLog(store), devices)
+    made = JobQueue(EventLog(store), devices, ledger(devices))
+    made.meter = meter
     made.started = []
 
     async def start(uid, slots) -> bool:
@@ -59,7 +60,8 @@ async def test_jobs_of_one_kind_of_device_spread_over_the_devices(queue, enqueue
     for uid in ("a", "b", "c"):
         enqueue(uid, GPU)
     assert await turn(queue) == [("a", ["n/cuda:0/0"]), ("b", ["n/cuda:1/0"])]
-    assert queue.position("c") == Position(1, "0 jobs ahead and 2 running on h100")
+    text = "0 jobs ahead and 2 running on h100 (cuda:0: a, cuda:1: b)"
+    assert queue.position("c") == Position(1, text, "WAITING_FOR_DEVICE")
     queue.release([slot for slot in queue._holders if slot.device == "cuda:1"], "b")
     assert await turn(queue) == [("c", ["n/cuda:1/0"])]
 
@@ -90,30 +92,32 @@ async def test_what_needs_no_accelerator_runs_on_the_cpu(queue, enqueue):
     for uid in ("a", "b", "c"):
         enqueue(uid, CPU)
     assert await turn(queue) == [("a", ["n/cpu/0"]), ("b", ["n/cpu/1"])]
-    assert queue.position("c").blocked_by == "0 jobs ahead and 2 running on cpu"
+    assert queue.position("c").blocked_by == "0 jobs ahead and 2 running on cpu (cpu: a, cpu: b)"
 
 
-async def test_what_prepares_does_not_wait_for_runs_and_comes_one_at_a_time(queue, enqueue, monkeypatch):
-    monkeypatch.setattr(Device, "free_bytes", lambda _: 8 << 30)
+async def test_what_prepares_does_not_wait_for_runs_and_comes_one_at_a_time(queue, enqueue):
     for uid, hardware in (("a", CPU), ("b", CPU), ("c", None), ("d", None), ("e", CPU)):
         enqueue(uid, hardware)
     assert await turn(queue) == [("a", ["n/cpu/0"]), ("b", ["n/cpu/1"]), ("c", ["n/cpu/-1"])]
-    assert queue.position("d") == Position(1, "0 jobs ahead and 1 running on cpu")
-    assert queue.position("e") == Position(1, "0 jobs ahead and 2 running on cpu")
+    assert queue.position("d") == Position(1, "0 jobs ahead and 1 running on cpu (cpu: c)", "WAITING_FOR_DEVICE")
+    assert queue.position("e").blocked_by == "0 jobs ahead and 2 running on cpu (cpu: a, cpu: b)"
     assert len(queue.running_on(queue._devices[-1])) == 3
     queue.release([Slot.parse("n/cpu/-1")], "c")
     assert await turn(queue) == [("d", ["n/cpu/-1"])]
 
 
-async def test_what_prepares_waits_for_memory_beside_a_run(queue, enqueue, monkeypatch):
-    monkeypatch.setattr(Device, "free_bytes", lambda _: 1 << 30)
+async def test_what_prepares_waits_for_memory_beside_a_run(queue, enqueue):
+    queue.meter.set(free=1 << 30)
     enqueue("a")
     assert await turn(queue) == [("a", ["n/cpu/-1"])]  # nothing runs beside it
     queue.release([Slot.parse("n/cpu/-1")], "a")
+    queue.meter.set(free=4 << 30)
     enqueue("b", CPU)
-    enqueue("c")
     assert await turn(queue) == [("b", ["n/cpu/0"])]
-    assert queue.position("c") == Position(1, "2 GiB of memory must be free beside the running job")
+    queue.meter.set(free=3 << 30)
+    enqueue("c")
+    assert await turn(queue) == []
+    assert queue.position("c").code == "MEMORY_IN_USE"
     queue.release([Slot.parse("n/cpu/0")], "b")
     assert await turn(queue) == [("c", ["n/cpu/-1"])]
 
@@ -129,7 +133,7 @@ async def test_a_suspended_job_lets_others_pass(queue, enqueue):
 async def test_a_job_whose_device_is_gone_waits(queue, enqueue):
     enqueue("a", hardware_pb2.Hardware(accelerator="rtx-4090"))
     assert await turn(queue) == []
-    assert queue.position("a") == Position(1, "0 jobs ahead and 0 running on rtx-4090")
+    assert queue.position("a") == Position(1, "0 jobs ahead and 0 running on rtx-4090", "WAITING_FOR_DEVICE")
 
 
 async def test_a_worker_is_kept_warm_while_a_slot_is_free(queue, enqueue):

@@ -108,14 +108,14 @@ async def test_output_that_grows_without_end_is_cut_and_its_end_is_kept(tmp_path
 
 @pytest.mark.parametrize("name", ["FINETREE_TOKEN", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "DATABASE_URL"])
 def test_a_worker_sees_no_secret_of_the_service(name):
-    kept = worker_environment({"PATH": "/bin", name: "secret"}, ADDED="x")
+    kept = worker_environment({"PATH": "/bin", name: "secret"}, threads=3, ADDED="x")
     assert name not in kept
     assert (kept["PATH"], kept["ADDED"], kept["HF_HUB_OFFLINE"]) == ("/bin", "x", "1")
 
 
 @pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
 def test_a_worker_sees_what_the_operator_says_of_its_devices(name):
-    assert worker_environment({name: "said"})[name] == "said"
+    assert worker_environment({name: "said"}, threads=1)[name] == "said"
 
 
 async def test_a_worker_that_could_not_be_noted_is_not_left_running(tmp_path):

@@ -42,6 +42,10 @@ class Device(_message.Message):
     THREADS_PER_SLOT_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
     RESTING_WORKERS_FIELD_NUMBER: _builtins.int
+    UUID_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    SLOT_USES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id on its node, for example "cpu" or "cuda:0"."""
     display_name: _builtins.str
@@ -49,13 +53,19 @@ class Device(_message.Message):
     total_bytes: _builtins.int
     """Memory of the device; of a processor what the service may use of the machine's. Bytes."""
     free_bytes: _builtins.int
-    """Memory that is free at the moment of the call, bytes. 0: none, or the driver does not tell."""
+    """Memory that is free at the moment of the call, bytes. 0: none, or the driver does not tell. `memory` says how much of
+    it is promised.
+    """
     slots: _builtins.int
     """Jobs that it can run at the same time; 1 on an accelerator."""
     free_slots: _builtins.int
     """Slots that no job holds."""
     threads_per_slot: _builtins.int
-    """CPU threads of a slot. 0 on an accelerator."""
+    """CPU threads of a job in a slot, of an accelerator too."""
+    uuid: _builtins.str
+    """Name of a GPU, or of an instance of one, for CUDA_VISIBLE_DEVICES. Empty of a processor."""
+    fault: _builtins.str
+    """Why nothing can start on it, one line for people: the driver does not answer, or has reported a fault. Empty: it works."""
     @_builtins.property
     def hardware(self) -> _hardware_pb2.Hardware:
         """The device as a spec names it, with a count of 1."""
@@ -74,6 +84,14 @@ class Device(_message.Message):
         job that needs it gets it.
         """
 
+    @_builtins.property
+    def memory(self) -> Global___MemoryUse:
+        """Who holds its memory, of a processor the machine's."""
+
+    @_builtins.property
+    def slot_uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotUse]:
+        """Its slots, and a processor's slot for jobs that only prepare or export, which has the number -1."""
+
     def __init__(
         self,
         *,
@@ -88,14 +106,170 @@ class Device(_message.Message):
         threads_per_slot: _builtins.int = ...,
         leases: _abc.Iterable[_serving_pb2.ServingLease] | None = ...,
         resting_workers: _abc.Iterable[Global___RestingWorker] | None = ...,
+        uuid: _builtins.str = ...,
+        fault: _builtins.str = ...,
+        memory: Global___MemoryUse | None = ...,
+        slot_uses: _abc.Iterable[Global___SlotUse] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "free_bytes", b"free_bytes", "free_slots", b"free_slots", "hardware", b"hardware", "id", b"id", "leases", b"leases", "resting_workers", b"resting_workers", "running_jobs", b"running_jobs", "slots", b"slots", "threads_per_slot", b"threads_per_slot", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "fault", b"fault", "free_bytes", b"free_bytes", "free_slots", b"free_slots", "hardware", b"hardware", "id", b"id", "leases", b"leases", "memory", b"memory", "resting_workers", b"resting_workers", "running_jobs", b"running_jobs", "slot_uses", b"slot_uses", "slots", b"slots", "threads_per_slot", b"threads_per_slot", "total_bytes", b"total_bytes", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class MemoryUse(_message.Message):
+    """Who holds a memory at the moment of the call, and what is left, bytes. What is used is read from the system: parts that
+    processes share may count twice, so that the parts differ from the total by some tens of MB.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    USED_BY_US_BYTES_FIELD_NUMBER: _builtins.int
+    USED_BY_OTHERS_BYTES_FIELD_NUMBER: _builtins.int
+    PROMISED_BYTES_FIELD_NUMBER: _builtins.int
+    RESERVE_BYTES_FIELD_NUMBER: _builtins.int
+    AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    total_bytes: _builtins.int
+    """All of it; of a machine what the limit of the trainer's container leaves."""
+    free_bytes: _builtins.int
+    """Free, or held by files and given up at once. Swap does not count."""
+    used_by_us_bytes: _builtins.int
+    """Used by the trainer and all of its workers, those without a job included."""
+    used_by_others_bytes: _builtins.int
+    """Used by other programs and the system."""
+    promised_bytes: _builtins.int
+    """Promised to running jobs at their start, and not taken by them yet."""
+    reserve_bytes: _builtins.int
+    """Never promised to a job."""
+    available_bytes: _builtins.int
+    """What a job that starts now could be promised: free, less promised and reserve, with what idle workers hold."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobMemory]:
+        """By job."""
+
+    def __init__(
+        self,
+        *,
+        total_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+        used_by_us_bytes: _builtins.int = ...,
+        used_by_others_bytes: _builtins.int = ...,
+        promised_bytes: _builtins.int = ...,
+        reserve_bytes: _builtins.int = ...,
+        available_bytes: _builtins.int = ...,
+        jobs: _abc.Iterable[Global___JobMemory] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_bytes", b"available_bytes", "free_bytes", b"free_bytes", "jobs", b"jobs", "promised_bytes", b"promised_bytes", "reserve_bytes", b"reserve_bytes", "total_bytes", b"total_bytes", "used_by_others_bytes", b"used_by_others_bytes", "used_by_us_bytes", b"used_by_us_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryUse: _TypeAlias = MemoryUse  # noqa: Y015
+
+@_typing.final
+class JobMemory(_message.Message):
+    """What a running job, a lease among them, holds of a memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    PROMISED_BYTES_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """Resource name."""
+    promised_bytes: _builtins.int
+    """What it was promised when it started, by its estimate, bytes."""
+    used_bytes: _builtins.int
+    """What its processes use, bytes. Of a GPU whose driver does not tell it: what is used there, at most the promise."""
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        promised_bytes: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "promised_bytes", b"promised_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobMemory: _TypeAlias = JobMemory  # noqa: Y015
+
+@_typing.final
+class SlotUse(_message.Message):
+    """A place for one job on a device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOT_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    PROCESSORS_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    """Its number, from 0."""
+    job: _builtins.str
+    """Resource name of the job that holds it. Empty: it is free."""
+    @_builtins.property
+    def processors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Processors that its workers are bound to, by the operating system's numbers. Empty: any."""
+
+    def __init__(
+        self,
+        *,
+        slot: _builtins.int = ...,
+        job: _builtins.str = ...,
+        processors: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "processors", b"processors", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SlotUse: _TypeAlias = SlotUse  # noqa: Y015
+
+@_typing.final
+class ProcessorUse(_message.Message):
+    """Who computes on a machine's processors, as means since the last look, which is at most some seconds ago. In cores: 1.5 is
+    one and a half of them, busy all the time.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORES_FIELD_NUMBER: _builtins.int
+    USED_BY_US_FIELD_NUMBER: _builtins.int
+    USED_BY_OTHERS_FIELD_NUMBER: _builtins.int
+    LOAD_AVERAGE_FIELD_NUMBER: _builtins.int
+    cores: _builtins.int
+    """Cores that the trainer may use."""
+    used_by_us: _builtins.float
+    """Used by the trainer and its workers."""
+    used_by_others: _builtins.float
+    """Used by other programs of the machine."""
+    load_average: _builtins.float
+    """Processes that ran or waited to run, mean of the last minute."""
+    def __init__(
+        self,
+        *,
+        cores: _builtins.int = ...,
+        used_by_us: _builtins.float = ...,
+        used_by_others: _builtins.float = ...,
+        load_average: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cores", b"cores", "load_average", b"load_average", "used_by_others", b"used_by_others", "used_by_us", b"used_by_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProcessorUse: _TypeAlias = ProcessorUse  # noqa: Y015
 
 @_typing.final
 class RestingWorker(_message.Message):
@@ -135,6 +309,7 @@ class Node(_message.Message):
     DEVICES_FIELD_NUMBER: _builtins.int
     MATRIX_RATES_FIELD_NUMBER: _builtins.int
     CPU_NAME_FIELD_NUMBER: _builtins.int
+    PROCESSORS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Unique among the nodes; of a single machine its host name."""
     cpu_name: _builtins.str
@@ -147,6 +322,10 @@ class Node(_message.Message):
     def matrix_rates(self) -> _hardware_pb2.MatrixRates:
         """Measured rates of its processor, the highest so far. Unset: not measured yet."""
 
+    @_builtins.property
+    def processors(self) -> Global___ProcessorUse:
+        """Who computes on its processors. Unset: it is not known yet."""
+
     def __init__(
         self,
         *,
@@ -154,10 +333,11 @@ class Node(_message.Message):
         devices: _abc.Iterable[Global___Device] | None = ...,
         matrix_rates: _hardware_pb2.MatrixRates | None = ...,
         cpu_name: _builtins.str = ...,
+        processors: Global___ProcessorUse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["matrix_rates", b"matrix_rates"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["matrix_rates", b"matrix_rates", "processors", b"processors"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_name", b"cpu_name", "devices", b"devices", "matrix_rates", b"matrix_rates", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_name", b"cpu_name", "devices", b"devices", "matrix_rates", b"matrix_rates", "name", b"name", "processors", b"processors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -474,19 +474,29 @@ class QueueChanged(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     BLOCKED_BY_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position among the jobs that wait for the same device, from 1."""
     blocked_by: _builtins.str
-    """What it waits for, one line for people."""
+    """What it waits for, one line for people. Figures of memory are those of the event's time; a change of them alone is
+    no event.
+    """
+    code: _builtins.str
+    """Stable code of what it waits for: "WAITING_FOR_DEVICE" (no slot of its devices is free), "MEMORY_IN_USE" (too much of
+    the memory is used or promised, by this trainer or by other programs), "KEPT_FOR_ANOTHER" (what is free is kept for a
+    larger job that others have passed), "DEVICE_LOST" (its devices do not work), or a limit. Empty: it is suspended, or is
+    tried again later.
+    """
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         blocked_by: _builtins.str = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked_by", b"blocked_by", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked_by", b"blocked_by", "code", b"code", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

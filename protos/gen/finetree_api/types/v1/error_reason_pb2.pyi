@@ -490,9 +490,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     model, or a device with more memory.
     """
     ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: _ErrorReason.ValueType  # 182
-    """Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
-    what runs (RESOURCE_EXHAUSTED, job errors, CreateJob, Generate and LoadTarget). Lower the sequence length, of a
-    served model max_parallel or max_context_tokens, as the message says.
+    """Not even one row can be trained in the device's memory, a run needs more memory than the trainer's machine has at all
+    even by the lower end of its estimate, or a base model that is to be served does not fit beside what runs
+    (RESOURCE_EXHAUSTED, job errors, CreateJob, ValidateJob, Generate and LoadTarget). Lower the sequence length or the
+    micro-batch, of a served model max_parallel or max_context_tokens, as the message says.
     """
     ERROR_REASON_OUT_OF_MEMORY_UPDATE: _ErrorReason.ValueType  # 183
     """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -1212,9 +1213,10 @@ ERROR_REASON_OUT_OF_MEMORY_LOADING: ErrorReason.ValueType  # 181
 model, or a device with more memory.
 """
 ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: ErrorReason.ValueType  # 182
-"""Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
-what runs (RESOURCE_EXHAUSTED, job errors, CreateJob, Generate and LoadTarget). Lower the sequence length, of a
-served model max_parallel or max_context_tokens, as the message says.
+"""Not even one row can be trained in the device's memory, a run needs more memory than the trainer's machine has at all
+even by the lower end of its estimate, or a base model that is to be served does not fit beside what runs
+(RESOURCE_EXHAUSTED, job errors, CreateJob, ValidateJob, Generate and LoadTarget). Lower the sequence length or the
+micro-batch, of a served model max_parallel or max_context_tokens, as the message says.
 """
 ERROR_REASON_OUT_OF_MEMORY_UPDATE: ErrorReason.ValueType  # 183
 """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).

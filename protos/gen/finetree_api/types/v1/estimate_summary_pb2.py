@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from finetree_api.types.v1 import evidence_pb2 as finetree__api_dot_types_dot_v1_dot_evidence__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,finetree_api/types/v1/estimate_summary.proto\x12\x15\x66inetree_api.types.v1\x1a$finetree_api/types/v1/evidence.proto\"\xe4\x03\n\x0f\x45stimateSummary\x12\x42\n\x0c\x64\x65vice_bytes\x18\x01 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x0b\x64\x65viceBytes\x12.\n\x13usable_device_bytes\x18\x02 \x01(\x03R\x11usableDeviceBytes\x12\x33\n\x03\x66it\x18\x03 \x01(\x0e\x32!.finetree_api.types.v1.FitVerdictR\x03\x66it\x12\x44\n\rtotal_seconds\x18\x04 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x0ctotalSeconds\x12\x42\n\x0cstep_seconds\x18\x05 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x0bstepSeconds\x12\x38\n\x04\x63ost\x18\x06 \x01(\x0b\x32$.finetree_api.types.v1.MoneyIntervalR\x04\x63ost\x12\'\n\x0foptimizer_steps\x18\x07 \x01(\x03R\x0eoptimizerSteps\x12;\n\x08revision\x18\x08 \x01(\x0b\x32\x1f.finetree_api.types.v1.RevisionR\x08revision*t\n\nFitVerdict\x12\x1b\n\x17\x46IT_VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46IT_VERDICT_FITS\x10\x01\x12\x15\n\x11\x46IT_VERDICT_TIGHT\x10\x02\x12\x1c\n\x18\x46IT_VERDICT_DOES_NOT_FIT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,finetree_api/types/v1/estimate_summary.proto\x12\x15\x66inetree_api.types.v1\x1a$finetree_api/types/v1/evidence.proto\"\xa4\x04\n\x0f\x45stimateSummary\x12\x42\n\x0c\x64\x65vice_bytes\x18\x01 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x0b\x64\x65viceBytes\x12.\n\x13usable_device_bytes\x18\x02 \x01(\x03R\x11usableDeviceBytes\x12\x33\n\x03\x66it\x18\x03 \x01(\x0e\x32!.finetree_api.types.v1.FitVerdictR\x03\x66it\x12\x44\n\rtotal_seconds\x18\x04 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x0ctotalSeconds\x12\x42\n\x0cstep_seconds\x18\x05 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x0bstepSeconds\x12\x38\n\x04\x63ost\x18\x06 \x01(\x0b\x32$.finetree_api.types.v1.MoneyIntervalR\x04\x63ost\x12\'\n\x0foptimizer_steps\x18\x07 \x01(\x03R\x0eoptimizerSteps\x12;\n\x08revision\x18\x08 \x01(\x0b\x32\x1f.finetree_api.types.v1.RevisionR\x08revision\x12>\n\nhost_bytes\x18\t \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\thostBytes*t\n\nFitVerdict\x12\x1b\n\x17\x46IT_VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x46IT_VERDICT_FITS\x10\x01\x12\x15\n\x11\x46IT_VERDICT_TIGHT\x10\x02\x12\x1c\n\x18\x46IT_VERDICT_DOES_NOT_FIT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.types.v1.estimate_summary_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FITVERDICT']._serialized_start=596
-  _globals['_FITVERDICT']._serialized_end=712
+  _globals['_FITVERDICT']._serialized_start=660
+  _globals['_FITVERDICT']._serialized_end=776
   _globals['_ESTIMATESUMMARY']._serialized_start=110
-  _globals['_ESTIMATESUMMARY']._serialized_end=594
+  _globals['_ESTIMATESUMMARY']._serialized_end=658
 # @@protoc_insertion_point(module_scope)

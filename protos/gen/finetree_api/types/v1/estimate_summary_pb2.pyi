@@ -60,6 +60,7 @@ class EstimateSummary(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     OPTIMIZER_STEPS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    HOST_BYTES_FIELD_NUMBER: _builtins.int
     usable_device_bytes: _builtins.int
     """Memory of one device that a process can use, bytes, less than its marketed size. 0: unknown."""
     fit: Global___FitVerdict.ValueType
@@ -88,6 +89,12 @@ class EstimateSummary(_message.Message):
     def revision(self) -> _evidence_pb2.Revision:
         """Knowledge of the estimator that it was computed with."""
 
+    @_builtins.property
+    def host_bytes(self) -> _evidence_pb2.Interval:
+        """Peak of the worker's process in host memory, bytes. Unset: it trains on a CPU, where device_bytes is that, or left out
+        by whoever asked.
+        """
+
     def __init__(
         self,
         *,
@@ -99,10 +106,11 @@ class EstimateSummary(_message.Message):
         cost: _evidence_pb2.MoneyInterval | None = ...,
         optimizer_steps: _builtins.int = ...,
         revision: _evidence_pb2.Revision | None = ...,
+        host_bytes: _evidence_pb2.Interval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "device_bytes", b"device_bytes", "revision", b"revision", "step_seconds", b"step_seconds", "total_seconds", b"total_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "device_bytes", b"device_bytes", "host_bytes", b"host_bytes", "revision", b"revision", "step_seconds", b"step_seconds", "total_seconds", b"total_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "device_bytes", b"device_bytes", "fit", b"fit", "optimizer_steps", b"optimizer_steps", "revision", b"revision", "step_seconds", b"step_seconds", "total_seconds", b"total_seconds", "usable_device_bytes", b"usable_device_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "device_bytes", b"device_bytes", "fit", b"fit", "host_bytes", b"host_bytes", "optimizer_steps", b"optimizer_steps", "revision", b"revision", "step_seconds", b"step_seconds", "total_seconds", b"total_seconds", "usable_device_bytes", b"usable_device_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

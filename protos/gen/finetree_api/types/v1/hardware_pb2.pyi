@@ -131,8 +131,8 @@ class CpuDevice(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     MODEL_NAME_FIELD_NUMBER: _builtins.int
     cores: _builtins.int
-    """Cores that the run may use. Unset: in a job all cores of the trainer's machine; an estimate assumes a typical
-    number and says so in a remark.
+    """Cores that the run may use. Unset: in a job those of one of the trainer's CPU slots, which its estimate is always
+    made for; an estimate of its own assumes a typical number and says so in a remark.
     """
     memory_bytes: _builtins.int
     """Memory that the run may use, bytes. Unset: in a job all memory of the trainer's machine; an estimate leaves the fit

@@ -464,6 +464,8 @@ class Task(_message.Message):
     MAY_REST_FIELD_NUMBER: _builtins.int
     ATTEMPT_REASON_FIELD_NUMBER: _builtins.int
     MAX_LOST_TIME_FIELD_NUMBER: _builtins.int
+    PROCESSORS_FIELD_NUMBER: _builtins.int
+    GPU_UUIDS_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
     job_uid: _builtins.str
@@ -546,6 +548,16 @@ class Task(_message.Message):
     def max_lost_time(self) -> _duration_pb2.Duration:
         """Most time of optimizer steps that a lost worker may cost: a checkpoint is saved before it is over. Unset: unlimited."""
 
+    @_builtins.property
+    def processors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Processors that all threads of the worker are to be bound to, by the operating system's numbers: the physical cores
+        of its CPU slot. Empty: it may run on any that the trainer may use.
+        """
+
+    @_builtins.property
+    def gpu_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of its GPUs or of instances of them, as CUDA_VISIBLE_DEVICES takes them. Empty: it has none."""
+
     def __init__(
         self,
         *,
@@ -574,10 +586,12 @@ class Task(_message.Message):
         may_rest: _builtins.bool = ...,
         attempt_reason: _event_pb2.AttemptReason.ValueType = ...,
         max_lost_time: _duration_pb2.Duration | None = ...,
+        processors: _abc.Iterable[_builtins.int] | None = ...,
+        gpu_uuids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "max_lost_time", b"max_lost_time", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_reason", b"attempt_reason", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "max_lost_time", b"max_lost_time", "may_rest", b"may_rest", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_reason", b"attempt_reason", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "gpu_uuids", b"gpu_uuids", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "max_lost_time", b"max_lost_time", "may_rest", b"may_rest", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "processors", b"processors", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "evaluate", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015

@@ -2,7 +2,7 @@
 """Plans jobs: every default filled in, every input located, the run estimated and held against what was approved."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from finetree_api.estimator.v1 import estimate_pb2
@@ -14,7 +14,7 @@ from finetree_api.types.v1 import (
     run_spec_pb2,
     training_pb2,
 )
-from finetree_runtime.errors import InvalidArgument, invalid_field
+from finetree_runtime.errors import InvalidArgument, ResourceExhausted, invalid_field
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
 from finetree_runtime.runspec.digest import make_plan
 from finetree_runtime.runspec.resolve import resolve_spec
@@ -31,6 +31,7 @@ from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.models import locate, weight_settings
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
+from finetree_trainer.scheduling.demand import figures_of
 from finetree_trainer.scheduling.devices import CPU, Device, resolve_hardware
 
 _TRAIN, _PREPARE = "job.train", "job.prepare"
@@ -76,7 +77,7 @@ class PlannedJob:
 
 
 class Planner:
-    """Plans jobs."""
+    """Plans jobs. `capacity(device)` is the most memory of a device that a job could ever have, bytes."""
 
     def __init__(
         self,
@@ -86,13 +87,14 @@ class Planner:
         devices: Iterable[Device],
         estimator: estimates.Estimator,
         rates: estimates.Rates,
+        capacity: Callable[[Device], int],
         evaluations: EvaluationPlanner,
         serving: ServingPlanner,
         exports: ExportPlanner,
     ) -> None:
         self._inputs, self._weights, self._devices = inputs, weights, list(devices)
         self._evaluations, self._serving, self._exports = evaluations, serving, exports
-        self._estimator, self._rates = estimator, rates
+        self._estimator, self._rates, self._capacity = estimator, rates, capacity
 
     async def plan(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         """Plan a job. Raises the errors that CreateJob documents."""
@@ -173,7 +175,8 @@ class Planner:
         device = resolve_hardware(self._devices, spec.hardware, f"{_SPEC}.hardware")
         job = PlannedJob(task, model, device.kind, data, evaluation, weights=weights)
         self._resolve(task, job, adopted=adopted)
-        present = await self._estimate(task, job)
+        present = await self._estimate(task, job, device)
+        self._require_memory(job, device)
         if asked.HasField("approved_plan"):
             require_approved(asked.approved_plan, present)
             if job.plan is not None:
@@ -226,11 +229,37 @@ class Planner:
         capabilities.require_settings(task.spec)
         require_evaluations(task.spec)
 
-    async def _estimate(self, task: job_pb2.TrainTask, job: PlannedJob) -> run_spec_pb2.Plan:
+    def _require_memory(self, job: PlannedJob, device: Device) -> None:
+        """Raise ResourceExhausted OUT_OF_MEMORY_PREFLIGHT for a run that could not even start alone."""
+        figures = figures_of(job.estimate.device_bytes) if job.estimate is not None else ()
+        capacity = self._capacity(device)
+        if not figures or figures[-1] <= capacity:
+            return
+        text = (
+            f"the run needs {figures[-1] / 1e9:.1f} GB at least, and no job can have more than {capacity / 1e9:.1f} "
+            f"of the {device.total_bytes / 1e9:.1f} GB of {device.display_name}; shorten rows, lower the micro-batch, "
+            "or take another device or model"
+        )
+        metadata = {
+            "needed_bytes": str(figures[-1]),
+            "capacity_bytes": str(capacity),
+            "total_bytes": str(device.total_bytes),
+        }
+        raise ResourceExhausted("OUT_OF_MEMORY_PREFLIGHT", f"{_SPEC}: {text}.", metadata=metadata, retry_delay=None)
+
+    async def _estimate(self, task: job_pb2.TrainTask, job: PlannedJob, device: Device) -> run_spec_pb2.Plan:
         """Estimate a resolved run; return its plan, whose revision is empty where there is no estimate."""
         profile = job.data.profile if job.data else None
+        spec = run_spec_pb2.RunSpec()
+        spec.CopyFrom(task.spec)
+        if spec.hardware.HasField("cpu") and spec.hardware.cpu.cores != device.threads:
+            # What it will have, not what was asked for somewhere else: forecasts and costs depend on it.
+            asked = spec.hardware.cpu.cores
+            text = f"The estimate is for the {device.threads} cores that a job has here, not for {asked}."
+            job.remarks.append(_remark("CORES_OF_A_SLOT", text, f"{_SPEC}.hardware.cpu.cores"))
+            spec.hardware.cpu.cores = device.threads
         request = estimate_pb2.EstimateRunRequest(
-            spec=task.spec,
+            spec=spec,
             dataset_profile=profile,
             evaluation_profile=job.evaluation.profile if job.evaluation else None,
             matrix_rates=self._rates(),

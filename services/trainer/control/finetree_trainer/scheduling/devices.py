@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices of this machine: GPUs, found through NVML, and the CPU in slots of a fixed number of threads."""
 
-import os
 import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import hardware_pb2
 from finetree_runtime.errors import FailedPrecondition
+
+from finetree_trainer.scheduling.machine import cores
+from finetree_trainer.scheduling.machine.meter import usable_memory
+from finetree_trainer.scheduling.machine.nvml import Gpu, Gpus, NvmlGpus
 
 CPU = "cpu"
 PREPARING = -1
@@ -76,7 +78,11 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU or the CPU of a node. `threads` is a CPU slot's number of threads, 0 on a GPU."""
+    """A GPU or the CPU of a node.
+
+    `threads` is the number of threads of a job on it, `uuid` a GPU's name for CUDA. `processors` are those of each CPU
+    slot that its workers are bound to; empty where they are bound to none.
+    """
 
     node: str
     id: str
@@ -85,21 +91,26 @@ class Device:
     total_bytes: int
     slot_count: int = 1
     threads: int = 0
+    uuid: str = ""
+    processors: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Its node and id."""
+        return self.node, self.id
 
     @property
     def kind(self) -> str:
         """Name of the accelerator, or "cpu"."""
-        return self.hardware.accelerator or CPU
+        return self.hardware.accelerator or self.hardware.unknown_accelerator.name or CPU
 
     def slots(self) -> list[Slot]:
         """Its slots; each runs one job."""
         return [Slot(self.node, self.id, index) for index in range(self.slot_count)]
 
-    def free_bytes(self) -> int:
-        """Bytes of memory that are free now."""
-        if self.id == CPU:
-            return min(int(psutil.virtual_memory().available), self.total_bytes)
-        return _gpu_free(int(self.id.partition(":")[2]))
+    def processors_of(self, slot: Slot) -> tuple[int, ...]:
+        """Ids of the processors that a worker in a slot is bound to; none where it is bound to none."""
+        return self.processors[slot.index] if 0 <= slot.index < len(self.processors) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +126,22 @@ class Node:
         return self.devices[-1]
 
 
-def discover(cpu_slots: int, cpu_threads: int) -> Node:
+def discover(cpu_slots: int, cpu_threads: int, gpus: Gpus | None = None) -> Node:
     """Find this machine's devices."""
     node = socket.gethostname() or "localhost"
-    return Node(node, (*_gpus(node), _cpu(node, max(1, cpu_slots), cpu_threads)))
+    found = (gpus or NvmlGpus()).find()
+    # A GPU's worker reads and tokenizes rows beside those of the other GPUs.
+    threads = max(1, cores.usable_cores() // max(1, len(found)))
+    return Node(node, (*(_gpu(node, gpu, threads) for gpu in found), _cpu(node, max(1, cpu_slots), cpu_threads)))
+
+
+def gpus_of(node: Node) -> list[Gpu]:
+    """The GPUs of a node, as they were found."""
+    return [
+        Gpu(device.id, device.uuid, device.display_name, device.total_bytes)
+        for device in node.devices
+        if device.id != CPU
+    ]
 
 
 def placements(slots: Iterable[Slot]) -> list[job_pb2.Placement]:
@@ -200,34 +223,23 @@ def _missing(devices: Sequence[Device], what: str, field: str) -> FailedPrecondi
 
 
 def _cpu(node: str, slots: int, threads: int) -> Device:
-    cores, memory, name = usable_cores(), usable_memory(), cpu_name()
+    memory, name = usable_memory(), cpu_name()
+    threads = threads or max(1, cores.usable_cores() // slots)
+    # What a job has, not the machine: estimates are of the cores of one slot.
     hardware = hardware_pb2.Hardware(
-        cpu=hardware_pb2.CpuDevice(cores=cores, memory_bytes=memory, model_name=name), count=1
+        cpu=hardware_pb2.CpuDevice(cores=threads, memory_bytes=memory, model_name=name), count=1
     )
-    return Device(node, CPU, hardware, name, memory, slots, threads or max(1, cores // slots))
+    bound = tuple(tuple(share) for share in cores.shares(slots, threads))
+    return Device(node, CPU, hardware, name, memory, slots, threads, processors=bound)
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, cut by the control group's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, _, period = _control_group("cpu.max").partition(" ")
-    if quota.isdigit() and period.strip().isdigit():
-        cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
-
-
-def usable_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, cut by the control group's limit."""
-    total = int(psutil.virtual_memory().total)
-    limit = _control_group("memory.max").strip()
-    return min(total, int(limit)) if limit.isdigit() else total
-
-
-def _control_group(file: str) -> str:
-    try:
-        return Path("/sys/fs/cgroup", file).read_text(encoding="ascii")
-    except OSError:
-        return ""
+def _gpu(node: str, gpu: Gpu, threads: int) -> Device:
+    hardware = hardware_pb2.Hardware(accelerator=accelerator_name(gpu.name, gpu.total_bytes), count=1)
+    if gpu.instance:
+        # A part of a card is none of the catalog's: its memory is what is known of it.
+        unknown = hardware_pb2.UnknownAccelerator(marketed_memory_gb=round(gpu.total_bytes / 1e9, 1), name=gpu.name)
+        hardware = hardware_pb2.Hardware(unknown_accelerator=unknown, count=1)
+    return Device(node, gpu.id, hardware, gpu.name, gpu.total_bytes, threads=threads, uuid=gpu.uuid)
 
 
 def cpu_name() -> str:
@@ -237,29 +249,3 @@ def cpu_name() -> str:
     except OSError:
         found = None
     return found[1].strip()[:256] if found else "CPU"
-
-
-def _gpus(node: str) -> list[Device]:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    devices: list[Device] = []
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        name, total = pynvml.nvmlDeviceGetName(handle), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
-        text = name.decode() if isinstance(name, bytes) else str(name)
-        hardware = hardware_pb2.Hardware(accelerator=accelerator_name(text, total), count=1)
-        devices.append(Device(node, f"cuda:{index}", hardware, text, total))
-    return devices
-
-
-def _gpu_free(index: int) -> int:
-    import pynvml
-
-    try:
-        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index)).free)
-    except pynvml.NVMLError:
-        return 0

@@ -3,14 +3,16 @@
 
 import asyncio
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from finetree_api.trainer.v1 import capacity_pb2, serving_pb2
 from finetree_api.types.v1 import hardware_pb2
 from finetree_api.worker.v1 import worker_pb2
 from sqlalchemy import Connection, delete, insert, select
 
-from finetree_trainer.scheduling.devices import Device, Node
+from finetree_trainer.scheduling.devices import PREPARING, Device, Node
+from finetree_trainer.scheduling.machine.cores import usable_cores
+from finetree_trainer.scheduling.memory import Budget, MemoryLedger
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.store import schema
 from finetree_trainer.store.database import Store
@@ -28,20 +30,24 @@ RestingOn = Callable[[str], Sequence[capacity_pb2.RestingWorker]]
 class Host:
     """The machine's profile and its devices."""
 
-    def __init__(self, store: Store, node: Node, *, measured_while_idle: bool = True) -> None:
+    def __init__(self, store: Store, node: Node, memory: MemoryLedger, *, measured_while_idle: bool = True) -> None:
         """`measured_while_idle`: an idle worker is kept, which measures the rates; without one they stay unknown."""
-        self.node = node
+        self.node, self._memory = node, memory
         self._measured_while_idle = measured_while_idle
         self._store = store
         self._profile = worker_pb2.HostProfile()
         self._measured = asyncio.Event()
 
     async def load(self) -> None:
-        """Read the rates that were measured before, unless they are of another processor."""
+        """Read the rates that were measured before, unless they are of another processor or number of threads."""
         query = select(schema.meta.c.value).where(schema.meta.c.key == _KEY)
         found = await self._store.read(lambda connection: connection.execute(query).scalar())
         profile = worker_pb2.HostProfile.FromString(base64.b64decode(found)) if found else worker_pb2.HostProfile()
-        if profile.matrix_rates.bf16_flops_per_second and profile.cpu_name == self.node.cpu.display_name:
+        measured = profile.cpu_name, profile.threads
+        if profile.matrix_rates.bf16_flops_per_second and measured == (
+            self.node.cpu.display_name,
+            self.node.cpu.threads,
+        ):
             self._profile = profile
             self._measured.set()
 
@@ -56,7 +62,7 @@ class Host:
             if getattr(before, name) > getattr(rates, name):
                 setattr(rates, name, getattr(before, name))
         # The worker may spell the name differently; `load` compares this one.
-        profile.cpu_name = self.node.cpu.display_name
+        profile.cpu_name, profile.threads = self.node.cpu.display_name, self.node.cpu.threads
         text = base64.b64encode(profile.SerializeToString()).decode()
 
         def write(connection: Connection) -> None:
@@ -83,38 +89,78 @@ class Host:
 
         `leases` gives those of some jobs, by their names; `resting` the workers that rest on a device, by its id.
         """
-        devices = self.node.devices
-        free = await asyncio.to_thread(lambda: [device.free_bytes() for device in devices])
+        budgets = await self._memory.look()
         return capacity_pb2.Node(
             name=self.node.name,
             devices=[
-                _describe(device, bytes_, queue, leases=leases, resting=resting(device.id))
-                for device, bytes_ in zip(devices, free, strict=True)
+                _describe(device, budgets.of(device.place), queue, leases=leases, resting=resting(device.id))
+                for device in self.node.devices
             ],
             matrix_rates=self.rates(),
             cpu_name=self.node.cpu.display_name,
+            processors=self._processors(),
+        )
+
+    def _processors(self) -> capacity_pb2.ProcessorUse | None:
+        use = self._memory.processors()
+        if use is None:
+            return None
+        return capacity_pb2.ProcessorUse(
+            cores=usable_cores(), used_by_us=use.ours, used_by_others=use.others, load_average=use.load
         )
 
 
 def _describe(
     device: Device,
-    free: int,
+    budget: Budget,
     queue: JobQueue,
     *,
     leases: LeasesOf,
     resting: Sequence[capacity_pb2.RestingWorker],
 ) -> capacity_pb2.Device:
-    running = queue.running_on(device)
+    holders = queue.holders_on(device)
+    names = {holder.uid: holder.name for holder in queue.holders().values() if holder is not None}
+    running = [holder.name for holder in holders.values()]
+    slots = device.slots() + [slot for slot in holders if slot.index == PREPARING]
+    busy = sum(slot in holders for slot in device.slots())
     return capacity_pb2.Device(
         id=device.id,
         hardware=device.hardware,
         display_name=device.display_name,
         total_bytes=device.total_bytes,
-        free_bytes=free,
+        free_bytes=budget.free,
         running_jobs=running,
         slots=device.slot_count,
-        free_slots=device.slot_count - len(running),
+        free_slots=0 if budget.fault else device.slot_count - busy,
         threads_per_slot=device.threads,
         leases=leases(running),
         resting_workers=resting,
+        uuid=device.uuid,
+        fault=budget.fault,
+        memory=_memory_use(budget, names),
+        slot_uses=[
+            capacity_pb2.SlotUse(
+                slot=slot.index,
+                job=holders[slot].name if slot in holders else "",
+                processors=device.processors_of(slot),
+            )
+            for slot in slots
+        ],
+    )
+
+
+def _memory_use(budget: Budget, names: Mapping[str, str]) -> capacity_pb2.MemoryUse:
+    return capacity_pb2.MemoryUse(
+        total_bytes=budget.total,
+        free_bytes=budget.free,
+        used_by_us_bytes=budget.used_by_us,
+        used_by_others_bytes=budget.used_by_others,
+        promised_bytes=budget.outstanding,
+        reserve_bytes=budget.reserve,
+        available_bytes=budget.available + budget.idle,
+        jobs=[
+            capacity_pb2.JobMemory(job=names[each.job], promised_bytes=each.promised, used_bytes=each.used)
+            for each in budget.held
+            if each.job in names
+        ],
     )

@@ -4,7 +4,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_runtime.errors import DomainError, to_status
@@ -16,46 +16,35 @@ from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.outages import Pauses, is_outage, log_failure
 from finetree_trainer.scheduling import place
-from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
+from finetree_trainer.scheduling.backfill import Passed
+from finetree_trainer.scheduling.demand import Demand, demand_of
+from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot
+from finetree_trainer.scheduling.fit import MEMORY_IN_USE, WAITING_FOR_DEVICE, Blocked, Holder, Round
+from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.positions import Group, Positions
 from finetree_trainer.store.jobs import JobRow
 
-PREPARE_BYTES = 2 * 1024**3
-"""Free memory beside a run on the CPU that a PREPARE job waits for: its process has 0.9 GB after its imports, and had
-0.8 GB at the peak of a million rows (benchmarks/results/worker/data_memory.json has the slope)."""
 ANNOUNCED_POSITIONS = 20
 """Places at the head of the queue whose changes are logged: else each start would log as many events as jobs wait."""
+NAMED_HOLDERS = 4
+"""Running jobs that the reason of a waiting one names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A job's place in the queue, from 1, and what it waits for, in words; 0 and "" for a job that does not wait."""
+    """A job's place in the queue, from 1, and what it waits for, in words; 0 and "" for a job that does not wait.
+
+    `code` is the stable name of what it waits for; "" where that is none of the machine's.
+    """
 
     number: int = 0
     blocked_by: str = ""
+    code: str = ""
 
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """The devices that a job needs: their kind, for people, how many, and the ids of those that it can run on.
-
-    `candidates` is empty for a job whose devices no longer exist: it waits. `prepares`: it takes the slot for PREPARE
-    jobs alone. `memory` is what must be free on a device before it starts there, bytes.
-    """
-
-    kind: str
-    count: int
-    candidates: frozenset[tuple[str, str]]
-    prepares: bool = False
-    memory: int = 0
-
-    def takes(self, slot: Slot) -> bool:
-        """Return whether the job can run in a slot."""
-        return (slot.node, slot.device) in self.candidates and (slot.index == PREPARING) == self.prepares
-
-    def group(self) -> Group:
-        """What the job competes for."""
-        return Group(self.kind, self.candidates, self.prepares)
+    def says_the_same(self, other: "Position") -> bool:
+        """Return whether nothing else than figures of memory, which change all the time, tells the two apart."""
+        same = (self.number, self.code) == (other.number, other.code)
+        return same and (self.code == MEMORY_IN_USE or self.blocked_by == other.blocked_by)
 
 
 @dataclass(slots=True)
@@ -66,6 +55,9 @@ class _Waiting:
     announced: Position = Position()
     trouble: str = ""
     """Why it could not be started the last time."""
+    blocked: Blocked | None = None
+    """What was in its way at the last look, where slots were not."""
+    passed: Passed = field(default_factory=Passed)
     not_before: int = 0
     """When its next attempt begins at the earliest, microseconds since 1970; 0: at once."""
 
@@ -78,15 +70,6 @@ class _Waiting:
         return not self.row.suspended
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """The job that holds a slot."""
-
-    uid: str
-    name: str
-    task: int
-
-
 class JobQueue:
     """Starts waiting jobs in their order as slots become free.
 
@@ -94,8 +77,9 @@ class JobQueue:
     libraries for the next job.
     """
 
-    def __init__(self, log: EventLog, devices: Iterable[Device]) -> None:
-        self._log = log
+    def __init__(self, log: EventLog, devices: Iterable[Device], memory: MemoryLedger) -> None:
+        self._log, self._memory = log, memory
+        memory.promised = self._promised
         self._devices = list(devices)
         slots = [slot for device in self._devices for slot in device.slots()]
         slots += [Slot(device.node, CPU, PREPARING) for device in self._devices if device.id == CPU]
@@ -115,6 +99,9 @@ class JobQueue:
         """Ends the workers that rest; `wake` is called when their memory is free."""
         self.about_holder: Callable[[str], str] = lambda _uid: ""
         """Says when a job gives up the slots that it holds, in words; empty: when its work is done."""
+        self.may_start: Callable[[JobRow], Blocked | None] = lambda _row: None
+        """Says why a job may not start now although its devices are free, as a limit of its project; None: it may. It
+        is asked of each waiting job in each round; `wake` is called when an answer may have changed."""
         log.listeners.append(self._on_change)
 
     def recover(self, rows: Iterable[JobRow]) -> None:
@@ -125,7 +112,7 @@ class JobQueue:
     def _on_change(self, row: JobRow) -> None:
         """Queue a job that waits now, and drop one that no longer does."""
         if row.record:
-            self._demands[row.uid] = self._demand_of(job_pb2.Job.FromString(row.record))
+            self._demands[row.uid] = demand_of(job_pb2.Job.FromString(row.record), self._devices)
         if row.state in states.TERMINAL:
             self._demands.pop(row.uid, None)
         if row.state not in states.WAITING:
@@ -162,19 +149,6 @@ class JobQueue:
         self._waiting = dict(sorted(self._waiting.items(), key=lambda item: place.order(item[1].row)))
         self._positions.clear()
 
-    def _demand_of(self, record: job_pb2.Job) -> Demand:
-        task = record.WhichOneof("task")
-        if task not in ("train", "evaluate", "serve"):
-            return _demand([device for device in self._devices if device.id == CPU], 1, prepares=True)
-        hardware = record.train.spec.hardware
-        if task != "train":
-            hardware = record.serve.hardware if task == "serve" else record.evaluate.hardware
-        memory = int(record.estimate.device_bytes.expected) if task == "serve" else 0
-        try:
-            return _demand(matching(self._devices, hardware), max(1, hardware.count), memory=memory)
-        except DomainError:
-            return Demand(hardware.accelerator or CPU, hardware.count, frozenset())
-
     def hold(self, slots: Iterable[Slot], holder: Holder) -> None:
         """Mark slots as held by a job."""
         self._holders |= dict.fromkeys(slots, holder)
@@ -204,7 +178,8 @@ class JobQueue:
         if waiting is None:
             return Position()
         number = self._positions.number(uid, self._waiting.values(), len(self._waiting))
-        return Position(number, self._blocked_by(waiting, number))
+        blocked = self._blocked_by(waiting, number)
+        return Position(number, blocked.text, blocked.code)
 
     def competitors(self, uid: str) -> list[JobRow]:
         """Rows of the jobs that wait for the same devices as a waiting one, suspended ones too, in their order."""
@@ -218,15 +193,33 @@ class JobQueue:
         ]
 
     def is_wanted(self, uid: str) -> bool:
-        """Return whether a job waits for a slot that this one holds."""
+        """Return whether a job waits for a slot that this one holds, or for memory that jobs hold."""
         held = [slot for slot, holder in self._holders.items() if holder is not None and holder.uid == uid]
         free = [slot for slot, holder in self._holders.items() if holder is None]
         return any(
             not waiting.row.suspended
-            and any(waiting.demand.takes(slot) for slot in held)
-            and sum(waiting.demand.takes(slot) for slot in free) < waiting.demand.count
+            and (
+                (waiting.blocked is not None and waiting.blocked.ours and bool(held))
+                or (
+                    any(waiting.demand.takes(slot) for slot in held)
+                    and sum(waiting.demand.takes(slot) for slot in free) < waiting.demand.count
+                )
+            )
             for waiting in self._waiting.values()
         )
+
+    def _promised(self) -> dict[str, Demand]:
+        """Demands of the jobs that hold slots."""
+        uids = {holder.uid for holder in self._holders.values() if holder is not None}
+        return {uid: self._demands[uid] for uid in uids if uid in self._demands}
+
+    def holders_on(self, device: Device) -> dict[Slot, Holder]:
+        """The jobs that hold slots of a device, those that only prepare too."""
+        return {
+            slot: holder
+            for slot, holder in self._holders.items()
+            if holder is not None and (slot.node, slot.device) == device.place
+        }
 
     def has_free_slot(self, device: Device) -> bool:
         """Return whether a job could begin on a device now."""
@@ -238,12 +231,7 @@ class JobQueue:
 
     def running_on(self, device: Device) -> list[str]:
         """Names of the jobs that hold a slot of a device."""
-        place = device.node, device.id
-        return [
-            holder.name
-            for slot, holder in self._holders.items()
-            if holder is not None and (slot.node, slot.device) == place
-        ]
+        return [holder.name for holder in self.holders_on(device).values()]
 
     async def run(self) -> None:
         """Start jobs until cancelled."""
@@ -277,53 +265,55 @@ class JobQueue:
                 log_failure(error, doing="prewarm_worker")
 
     async def _start_all(self) -> None:
-        # Of a thousand jobs that wait for one kind of device, the first one's answer is that of all.
-        without_slots: set[Demand] = set()
+        # Of a thousand jobs that wait for the same, the first one's answer is that of all.
+        blocked: dict[Demand, tuple[_Waiting, Blocked]] = {}
+        round_: Round | None = None
         for waiting in list(self._waiting.values()):
-            row = waiting.row
             waiting.trouble = ""
-            if row.suspended or waiting.not_before > self._log.clock() or waiting.demand in without_slots:
+            if waiting.row.suspended or waiting.not_before > self._log.clock():
                 continue
-            slots = self._free_slots(waiting.demand, row)
-            if not slots:
-                without_slots.add(waiting.demand)
+            if waiting.demand in blocked:
+                waiting.blocked = blocked[waiting.demand][1]
                 continue
-            if row.uid not in self._waiting:
-                continue
-            self.hold(slots, Holder(row.uid, row.name, row.task))
-            if not await self._begin(waiting, slots):
-                # Without waking this loop: what could not be started now is tried again after a pause.
-                self._free(slots, row.uid)
+            waiting.blocked = self.may_start(waiting.row)
+            if waiting.blocked is None:
+                round_ = round_ or await self._look(blocked)
+                if await self._start_one(waiting, round_, blocked):
+                    # What is free and promised has changed.
+                    round_ = None
 
-    def _free_slots(self, demand: Demand, row: JobRow) -> tuple[Slot, ...]:
-        """Free slots for a job, one of each device; none when it cannot have all that it needs."""
-        if demand.prepares and not self._has_room_beside_runs():
-            self.make_room()
-            return ()
-        rank = self.rank_slots(row)
-        free: dict[tuple[str, str], Slot] = {}
-        for slot, holder in sorted(self._holders.items(), key=lambda pair: rank.get(pair[0], 0)):
-            if holder is None and demand.takes(slot) and self._has_memory(slot, demand):
-                free.setdefault((slot.node, slot.device), slot)
-        chosen = tuple(free.values())[: demand.count]
-        return chosen if len(chosen) == demand.count else ()
-
-    def _has_memory(self, slot: Slot, demand: Demand) -> bool:
-        """Return whether what a job needs is free on a slot's device; where not, that is tried again after a pause."""
-        if not demand.memory:
+    async def _start_one(
+        self, waiting: _Waiting, round_: Round, blocked: dict[Demand, tuple[_Waiting, Blocked]]
+    ) -> bool:
+        """Start a job, or note what is in its way; return whether anything was begun."""
+        row, demand = waiting.row, waiting.demand
+        found = round_.choose(demand, row.name, self.rank_slots(row))
+        if isinstance(found, Blocked):
+            waiting.blocked, blocked[demand] = found, (waiting, found)
+            round_.keep(demand, row.name, found, waiting.passed)
+            if found.code == MEMORY_IN_USE:
+                # Other programs do not tell when they give it back: there is another look after a pause.
+                self._troubled = True
+                self.make_room()
+            return False
+        if row.uid not in self._waiting:
+            return False
+        self.hold(found, Holder(row.uid, row.name, row.task))
+        if not await self._begin(waiting, found):
+            # Without waking this loop: what could not be started now is tried again after a pause.
+            self._free(found, row.uid)
             return True
-        device = next(device for device in self._devices if (device.node, device.id) == (slot.node, slot.device))
-        enough = device.free_bytes() >= demand.memory
-        if not enough:
-            self._troubled = True
-            self.make_room()
-        return enough
+        for other, why in blocked.values():
+            if round_.passes(demand, found, other.demand, why):
+                other.passed.add(self._log.clock())
+        return True
 
-    def _has_room_beside_runs(self) -> bool:
-        """Return whether a PREPARE job's process would not take the memory of a run on the CPU."""
-        if all(holder is None for slot, holder in self._holders.items() if slot.device == CPU):
-            return True
-        return all(device.free_bytes() >= PREPARE_BYTES for device in self._devices if device.id == CPU)
+    async def _look(self, blocked: Mapping[Demand, tuple[_Waiting, Blocked]]) -> Round:
+        """Begin a round, or go on with one after a start: what was kept before is kept again."""
+        round_ = Round(self._holders, await self._memory.look(), now=self._log.clock())
+        for waiting, why in blocked.values():
+            round_.keep(waiting.demand, waiting.row.name, why, waiting.passed)
+        return round_
 
     async def _begin(self, waiting: _Waiting, slots: tuple[Slot, ...]) -> bool:
         try:
@@ -361,28 +351,29 @@ class JobQueue:
 
         await self._log.change(uid, decide)
 
-    def _blocked_by(self, waiting: _Waiting, number: int) -> str:
+    def _blocked_by(self, waiting: _Waiting, number: int) -> Blocked:
         if waiting.row.suspended:
-            return "suspended: it is not queued until it is resumed"
+            return Blocked("", "suspended: it is not queued until it is resumed")
         if waiting.trouble:
-            return waiting.trouble
+            return Blocked("", waiting.trouble)
         if waiting.not_before > self._log.clock():
-            return f"its next attempt begins at {timestamp(waiting.not_before).ToDatetime():%H:%M:%S} UTC"
-        demand = waiting.demand
-        if demand.prepares and not self._has_room_beside_runs():
-            return f"{PREPARE_BYTES >> 30} GiB of memory must be free beside the running job"
-        holders = [holder for slot, holder in self._holders.items() if holder is not None and demand.takes(slot)]
-        about = [text for text in (self.about_holder(holder.uid) for holder in holders) if text]
-        blocked = f"{number - 1} jobs ahead and {len(holders)} running on {demand.kind}"
-        if demand.memory and not holders:
-            blocked = f"{demand.memory / 1e9:.1f} GB of memory must be free on {demand.kind}"
-        return "; ".join([blocked, *about])
+            when = f"{timestamp(waiting.not_before).ToDatetime():%H:%M:%S} UTC"
+            return Blocked("", f"its next attempt begins at {when}")
+        demand, blocked = waiting.demand, waiting.blocked
+        if blocked is not None and blocked.code != WAITING_FOR_DEVICE:
+            return blocked
+        held = {slot: holder for slot, holder in self._holders.items() if holder is not None and demand.takes(slot)}
+        named = [f"{slot.device}: {holder.name.rpartition('/')[2]}" for slot, holder in held.items()][:NAMED_HOLDERS]
+        names = f" ({', '.join(named)}{', …' if len(held) > len(named) else ''})" if named else ""
+        about = [text for text in (self.about_holder(holder.uid) for holder in held.values()) if text]
+        text = f"{number - 1} jobs ahead and {len(held)} running on {demand.kind}{names}"
+        return Blocked(WAITING_FOR_DEVICE, "; ".join([text, *about]))
 
     async def _announce_positions(self) -> None:
         changed: list[tuple[_Waiting, Position]] = []
         for waiting in list(self._waiting.values())[:ANNOUNCED_POSITIONS]:
             position = self.position(waiting.row.uid)
-            if position != waiting.announced:
+            if not position.says_the_same(waiting.announced):
                 changed.append((waiting, position))
         await asyncio.gather(*(self._announce(waiting, position) for waiting, position in changed))
 
@@ -391,15 +382,12 @@ class JobQueue:
 
         def decide(transaction: Transaction, _connection: Connection) -> None:
             if transaction.row.state in states.WAITING:
-                queued = event_pb2.QueueChanged(position=position.number, blocked_by=position.blocked_by)
+                queued = event_pb2.QueueChanged(
+                    position=position.number, blocked_by=position.blocked_by, code=position.code
+                )
                 text = f"Position {position.number}: {position.blocked_by}."
                 transaction.add(event_pb2.JobEvent(queue_changed=queued, message=text))
 
         # Ended meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry.
         with suppress(DomainError, FinishedError):
             await self._log.change(waiting.row.uid, decide)
-
-
-def _demand(candidates: list[Device], count: int, *, prepares: bool = False, memory: int = 0) -> Demand:
-    places = frozenset((device.node, device.id) for device in candidates)
-    return Demand(candidates[0].kind, count, places, prepares, memory)

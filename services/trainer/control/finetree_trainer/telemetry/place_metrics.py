@@ -13,7 +13,8 @@ from finetree_runtime.meter import Meter, Values
 
 from finetree_trainer.clock import Clock
 from finetree_trainer.scheduling.devices import PREPARING, Device, Slot
-from finetree_trainer.scheduling.queue import Holder
+from finetree_trainer.scheduling.fit import Holder
+from finetree_trainer.scheduling.memory import Budgets
 from finetree_trainer.telemetry.live_jobs import LiveJob, LiveJobs, task_name
 
 _SLOT = ("node", "device", "slot")
@@ -22,7 +23,7 @@ _SLOT = ("node", "device", "slot")
 class PlaceMetrics:
     """Devices, slots and the jobs that run there.
 
-    `holders` returns every slot with the job that holds it.
+    `holders` returns every slot with the job that holds it, `budgets` who holds the memories now.
     """
 
     def __init__(
@@ -32,9 +33,11 @@ class PlaceMetrics:
         jobs: LiveJobs,
         *,
         holders: Callable[[], Mapping[Slot, Holder | None]],
+        budgets: Callable[[], Budgets],
         clock: Clock,
     ) -> None:
         self._devices, self._jobs, self._holders, self._clock = devices, jobs, holders, clock
+        self._budgets = budgets
         meter.gauge(
             "finetree_device_slots",
             "Places for jobs on a device, those for PREPARE jobs left out.",
@@ -77,9 +80,10 @@ class PlaceMetrics:
 
     def _memory(self) -> Values:
         values: dict[tuple[str, ...], float] = {}
+        budgets = self._budgets()
         for device in self._devices:
-            key, free = (device.node, device.id, device.kind), device.free_bytes()
-            values[*key, "used"], values[*key, "free"] = max(0, device.total_bytes - free), free
+            key, budget = (device.node, device.id, device.kind), budgets.of(device.place)
+            values[*key, "used"], values[*key, "free"] = max(0, budget.total - budget.free), budget.free
         return values
 
     def _of_jobs(self, value: Callable[[LiveJob], float]) -> Values:

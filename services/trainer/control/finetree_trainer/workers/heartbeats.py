@@ -9,7 +9,8 @@ is ended only if in the same time its process has used no processor, read nothin
 import asyncio
 from collections.abc import Callable, Iterable
 
-from finetree_trainer.workers.session import Worker
+from finetree_trainer.scheduling.memory import WorkerProcess
+from finetree_trainer.workers.session import Worker, process_of
 
 MISSED = 3
 """Whole intervals without a message and without progress that a worker is given. One more check ends it."""
@@ -33,6 +34,10 @@ class Heartbeats:
     ) -> None:
         self._workers, self._interval, self._end = workers, interval, end
         self._longest = max(MISSED, lease / interval)
+
+    def processes(self) -> list[WorkerProcess]:
+        """The processes of all workers that live."""
+        return [found for worker in self._workers() if (found := process_of(worker)) is not None]
 
     def unknown(self) -> int:
         """Workers of an earlier run of the service that may be alive or dead: nobody can look at their process."""

@@ -49,14 +49,17 @@ class Liveness(enum.Enum):
     UNKNOWN = "unknown"
 
 
-def worker_environment(source: Mapping[str, str], **extra: str) -> dict[str, str]:
-    """Build a worker's environment: the allowed variables, no network for libraries, and `extra`."""
+def worker_environment(source: Mapping[str, str], *, threads: int, **extra: str) -> dict[str, str]:
+    """Build a worker's environment: the allowed variables, no network for libraries, and `extra`.
+
+    `threads` is the number that its libraries begin with, before it has a task.
+    """
     kept = {name: source[name] for name in _PASSED_ON if name in source}
     kept |= {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     # OpenMP's threads wait for each other by spinning, by default for so long that beside other processes they burn the
     # time slices of the threads they wait for. A step of the small model on 2 cores, alone and beside 2 busy processes:
     # 0.56 s and more than 2.4 s by default, 0.47 s and 1.1 s with this many turns, 0.87 s and 0.86 s without spinning.
-    kept |= {"GOMP_SPINCOUNT": "10000"}
+    kept |= {"GOMP_SPINCOUNT": "10000", "OMP_NUM_THREADS": str(threads)}
     return kept | extra
 
 

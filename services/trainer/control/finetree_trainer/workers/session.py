@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_trainer.scheduling.devices import Slot
+from finetree_trainer.scheduling.memory import WorkerProcess
 from finetree_trainer.workers.exchange import Exchange
 from finetree_trainer.workers.process import Process
 
@@ -163,3 +164,12 @@ class Worker:
         """Send a message, if the worker is attached now."""
         if self.session is not None:
             self.session.send(message)
+
+
+def process_of(worker: Worker) -> WorkerProcess | None:
+    """The process of a worker that lives, for who wants to know what it holds; None for one that does not."""
+    if worker.process is None or worker.process.dead.is_set():
+        return None
+    slots = worker.slots or (worker.rest.slots if worker.rest is not None else ())
+    resting = worker.rest is not None and not worker.job
+    return WorkerProcess(worker.process.pid, worker.job, resting, tuple(slot.device for slot in slots))

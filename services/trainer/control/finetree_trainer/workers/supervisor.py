@@ -197,7 +197,7 @@ class Supervisor:
         socket = f"unix:{self._layout.worker_socket}"
         arguments = ["--socket", socket, "--idle", *(["--measure"] if measure else [])]
         folder = self._layout.workers / str(uuid7())
-        environment = worker_environment(os.environ, **{TOKEN_VARIABLE: token})
+        environment = worker_environment(os.environ, threads=self._tasks.slot_threads, **{TOKEN_VARIABLE: token})
         try:
             process = Process.start([*command, *arguments], environment, folder)
         except OSError:

@@ -19,7 +19,8 @@ from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub, locate
 from finetree_trainer.models.weights import WeightsLocator
-from finetree_trainer.scheduling.devices import Device, Slot, placements, usable_cores
+from finetree_trainer.scheduling.devices import CPU, Device, Slot, placements
+from finetree_trainer.scheduling.machine.cores import usable_cores
 from finetree_trainer.settings import Settings
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.workers import lost_time
@@ -44,7 +45,9 @@ class TaskBuilder:
     ) -> None:
         self._rates = rates
         self._log, self._models, self._datasets, self._weights = log, models, datasets, weights
-        self._threads = {(device.node, device.id): device.threads for device in devices}
+        self._devices = {device.place: device for device in devices}
+        self.slot_threads = max((each.threads for each in self._devices.values() if each.id == CPU), default=1)
+        """Threads of a CPU slot: what the libraries of a worker begin with, before it has a task."""
         self._layout, self._settings = Layout(settings.data_dir), settings
         self._hub = hub.hub_access(settings, os.environ)
         private_folder(self._layout.tokens)
@@ -60,11 +63,13 @@ class TaskBuilder:
             job=record.name,
             job_uid=uid,
             placements=placements(slots),
-            threads=max(self._threads.get((slot.node, slot.device), 0) for slot in slots) or usable_cores(),
+            threads=sum(device.threads for device in self._of(slots)) or usable_cores(),
             plan_digest=record.plan_digest,
             lineage=record.lineage,
             hourly_price=estimator.hourly_price(record.estimate),
             attempt_reason=_attempt_reason(row),
+            processors=[number for slot in slots for number in self._processors_of(slot)],
+            gpu_uuids=[device.uuid for device in self._of(slots) if device.uuid],
         )
         if record.WhichOneof("task") == "export":
             await self._set_export(task, record, row)
@@ -103,6 +108,15 @@ class TaskBuilder:
                 found = await self._weights.locate(row.project, spec.init_from, _INIT_FROM)
                 task.weights.append(found.message("init_from"))
         return task
+
+    def _of(self, slots: Sequence[Slot]) -> list[Device]:
+        """The devices of slots; of an attempt that an earlier run of the service began, those that are still here."""
+        places = [(slot.node, slot.device) for slot in slots]
+        return [self._devices[place] for place in places if place in self._devices]
+
+    def _processors_of(self, slot: Slot) -> tuple[int, ...]:
+        device = self._devices.get((slot.node, slot.device))
+        return device.processors_of(slot) if device is not None else ()
 
     async def _set_export(self, task: worker_pb2.Task, record: job_pb2.Job, row: JobRow) -> None:
         """Locate what is exported, its base and the rows that are asked; rows that are gone are not asked."""

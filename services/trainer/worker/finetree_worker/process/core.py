@@ -54,10 +54,11 @@ class TrainingCore:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
     def profile(self) -> worker_pb2.HostProfile:
-        """Measure the matrix rates of all cores that this process may use."""
+        """Measure the matrix rates with as many threads as a job of the service has."""
         from finetree_worker.training import matrix_rate
 
-        rate = matrix_rate.measure(len(os.sched_getaffinity(0)))
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        rate = matrix_rate.measure(int(threads) if threads.isdecimal() else len(os.sched_getaffinity(0)))
         return worker_pb2.HostProfile(
             matrix_rates=hardware_pb2.MatrixRates(
                 bf16_flops_per_second=rate.bf16_flops, fp32_flops_per_second=rate.fp32_flops

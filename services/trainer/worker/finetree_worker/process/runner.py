@@ -4,6 +4,7 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -161,7 +162,7 @@ def _work(
         on_event=log_capture.log_event,
     )
     log.connect(reporter)
-    show_devices([device for placement in task.placements for device in placement.device_ids])
+    take_place(task)
     ended = run(task, core, reporter=reporter, commands=commands, port=stream.serving)
     log.disconnect()
     written = reporter.finish(ended)
@@ -180,8 +181,21 @@ def _phase_setter(stream: ServiceStream) -> Callable[[job_pb2.JobPhase.ValueType
     return set_phase
 
 
-def show_devices(devices: Sequence[str]) -> None:
-    """Restrict CUDA to the task's devices; CUDA reads the variable on first use, not when torch is imported."""
-    indices = [index for kind, _, index in (device.partition(":") for device in devices) if kind == "cuda" and index]
-    if indices:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(indices))
+def take_place(task: worker_pb2.Task) -> None:
+    """Restrict this process to the GPUs and the processors of its task.
+
+    CUDA reads its variable on first use, not when torch is imported. By UUID: CUDA counts cards by their speed, the
+    service by their place in the machine, and the variable of the service names those of all of its workers.
+    """
+    if task.gpu_uuids:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(task.gpu_uuids)
+    if task.processors:
+        bind(task.processors)
+
+
+def bind(processors: Sequence[int]) -> None:
+    """Bind all threads of this process to processors; new ones inherit it. Those of another task are bound anew."""
+    for thread in Path("/proc/self/task").iterdir():
+        # It has ended meanwhile, or the processors are not there any more: then the scheduler goes on to choose.
+        with suppress(OSError):
+            os.sched_setaffinity(int(thread.name), processors)

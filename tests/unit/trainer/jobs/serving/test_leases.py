@@ -44,8 +44,9 @@ async def log(store, now) -> EventLog:
 
 
 @pytest.fixture
-def queue(log) -> JobQueue:
-    return JobQueue(log, [Device("n", "cpu", CPU, "CPU", 8 << 30, threads=4)])
+def queue(log, ledger) -> JobQueue:
+    devices = [Device("n", "cpu", CPU, "CPU", 8 << 30, threads=4)]
+    return JobQueue(log, devices, ledger(devices))
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ async def test_it_gives_way_early_to_a_job_that_waits_for_its_device_and_to_no_o
 async def test_a_job_that_waits_says_when_the_device_is_given_up(queue, leases, another_waits):
     another_waits()
     text = queue.position("t").blocked_by
-    assert text.startswith("0 jobs ahead and 1 running on cpu; ")
+    assert text.startswith("0 jobs ahead and 1 running on cpu (cpu: s); ")
     assert text.endswith("serves a model and gives way when nobody has asked it for 20 s")
     assert leases.get("s") is not None
 

@@ -73,10 +73,12 @@ class Generations:
         *,
         weights: WeightsLocator,
         devices: Sequence[Device],
+        free: Callable[[Device], int],
     ) -> None:
         self._log, self._leases, self._supervisor = log, leases, supervisor
         self._weights = weights
-        self._devices = {(device.node, device.id): device for device in devices}
+        self._devices = {device.place: device for device in devices}
+        self._free = free
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def drain(self) -> None:
@@ -213,7 +215,7 @@ class Generations:
         for placement in job_pb2.Job.FromString(row.snapshot).placements:
             for device_id in placement.device_ids:
                 device = self._devices.get((placement.node, device_id))
-                if device is not None and (free := device.free_bytes()) < needed:
+                if device is not None and (free := self._free(device)) < needed:
                     text = f"target: its files hold {needed / 1e9:.2f} GB, and {device.display_name} has "
                     text += f"{free / 1e9:.2f} GB free; unload targets, or wait for what runs beside it."
                     metadata = {"needed_bytes": str(needed), "free_bytes": str(free)}

@@ -46,8 +46,8 @@ class PlannedServing:
 class ServingPlanner:
     """Plans jobs that serve.
 
-    `has_free_slot(device)` says whether one could begin there now, `reclaimable(device)` how many bytes are held there
-    by workers that any job may end, by the device's id.
+    `has_free_slot(device)` says whether one could begin there now, `free(device)` how many bytes it could be promised
+    there, with what workers without a job hold; it blocks.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class ServingPlanner:
         *,
         rates: Rates,
         has_free_slot: Callable[[Device], bool],
-        reclaimable: Callable[[str], int],
+        free: Callable[[Device], int],
     ) -> None:
-        self._reclaimable = reclaimable
+        self._free = free
         self._inputs, self._weights, self._devices = inputs, weights, devices
         self._rates, self._has_free_slot = rates, has_free_slot
 
@@ -111,7 +111,7 @@ class ServingPlanner:
 
     def _place(self, needed: ServingMemory, candidates: Sequence[Device]) -> Device:
         """Find a device with the memory: free now, or held by jobs after which it waits. Raises ResourceExhausted."""
-        free = {device.id: device.free_bytes() + self._reclaimable(device.id) for device in candidates}
+        free = {device.id: self._free(device) for device in candidates}
         for device in candidates:
             if device.total_bytes >= needed.total and (
                 free[device.id] >= needed.total or not self._has_free_slot(device)

@@ -26,15 +26,16 @@ WAL, SHARED_MEMORY = "-wal", "-shm"
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Connection]:
-    """A connection that reads one consistent view of a database.
+def located(file: Path, *, scratch: Path | None = None) -> Iterator[str]:
+    """The address (a URI of SQLite) under which a database can be read; copies are made in `scratch`.
 
-    Raises SettingsError (DATA_DIR_EMPTY, DATA_DIR_OTHER_VERSION, DATA_DIR_DAMAGED, DATA_DIR_UNUSABLE).
+    Raises SettingsError DATA_DIR_EMPTY.
     """
     if not file.is_file():
-        raise SettingsError("DATA_DIR_EMPTY", "there is no trainer.db in the folder; name a trainer's data folder")
+        text_ = f"there is no {file.name} in the folder; name a trainer's data folder"
+        raise SettingsError("DATA_DIR_EMPTY", text_)
     log, index = (file.with_name(file.name + ending) for ending in (WAL, SHARED_MEMORY))
-    with tempfile.TemporaryDirectory(prefix="finetree-") as folder:
+    with tempfile.TemporaryDirectory(prefix="finetree-", dir=scratch) as folder:
         # The log's index is read as a service that runs has it, and made anew in memory where that was killed.
         options = "mode=ro&readonly_shm=1"
         if not log.exists():
@@ -44,7 +45,17 @@ def opened(file: Path) -> Iterator[Connection]:
             for each in (file, log):
                 shutil.copyfile(each, copy.with_name(each.name))
             file, options = copy, "mode=rw"
-        connect = partial(sqlite3.connect, f"{file.absolute().as_uri()}?{options}", uri=True, isolation_level=None)
+        yield f"{file.absolute().as_uri()}?{options}"
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Connection]:
+    """A connection that reads one consistent view of a database.
+
+    Raises SettingsError (DATA_DIR_EMPTY, DATA_DIR_OTHER_VERSION, DATA_DIR_DAMAGED, DATA_DIR_UNUSABLE).
+    """
+    with located(file) as address:
+        connect = partial(sqlite3.connect, address, uri=True, isolation_level=None)
         engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
         try:
             with engine.connect() as connection:
