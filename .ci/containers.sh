@@ -208,9 +208,9 @@ say "trained in $((SECONDS - before)) s; one watch went on through the restart"
 "${compose[@]}" run --rm -T login ca 2>/dev/null | cmp - "$work/ca.pem" || fail "the authority is another one"
 with_token "$finetree" jobs list | grep -q -i succeeded || fail "the job is gone"
 say "a second up made nothing anew"
-token=$("${compose[@]}" run --rm -T tokens list --access-dir /etc/finetree/access 2>/dev/null |
+token=$("${compose[@]}" run --rm -T tokens list 2>/dev/null |
   "$python" -c 'import json, sys; print(next(t["id"] for t in json.load(sys.stdin)["tokens"] if t["principal"] == "admin"))')
-"${compose[@]}" run --rm -T tokens revoke "$token" --access-dir /etc/finetree/access >/dev/null 2>&1
+"${compose[@]}" run --rm -T tokens revoke "$token" >/dev/null 2>&1
 refused UNAUTHENTICATED with_token "$finetree" jobs list
 say "a revoked token is refused by the next call"
 before=$SECONDS
