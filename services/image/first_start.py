@@ -89,7 +89,8 @@ def _token(root: Path, principal: str, *, may: Sequence[str], file: Path) -> Non
     if file.exists():
         return
     where = ("--access-dir", str(root / "access"))
-    listed = json.loads(_run("finetree_runtime.server.access", "list", *where))
+    exists = (root / "access" / "access.json").exists()
+    listed = json.loads(_run("finetree_runtime.server.access", "list", *where)) if exists else {"tokens": []}
     for token in listed["tokens"]:
         if token["principal"] == principal and token["state"] == "active":
             _run("finetree_runtime.server.access", "revoke", token["id"], *where)
@@ -135,10 +136,10 @@ def main(arguments: Sequence[str]) -> None:
     given, rest = parser.parse_known_args(list(arguments))
     if given.command == "tokens":
         program = [sys.executable, "-m", "finetree_runtime.server.access", *rest, "--access-dir", str(ROOT / "access")]
-        os.execv(program[0], program)
-    if rest:
+        os.execv(program[0], program)  # noqa: S606  # in place of this program: its output and exit code are the answer
+    elif rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    if given.command == "prepare":
+    elif given.command == "prepare":
         prepare(ROOT, (*HOSTS, *os.environ.get("FINETREE_HOSTS", "").split()))
     elif given.what == "ca":
         print((ROOT / "tls" / "ca.pem").read_text(encoding="ascii"), end="")
