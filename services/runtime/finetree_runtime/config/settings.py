@@ -101,6 +101,13 @@ class ServiceSettings:
         256 * 1024, "Largest request message; those of a client's stream have their own limit."
     )
     max_stream_message_bytes: int = setting(0, "Largest message of a client's stream; 0: as other requests.")
+    audit: Literal["auto", "changes", "all", "off"] = setting(
+        "auto",
+        "Which calls the audit log has: changes and refusals, all, or none. auto: changes where it has a folder.",
+    )
+    audit_dir: Path | None = setting(None, "Folder of audit logs; each service writes in a folder of its own below it.")
+    audit_required: bool = setting(default=False, text="Refuse changes while the audit log cannot be written.")
+    audit_file_bytes: Size = setting(64 * 1024**2, "Size at which the audit log goes on in another file.")
     page_token_key: Secret = setting(
         Secret(), "Key that signs page tokens; the same for all replicas. Default: random."
     )

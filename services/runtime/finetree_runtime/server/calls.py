@@ -2,7 +2,7 @@
 """The interceptor around every call of a service.
 
 request id → authentication → authorization → a place → deadline → validation → the servicer's method → errors →
-metrics → one log line
+metrics → one log line and, for what changes something or is refused, an audit record
 
 A call that arrives when there is no place is refused before any of that: its request is not even read.
 """
@@ -15,7 +15,7 @@ import inspect
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -38,12 +38,15 @@ from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
 from finetree_runtime.server.access.authorizer import authorize
 from finetree_runtime.server.access.requirement import requirement_of
+from finetree_runtime.server.audit.calls import Auditor, Trail
 from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
 from finetree_runtime.server.entry.auth import Authenticator, Peer
 from finetree_runtime.server.entry.revalidation import while_valid
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.replies import or_serialized
+from finetree_runtime.server.tracing.otlp import Tracing
+from finetree_runtime.server.tracing.traceparent import TRACEPARENT, TraceContext, parse_traceparent
 
 REQUEST_ID = "x-request-id"
 SERVER_VERSION = "finetree-server-version"
@@ -85,14 +88,18 @@ class CallInterceptor(aio.ServerInterceptor):
         max_call_seconds: float,
         max_request_bytes: int,
         admission: Admission,
+        auditor: Auditor,
         metrics: CallMetrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._version = version
         self._admission = admission
+        self._auditor = auditor
         self._authenticator = authenticator
         self._max_call_seconds = max_call_seconds
         self._max_request_bytes = max_request_bytes
         self._metrics = metrics
+        self._tracing = tracing
         self._log = get_logger()
         self._running = 0
         self._idle = asyncio.Event()
@@ -134,7 +141,10 @@ class CallInterceptor(aio.ServerInterceptor):
         limit = None if handler.request_streaming else self._max_request_bytes
         deserialize = _lenient(handler.request_deserializer or bytes, limit)  # None: the request stays bytes
         serialize = or_serialized(handler.response_serializer)
-        made = factory(self._surrounded(method, kind, inner), deserialize, serialize)
+        surrounded = self._surrounded(method, kind, inner)
+        if self._tracing is not None:
+            surrounded = self._tracing.surround(method, surrounded)
+        made = factory(surrounded, deserialize, serialize)
         return _Method(kind, made, stream=stream, side=False)
 
     async def wait_until_idle(self, seconds: float) -> bool:
@@ -155,8 +165,10 @@ class CallInterceptor(aio.ServerInterceptor):
             started, peer = time.monotonic(), Peer(rpc.peer(), rpc.auth_context())
             metadata = _texts(rpc)
             call = _begin(method, metadata, rpc, started)
+            call.trace = self._trace_of(metadata)
             trailers = ((REQUEST_ID, call.request_id), (SERVER_VERSION, self._version))
             rpc.set_trailing_metadata(trailers)
+            trail = self._auditor.trail(call, peer.address)
             self._running += 1
             self._idle.clear()
             if self._metrics is not None:
@@ -164,19 +176,21 @@ class CallInterceptor(aio.ServerInterceptor):
             code = Code.OK.name
 
             async def let_in() -> None:
+                named = _named_in(request)
+                trail.received(named)
                 call.principal = await self._authenticator.authenticate(method, metadata, peer)
-                authorize(needed, _named_in(request), call.principal)
+                authorize(needed, named, call.principal)
 
             if kind in ("client_stream", "bidi_stream"):
-                request = _CheckedStream(request, let_in)
+                request = _CheckedStream(request, let_in, trail)
             try:
                 await let_in()
                 async with while_valid(let_in) if call.principal.kind != "local" else contextlib.nullcontext():
                     if kind == "unary":
                         async with self._admission.unary(call):
-                            return await self._run(kind, inner, request, rpc)
+                            return await self._run(kind, inner, request, rpc, trail)
                     with self._admission.streams.taken():
-                        return await self._run(kind, inner, request, rpc)
+                        return await self._run(kind, inner, request, rpc, trail)
             except asyncio.CancelledError:
                 code = (Code.DEADLINE_EXCEEDED if context.remaining() == 0.0 else Code.CANCELLED).name
                 raise
@@ -192,16 +206,26 @@ class CallInterceptor(aio.ServerInterceptor):
                 code = Code(status.code).name
                 await _abort(rpc, status, trailers, error)
             finally:
+                trail.end(code)
                 self._end(kind, call, code, time.monotonic() - started, peer.address)
 
         return behavior
 
-    async def _run(self, kind: str, inner: Behavior, request: Any, rpc: Context) -> Any:
+    def _trace_of(self, metadata: Mapping[str, str]) -> TraceContext | None:
+        """The call's own span where calls are traced, else the caller's."""
+        if self._tracing is not None:
+            return self._tracing.current()
+        return parse_traceparent(metadata.get(TRACEPARENT, ""))
+
+    async def _run(self, kind: str, inner: Behavior, request: Any, rpc: Context, trail: Trail) -> Any:
         """Validate the request and call the servicer's method; only unary calls have a time limit."""
         if not isinstance(request, _CheckedStream):
             _check(request)
+            await trail.begin()
         if kind == "unary":
-            return await self._within_limit(inner(request, rpc))
+            reply = await self._within_limit(inner(request, rpc))
+            trail.replied(reply)
+            return reply
         if kind == "client_stream":
             return await inner(request, rpc)
         return await _write_all(inner(request, rpc), rpc)
@@ -235,6 +259,8 @@ class CallInterceptor(aio.ServerInterceptor):
         if self._metrics is not None:
             reason = "INTERNAL_ERROR" if "error_id" in call.fields else str(call.fields.get("reason", ""))
             self._metrics.observe(kind, call.method, code=code, seconds=seconds, reason=reason)
+        if self._tracing is not None:
+            self._tracing.end(call, code)
         line = {"method": call.method, "code": code, "ms": round(seconds * 1000, 3), "peer": peer}
         who = {"principal": call.principal.name, **_credential(call.principal)}
         self._log.info("rpc", **call.fields | line | who, request_id=call.request_id)
@@ -313,8 +339,8 @@ class _Rejected:
 class _CheckedStream:
     """The messages of a client's stream, each one validated as it is read; `let_in` is asked again with the first."""
 
-    def __init__(self, messages: AsyncIterator[Any], let_in: Callable[[], Awaitable[None]]) -> None:
-        self._messages, self._let_in = messages, let_in
+    def __init__(self, messages: AsyncIterator[Any], let_in: Callable[[], Awaitable[None]], trail: Trail) -> None:
+        self._messages, self._let_in, self._trail = messages, let_in, trail
         self.first: Any = None
         """The message that names what the call is about; None until it is read."""
 
@@ -327,6 +353,7 @@ class _CheckedStream:
             self.first = message
             await self._let_in()
         _check(message)
+        await self._trail.begin()
         return message
 
 

@@ -37,12 +37,14 @@ from finetree_runtime.config.settings import ServiceSettings, SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.server import logging, tls, validation
+from finetree_runtime.server.audit.start import start_auditor
 from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.entry.admission import Admission, CallLimits
 from finetree_runtime.server.entry.auth import Authenticator, authenticator_of
 from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.metrics.page import Page
 from finetree_runtime.server.metrics.prometheus import PrometheusMeter
+from finetree_runtime.server.tracing.otlp import Tracing, tracing_of
 
 Hook = Callable[[], Awaitable[None]]
 
@@ -75,6 +77,7 @@ class Service:
         certificates: What it serves TLS with; None before the start and for plain text.
         meter: Where the service counts; from `on_start` on the one of its page, if it has one.
         ready: Whether the service reports that it serves.
+        tracing: Where spans go, from `on_start` on; None where the environment asks for none.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Service:
     certificates: tls.ServerCertificates | None = None
     meter: Meter = OFF
     ready: bool = False
+    tracing: Tracing | None = None
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
     _unfit: bool = False
 
@@ -135,6 +139,8 @@ async def serving(service: Service) -> AsyncIterator[str]:
     certificates = service.certificates = tls.server_certificates(settings)
     authenticator = service.authenticator or authenticator_of(settings)
     page = _page(service)
+    service.tracing = tracing_of(service.name, service.version, os.environ)
+    auditor = start_auditor(service.name, service.version, settings)
     tls.show(certificates, service.meter)
     watching = asyncio.create_task(certificates.watch()) if certificates is not None else None
     try:
@@ -147,7 +153,9 @@ async def serving(service: Service) -> AsyncIterator[str]:
             max_call_seconds=settings.max_call_time,
             max_request_bytes=settings.max_request_bytes,
             admission=admission,
+            auditor=auditor,
             metrics=CallMetrics(service.meter, admission) if page is not None else None,
+            tracing=service.tracing,
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))
         _register(service, server)
@@ -162,10 +170,12 @@ async def serving(service: Service) -> AsyncIterator[str]:
             await _drain(service, server, calls)
     finally:
         await _call_within(service.on_stop, service.stop_seconds, "on_stop")
+        await _call_within(service.tracing.close if service.tracing else None, STOP_SECONDS, "traces")
         if watching is not None:
             watching.cancel()
         if page is not None:
             await asyncio.to_thread(page.close)  # a request in progress may wait for this loop
+        await asyncio.to_thread(auditor.close)
 
 
 def _page(service: Service) -> Page | None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer's capacity as text."""
 
+from collections.abc import Iterable
+
 from finetree_api.trainer.v1 import capacity_pb2
 
 from finetree_cli.output import Output, short_name
@@ -31,6 +33,25 @@ def show_capacity(out: Output, found: capacity_pb2.GetCapacityResponse) -> None:
         out.text(f"Held for the next job on the same base: {units.size(worker.memory_bytes)} until {until}")
     for node in found.nodes:
         out.text(f"{node.name}: {host(node)}")
+    if found.confinement:
+        out.text(confinement(found.confinement))
+
+
+def confinement(measures: Iterable[capacity_pb2.ConfinementMeasure]) -> str:
+    """Format how workers are confined: what holds on one line, and one line for each measure that does not."""
+    states = {
+        capacity_pb2.CONFINEMENT_STATE_PARTIAL: "in part",
+        capacity_pb2.CONFINEMENT_STATE_UNAVAILABLE: "unavailable",
+        capacity_pb2.CONFINEMENT_STATE_OFF: "off",
+    }
+    holds, others = [], []
+    for measure in measures:
+        name = measure.name.replace("_", " ")
+        if measure.state == capacity_pb2.CONFINEMENT_STATE_HOLDS:
+            holds.append(name)
+        else:
+            others.append(f"  {name}: {states.get(measure.state, 'unknown')}, {measure.why}")
+    return "\n".join([f"Workers are confined by: {', '.join(holds) or 'nothing'}", *others])
 
 
 def host(node: capacity_pb2.Node) -> str:

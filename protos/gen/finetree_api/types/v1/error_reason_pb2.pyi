@@ -735,6 +735,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The server cannot read who may call it, and takes no call (UNAVAILABLE, every rpc). Its log says what is wrong with
     the access file; retry after the time in RetryInfo.
     """
+    ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 310
+    """Limits of principals and projects, and the audit log.
+
+    The audit log cannot be written, and this service changes nothing without it (UNAVAILABLE, every rpc that changes
+    something). Nothing was done: retry after the time in RetryInfo; the operator must free the disk.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1457,5 +1463,11 @@ ERROR_REASON_RPC_WITHOUT_ROLE: ErrorReason.ValueType  # 290
 ERROR_REASON_ACCESS_UNAVAILABLE: ErrorReason.ValueType  # 291
 """The server cannot read who may call it, and takes no call (UNAVAILABLE, every rpc). Its log says what is wrong with
 the access file; retry after the time in RetryInfo.
+"""
+ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 310
+"""Limits of principals and projects, and the audit log.
+
+The audit log cannot be written, and this service changes nothing without it (UNAVAILABLE, every rpc that changes
+something). Nothing was done: retry after the time in RetryInfo; the operator must free the disk.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -20,6 +20,7 @@ from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.resting import RestingWorkers
 
 SERVICE = "finetree_api.trainer.v1.TrainerService"
@@ -39,6 +40,7 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
 
     leases: Leases
     resting: RestingWorkers
+    confinement: WorkerConfinement
     host: Host
     queue: JobQueue
     version: str
@@ -57,6 +59,7 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
             queue_length=len(self.queue),
             limits=self.limits,
             capabilities=capabilities.CAPABILITIES,
+            confinement=self.confinement.describe(),
         )
 
     async def GetServerInfo(self, request: trainer_pb2.GetServerInfoRequest, context_: Any) -> Any:

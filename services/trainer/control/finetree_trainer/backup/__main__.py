@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m finetree_trainer.backup create|verify|list|restore|prune …`: what `finetree backup` runs.
+"""`python -m finetree_trainer.backup create|verify|list|restore|prune|condition …`: what `finetree backup` runs.
 
 Prints JSON, one object on a line: {"progress": {"done": …, "total": …}} in bytes, then {"result": {…}} or
 {"error": {"reason": …, "message": …}} with the exit code 1.
@@ -15,6 +15,7 @@ from typing import Any
 
 from finetree_runtime.config.settings import SettingsError
 
+from finetree_trainer.backup.condition import condition_of
 from finetree_trainer.backup.create import Sources, create
 from finetree_trainer.backup.manifest import Manifest
 from finetree_trainer.backup.repository import FULL, Repository
@@ -99,6 +100,10 @@ def _prune(options: argparse.Namespace) -> dict[str, Any]:
     return {"removed": removed, "freed_bytes": freed}
 
 
+def _condition(options: argparse.Namespace) -> dict[str, Any]:
+    return condition_of(Sources.of(options.folder).trainer)
+
+
 def _described(manifest: Manifest) -> dict[str, Any]:
     return {
         "id": manifest.id,
@@ -160,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--estimator-dir", type=Path, help="the estimator's --state-dir, where it is elsewhere")
     added.add_argument("--backup", default="", help="which; default: the newest")
     added.add_argument("--at", type=_time, help="the newest that is not after this time (ISO 8601)")
+    command("condition", _condition, "say what is wrong with a data folder (named in place of the backups')")
     added = command("prune", _prune, "remove all but the newest backups")
     added.add_argument("--keep", type=_count, required=True, help="how many stay")
     return parser

@@ -107,17 +107,28 @@ def view_of(copy: Path, time: datetime) -> View:
     Raises SettingsError BACKUP_DATABASE_TORN for a log that is not gapless, DATA_DIR_TOO_NEW for later tables.
     """
     with reading(copy) as connection:
-        version = int(connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()[0])
-        if version > len(MIGRATIONS):
-            text = f"the database has schema {version}, this program knows {len(MIGRATIONS)}; use a newer release"
-            raise SettingsError("DATA_DIR_TOO_NEW", text)
-        torn = [row[0] for row in connection.execute(_TORN)]
-        if torn:
-            text = f"the log of job {torn[0]} has a gap; nothing was backed up, earlier backups stay"
-            raise SettingsError("BACKUP_DATABASE_TORN", text)
-        jobs = connection.execute("SELECT uid, project, attempt, end_time FROM jobs ORDER BY uid").fetchall()
-        datasets = connection.execute("SELECT uid, sha256, ready, committed_bytes FROM datasets").fetchall()
-        artifacts = connection.execute("SELECT job_uid, attempt, artifact FROM artifacts").fetchall()
+        view = view_in(connection, time)
+        torn = torn_logs(connection)
+    if torn:
+        text = f"the log of job {torn[0]} has a gap; nothing was backed up, earlier backups stay"
+        raise SettingsError("BACKUP_DATABASE_TORN", text)
+    return view
+
+
+def torn_logs(connection: sqlite3.Connection) -> list[str]:
+    """Uids of jobs whose log has a gap, a few of them."""
+    return [str(row[0]) for row in connection.execute(_TORN)]
+
+
+def view_in(connection: sqlite3.Connection, time: datetime) -> View:
+    """Read what the trainer's database names. Raises SettingsError DATA_DIR_TOO_NEW for later tables."""
+    version = int(connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()[0])
+    if version > len(MIGRATIONS):
+        text = f"the database has schema {version}, this program knows {len(MIGRATIONS)}; use a newer release"
+        raise SettingsError("DATA_DIR_TOO_NEW", text)
+    jobs = connection.execute("SELECT uid, project, attempt, end_time FROM jobs ORDER BY uid").fetchall()
+    datasets = connection.execute("SELECT uid, sha256, ready, committed_bytes FROM datasets").fetchall()
+    artifacts = connection.execute("SELECT job_uid, attempt, artifact FROM artifacts").fetchall()
     return View(
         time,
         version,
