@@ -105,26 +105,25 @@ before=$SECONDS
 "${compose[@]}" up --detach --wait --quiet-pull >"$work/up" 2>&1 || { cat "$work/up" >&2; fail "docker compose up"; }
 say "all services healthy after $((SECONDS - before)) s"
 
+# As docs/operations.md says, with other ports and a configuration of its own.
 umask 077
+export XDG_CONFIG_HOME=$work XDG_DATA_HOME=$work FINETREE_PROFILE=compose
 "${compose[@]}" run --rm -T login ca >"$work/ca.pem" 2>"$work/login" || { cat "$work/login" >&2; fail "login ca"; }
-"${compose[@]}" run --rm -T login token >"$work/token" 2>"$work/login" || { cat "$work/login" >&2; fail "login token"; }
+"$finetree" profile set compose recommender_address=https://localhost:15051 estimator_address=https://localhost:15052 \
+  trainer_address=https://localhost:15053 tls_ca="$work/ca.pem" >/dev/null
+refused UNAUTHENTICATED "$finetree" estimate --model smollm2-135m-instruct --method lora --gpu rtx-4090
+refused UNAUTHENTICATED "$finetree" recommend --model smollm2-135m-instruct --gpu rtx-4090
+refused UNAUTHENTICATED "$finetree" jobs list
+refused 401 curl --silent --show-error --fail --cacert "$work/ca.pem" https://localhost:18080/trainer/v1/ListJobs
+refused "" curl --silent --show-error --fail http://localhost:18080/trainer/v1/ListJobs
+FINETREE_PROFILE="" refused TLS "$finetree" jobs list --trainer http://localhost:15053
+say "refused: calls without a token, and in plain text"
+"${compose[@]}" run --rm -T login token 2>"$work/login" | tee "$work/token" | "$finetree" login --profile compose --token-stdin
 refused "was shown before" "${compose[@]}" run --rm -T login token
 if "${compose[@]}" logs --no-color | grep -Eq 'ft_[0-9A-Za-z]{49}'; then fail "a token stands in the logs"; fi
 say "logged in; the token is shown once and stands in no log"
 
-export FINETREE_TLS_CA=$work/ca.pem XDG_CONFIG_HOME=$work XDG_DATA_HOME=$work
-export FINETREE_RECOMMENDER_ADDRESS=https://localhost:15051 FINETREE_ESTIMATOR_ADDRESS=https://localhost:15052
-export FINETREE_TRAINER_ADDRESS=https://localhost:15053
-with_token() { FINETREE_TOKEN_FILE=$work/token "$@"; }
-
-# ------------------------------------------------------------------------------------------------- who may, and where
-
-refused UNAUTHENTICATED "$finetree" estimate --model smollm2-135m-instruct --method lora --gpu rtx-4090
-refused UNAUTHENTICATED "$finetree" recommend --model smollm2-135m-instruct --gpu rtx-4090
-refused UNAUTHENTICATED "$finetree" jobs list
-refused "" env -u FINETREE_TLS_CA FINETREE_TRAINER_ADDRESS=http://localhost:15053 "$finetree" jobs list
-refused "401" curl --silent --show-error --fail --cacert "$work/ca.pem" https://localhost:18080/trainer/v1/ListJobs
-say "refused: calls without a token, and in plain text"
+# ---------------------------------------------------------------------------------------------------- how they run
 
 for name in estimator recommender trainer console; do
   inside "$name" python - <<'PYTHON' || fail "$name: not confined"
@@ -153,7 +152,7 @@ say "each service: user 10001, no capability, a root that cannot be written, no 
 
 # --------------------------------------------------------------------------------------------------------------- use
 
-with_token "$finetree" estimate --model smollm2-135m-instruct --method lora --gpu rtx-4090 >"$work/estimate"
+"$finetree" estimate --model smollm2-135m-instruct --method lora --gpu rtx-4090 >"$work/estimate"
 say "estimate: $(grep -m1 -i memory "$work/estimate")"
 "$python" - "$work/train.jsonl" <<'PYTHON'
 import json
@@ -164,16 +163,16 @@ with open(sys.argv[1], "w", encoding="utf-8") as file:
         turns = [("user", f"What is {i} plus {i + 1}?"), ("assistant", f"{i} plus {i + 1} is {2 * i + 1}.")]
         file.write(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
 PYTHON
-with_token "$finetree" recommend --model smollm2-135m-instruct --this-machine --data "$work/train.jsonl" --output "$work/job.yaml" >"$work/recommend"
+"$finetree" recommend --model smollm2-135m-instruct --this-machine --data "$work/train.jsonl" --output "$work/job.yaml" >"$work/recommend"
 say "recommend: $(head -1 "$work/job.yaml" | cut -c1-100)"
 curl --silent --show-error --fail --cacert "$work/ca.pem" --header @- https://localhost:18080/trainer/v1/ListJobs \
   <<<"Authorization: Bearer $(cat "$work/token")" >/dev/null
 say "the console answers with the caller's token"
 
 before=$SECONDS
-with_token "$finetree" train "$work/job.yaml" --detach --json >"$work/created" 2>"$work/created.err" || { cat "$work/created.err" >&2; fail "finetree train"; }
+"$finetree" train "$work/job.yaml" --detach --json >"$work/created" 2>"$work/created.err" || { cat "$work/created.err" >&2; fail "finetree train"; }
 job=$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["name"])' "$work/created")
-with_token "$finetree" jobs watch "$job" --json >"$work/events" 2>"$work/watch.err" &
+"$finetree" jobs watch "$job" --json >"$work/events" 2>"$work/watch.err" &
 watch=$!
 count() { grep -c "$1" "$work/events" || true; }
 for _ in $(seq 900); do
@@ -206,12 +205,12 @@ say "trained in $((SECONDS - before)) s; one watch went on through the restart"
 
 "${compose[@]}" up --detach --wait >"$work/up" 2>&1 || { cat "$work/up" >&2; fail "the second docker compose up"; }
 "${compose[@]}" run --rm -T login ca 2>/dev/null | cmp - "$work/ca.pem" || fail "the authority is another one"
-with_token "$finetree" jobs list | grep -q -i succeeded || fail "the job is gone"
+"$finetree" jobs list | grep -q -i succeeded || fail "the job is gone"
 say "a second up made nothing anew"
-token=$("${compose[@]}" run --rm -T tokens list 2>/dev/null |
+token=$("${compose[@]}" run --rm -T tokens list --json 2>/dev/null |
   "$python" -c 'import json, sys; print(next(t["id"] for t in json.load(sys.stdin)["tokens"] if t["principal"] == "admin"))')
 "${compose[@]}" run --rm -T tokens revoke "$token" >/dev/null 2>&1
-refused UNAUTHENTICATED with_token "$finetree" jobs list
+refused UNAUTHENTICATED "$finetree" jobs list
 say "a revoked token is refused by the next call"
 before=$SECONDS
 "${compose[@]}" --profile tools down --volumes >/dev/null 2>&1

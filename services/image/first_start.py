@@ -4,7 +4,6 @@
     first_start.py prepare        make what is missing; renew certificates that end within 30 days
     first_start.py login token    print the first token, once, and remove it
     first_start.py login ca       print the certificate of the private authority
-    first_start.py tokens …       create, list and revoke tokens: `tokens create ci --project search --role train`
 
 Each folder below /etc/finetree is a volume that only those services get that need it; `authority` and `login` go to no
 service. `prepare` runs at every `docker compose up`. Files are complete when they have their name, and a token that was
@@ -130,16 +129,8 @@ def main(arguments: Sequence[str]) -> None:
     commands.add_parser("prepare", help="make certificates and tokens that are missing")
     login = commands.add_parser("login", help="print what a client needs")
     login.add_argument("what", choices=("token", "ca"), help="the first token, once; or the authority's certificate")
-    commands.add_parser(
-        "tokens", add_help=False, help="`python -m finetree_runtime.server.access`, of this installation"
-    )
-    given, rest = parser.parse_known_args(list(arguments))
-    if given.command == "tokens":
-        program = [sys.executable, "-m", "finetree_runtime.server.access", *rest, "--access-dir", str(ROOT / "access")]
-        os.execv(program[0], program)  # noqa: S606  # in place of this program: its output and exit code are the answer
-    elif rest:
-        parser.error(f"unknown arguments: {' '.join(rest)}")
-    elif given.command == "prepare":
+    given = parser.parse_args(list(arguments))
+    if given.command == "prepare":
         prepare(ROOT, (*HOSTS, *os.environ.get("FINETREE_HOSTS", "").split()))
     elif given.what == "ca":
         print((ROOT / "tls" / "ca.pem").read_text(encoding="ascii"), end="")
