@@ -63,6 +63,14 @@ class Ports(click.ParamType[Mapping[str, int]]):
     type=click.Path(file_okay=False, path_type=Path),
     help="Answer only callers with a token of the access file there: see `finetree tokens`.",
 )
+@click.option(
+    "--cpu-slots",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Jobs that may train on the CPU at once; each gets an Nth of the cores, and what memory is left.",
+)
 @pass_settings
 def up(
     settings: Settings,
@@ -73,8 +81,13 @@ def up(
     http: str,
     sinks_file: str,
     access_dir: Path | None,
+    cpu_slots: int,
 ) -> None:
     """Start the three services on this machine.
+
+    A job on the CPU is estimated for, and runs with, the cores of one slot: with --cpu-slots 2 two jobs run at once,
+    each on half of the cores and bound to them, and each takes about twice as long as it would alone on all of them. A
+    job whose memory is not free waits, and says for what (`finetree capacity`, `finetree jobs show JOB`).
 
     Ctrl-C stops them. Whoever is on this machine may do everything, unless --access-dir is given. The default data
     folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json,
@@ -88,7 +101,9 @@ def up(
     folder = (data_dir or default_data_dir()).absolute()
     configs = _read_sinks(sinks_file)
     access = None if access_dir is None else access_dir.absolute()
-    with Suite(folder, ports, http=http, access_dir=access) as suite, _delivering(settings, configs, suite):
+    extra = {"trainer": ("--cpu-slots", str(cpu_slots))}
+    started = Suite(folder, ports, extra=extra, http=http, access_dir=access)
+    with started as suite, _delivering(settings, configs, suite):
         _announce(settings, suite)
         while not stop.wait(POLL_SECONDS):
             suite.rotate_logs()

@@ -69,6 +69,7 @@ from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store
@@ -275,6 +276,7 @@ class Application:
             "retention": self._retention.run,
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
+            "machine": MachineWatch(self._log, self._queue, self._memory).run,
         }
         if self._service.tracing is not None:
             self._spans = SpanExport(self._log, self._service.tracing.records)
