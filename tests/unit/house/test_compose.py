@@ -85,7 +85,7 @@ def test_a_service_is_probed_over_tls_and_waits_for_whom_it_calls(name):
     service = CONTAINERS[name]
     probe = " ".join(service["healthcheck"]["test"])
     assert "/etc/finetree/tls/ca.pem" in probe
-    assert ("/readyz" if name == "console" else f"finetree_api.{name}.v1.") in probe
+    assert ("/healthz" if name == "console" else f"finetree_api.{name}.v1.") in probe
     called = {value.partition("://")[2].partition(":")[0] for value in flags(name).values() if "://" in value}
     waits = {other: condition["condition"] for other, condition in service["depends_on"].items()}
     assert {other for other, condition in waits.items() if condition == "service_healthy"} == called
