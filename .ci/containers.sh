@@ -100,7 +100,7 @@ fi
 
 # ------------------------------------------------------------------------------------------------------------- start
 
-export FINETREE_RECOMMENDER_PORT=15051 FINETREE_ESTIMATOR_PORT=15052 FINETREE_TRAINER_PORT=15053 FINETREE_CONSOLE_PORT=18080
+export FINETREE_RECOMMENDER_PORT=21051 FINETREE_ESTIMATOR_PORT=21052 FINETREE_TRAINER_PORT=21053 FINETREE_CONSOLE_PORT=21080
 before=$SECONDS
 "${compose[@]}" up --detach --wait --quiet-pull >"$work/up" 2>&1 || { cat "$work/up" >&2; fail "docker compose up"; }
 say "all services healthy after $((SECONDS - before)) s"
@@ -109,14 +109,14 @@ say "all services healthy after $((SECONDS - before)) s"
 umask 077
 export XDG_CONFIG_HOME=$work XDG_DATA_HOME=$work FINETREE_PROFILE=compose
 "${compose[@]}" run --rm -T login ca >"$work/ca.pem" 2>"$work/login" || { cat "$work/login" >&2; fail "login ca"; }
-"$finetree" profile set compose recommender_address=https://localhost:15051 estimator_address=https://localhost:15052 \
-  trainer_address=https://localhost:15053 tls_ca="$work/ca.pem" >/dev/null
+"$finetree" profile set compose recommender_address=https://localhost:21051 estimator_address=https://localhost:21052 \
+  trainer_address=https://localhost:21053 tls_ca="$work/ca.pem" >/dev/null
 refused UNAUTHENTICATED "$finetree" estimate --model smollm2-135m-instruct --method lora --gpu rtx-4090
 refused UNAUTHENTICATED "$finetree" recommend --model smollm2-135m-instruct --gpu rtx-4090
 refused UNAUTHENTICATED "$finetree" jobs list
-refused 401 curl --silent --show-error --fail --cacert "$work/ca.pem" https://localhost:18080/trainer/v1/ListJobs
-refused "" curl --silent --show-error --fail http://localhost:18080/trainer/v1/ListJobs
-FINETREE_PROFILE="" refused TLS "$finetree" jobs list --trainer http://localhost:15053
+refused 401 curl --silent --show-error --fail --cacert "$work/ca.pem" https://localhost:21080/trainer/v1/ListJobs
+refused "" curl --silent --show-error --fail http://localhost:21080/trainer/v1/ListJobs
+FINETREE_PROFILE="" refused TLS "$finetree" jobs list --trainer http://localhost:21053
 say "refused: calls without a token, and in plain text"
 "${compose[@]}" run --rm -T login token 2>"$work/login" | tee "$work/token" | "$finetree" login --profile compose --token-stdin
 refused "was shown before" "${compose[@]}" run --rm -T login token
@@ -165,7 +165,7 @@ with open(sys.argv[1], "w", encoding="utf-8") as file:
 PYTHON
 "$finetree" recommend --model smollm2-135m-instruct --this-machine --data "$work/train.jsonl" --output "$work/job.yaml" >"$work/recommend"
 say "recommend: $(head -1 "$work/job.yaml" | cut -c1-100)"
-curl --silent --show-error --fail --cacert "$work/ca.pem" --header @- https://localhost:18080/trainer/v1/ListJobs \
+curl --silent --show-error --fail --cacert "$work/ca.pem" --header @- https://localhost:21080/trainer/v1/ListJobs \
   <<<"Authorization: Bearer $(cat "$work/token")" >/dev/null
 say "the console answers with the caller's token"
 
