@@ -40,7 +40,7 @@ from finetree_runtime.server import logging, tls, validation
 from finetree_runtime.server.audit.start import start_auditor
 from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.entry.admission import Admission, CallLimits
-from finetree_runtime.server.entry.auth import Authenticator, authenticator_of
+from finetree_runtime.server.entry.auth import Authenticator, LocalAuthenticator, authenticator_of
 from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.metrics.page import Page
 from finetree_runtime.server.metrics.prometheus import PrometheusMeter
@@ -161,6 +161,8 @@ async def serving(service: Service) -> AsyncIterator[str]:
         _register(service, server)
         address = _bind(server, settings.address, certificates.credentials() if certificates is not None else None)
         await server.start()
+        if isinstance(authenticator, LocalAuthenticator):
+            _say_who_may_call(address)
         await service.set_ready(ready=True)
         try:
             if service.on_ready is not None:
@@ -176,6 +178,17 @@ async def serving(service: Service) -> AsyncIterator[str]:
         if page is not None:
             await asyncio.to_thread(page.close)  # a request in progress may wait for this loop
         await asyncio.to_thread(auditor.close)
+
+
+def _say_who_may_call(address: str) -> None:
+    """Log that no caller is asked who it is: the default on loopback, where it is meant so, and with `insecure`."""
+    log = logging.get_logger()
+    if address.startswith("unix:"):
+        log.info("no_authentication", text="any process of this user may call")
+    elif tls.is_local(address):
+        log.info("no_authentication", text="anyone on this machine may call; --access-dir asks callers for a token")
+    else:
+        log.warning("no_authentication", text=f"anyone who reaches {address} may call: --insecure was given")
 
 
 def _page(service: Service) -> Page | None:
