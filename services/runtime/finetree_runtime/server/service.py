@@ -144,6 +144,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
     service.tracing = tracing_of(service.name, service.version, os.environ)
     auditor = start_auditor(service.name, service.version, settings)
     tls.show(certificates, service.meter)
+    auditor.show(service.meter)
     watching = asyncio.create_task(certificates.watch()) if certificates is not None else None
     try:
         if service.on_start is not None:
