@@ -11,9 +11,16 @@ from pathlib import Path
 import finetree
 import httpx2
 import pytest
+from finetree_api.estimator.v1 import calibration_pb2
 from finetree_cli import __main__ as entry
 from finetree_cli.backends.access.program import ask
+from finetree_cli.backends.access.service_token import service_token as token_of_up
 from finetree_cli.backends.suite import CONSOLE, Suite
+from finetree_runtime.config.service_token import service_token
+from finetree_runtime.server.access import changes
+from finetree_runtime.server.access.roles import Grants, Role
+from finetree_runtime.server.access.table import Granted
+from finetree_trainer.estimator import EstimateUnavailableError, RemoteEstimator, ReportRefusedError
 
 WAIT = 60
 
@@ -36,9 +43,9 @@ def guarded(tmp_path_factory, access_dir):
 def token(access_dir):
     """Make a token of a project with a role: its id and its text."""
 
-    def make(project: str, role: str) -> tuple[str, str]:
-        made = ask(access_dir, ("create", "ci", f"--project={project}", f"--role={role}"))
-        return made["id"], made["token"]
+    def make(project: str, role: Role) -> tuple[str, str]:
+        row, text = changes.create_token(access_dir, "ci", Granted(project, Grants({project: role})), expires=None)
+        return row.id, text
 
     return make
 
@@ -90,7 +97,7 @@ def test_a_token_is_made_kept_used_and_revoked_by_the_command(run, access_dir, t
 
 
 def test_both_kinds_of_client_work_in_the_tokens_project(guarded, token):
-    _, text = token("search", "train")
+    _, text = token("search", Role.TRAIN)
     with client_of(guarded, text) as client:
         dataset = client.upload_dataset(b'{"prompt": "a", "completion": "b"}\n' * 9)
         assert dataset.name.startswith("projects/search/datasets/")
@@ -114,16 +121,30 @@ def test_both_kinds_of_client_work_in_the_tokens_project(guarded, token):
 
 def test_services_ask_each_other_with_a_token_of_their_own(guarded, token):
     """Without a token for the estimator, a recommendation would rest on the rules alone."""
-    _, text = token("search", "estimate")
+    _, text = token("search", Role.ESTIMATE)
     request = {"model": {"name": "smollm2-135m"}, "hardware": {"accelerator": "rtx-4090", "count": 1}}
     with client_of(guarded, text) as client:
         found = client.recommend(request)
     assert found.revision.engine.id
 
+    async def as_the_trainer() -> None:
+        observation = calibration_pb2.Observation(job="projects/search/jobs/1", attempt=1, step_seconds=0.5)
+        mine = RemoteEstimator(guarded.addresses["estimator"], lambda: text)
+        its_own = RemoteEstimator(guarded.addresses["estimator"], service_token(guarded.data_dir / "service-token"))
+        assert await its_own.catalog()
+        with pytest.raises(ReportRefusedError, match="INVALID_REQUEST"):  # let in: what it measured is missing
+            await its_own.report(observation, request_id="first")
+        with pytest.raises(EstimateUnavailableError, match="ROLE_MISSING"):
+            await mine.report(observation, request_id="second")
+        await mine.close()
+        await its_own.close()
+
+    asyncio.run(as_the_trainer())
+
 
 def test_http_and_openais_routes_pass_the_token_on(guarded, token):
-    _, ours = token("search", "train")
-    _, theirs = token("ads", "train")
+    _, ours = token("search", Role.TRAIN)
+    _, theirs = token("ads", Role.TRAIN)
     with httpx2.Client(base_url=f"http://{guarded.children[CONSOLE].address}", timeout=WAIT) as http:
 
         def post(path: str, text: str = "") -> httpx2.Response:
@@ -164,11 +185,9 @@ def test_http_and_openais_routes_pass_the_token_on(guarded, token):
 
 
 def test_the_services_token_is_kept_over_a_restart(guarded, access_dir):
-    from finetree_cli.backends.access.service_token import service_token
-
     kept = guarded.token()
-    assert service_token(access_dir, guarded.data_dir).read_text().strip() == kept
+    assert token_of_up(access_dir, guarded.data_dir).read_text().strip() == kept
     assert stat.S_IMODE((guarded.data_dir / "service-token").stat().st_mode) == 0o600
     rows = [row for row in ask(access_dir, ("list",))["tokens"] if row["principal"] == "finetree-up"]
     ask(access_dir, ("revoke", rows[0]["id"]))
-    assert service_token(access_dir, guarded.data_dir).read_text().strip() != kept
+    assert token_of_up(access_dir, guarded.data_dir).read_text().strip() != kept

@@ -24,7 +24,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # the core reads it once, at import
 
@@ -42,9 +42,11 @@ from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.entry.admission import Admission, CallLimits
 from finetree_runtime.server.entry.auth import Authenticator, LocalAuthenticator, authenticator_of
 from finetree_runtime.server.metrics.calls import CallMetrics
-from finetree_runtime.server.metrics.page import Page
 from finetree_runtime.server.metrics.prometheus import PrometheusMeter
 from finetree_runtime.server.tracing.otlp import Tracing, tracing_of
+
+if TYPE_CHECKING:
+    from finetree_runtime.server.metrics.page import Page
 
 Hook = Callable[[], Awaitable[None]]
 
@@ -142,6 +144,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
     service.tracing = tracing_of(service.name, service.version, os.environ)
     auditor = start_auditor(service.name, service.version, settings)
     tls.show(certificates, service.meter)
+    auditor.show(service.meter)
     watching = asyncio.create_task(certificates.watch()) if certificates is not None else None
     try:
         if service.on_start is not None:
@@ -196,6 +199,8 @@ def _page(service: Service) -> Page | None:
     address = service.settings.metrics_address
     if not address:
         return None
+    from finetree_runtime.server.metrics.page import Page  # Python's HTTP server, only needed with metrics on
+
     loop = asyncio.get_running_loop()
     service.meter = meter = PrometheusMeter(loop)
     return Page(address, meter=meter, ready=lambda: service.ready, loop=loop)
