@@ -42,7 +42,9 @@ def test_a_link_out_of_the_roots_is_refused_without_where_it_leads(model, target
 
 def test_a_pipe_that_would_be_read_for_ever_is_refused_by_name(model):
     os.mkfifo(model / "tokenizer.json")
-    with pytest.raises(InvalidArgument, match=r"'tokenizer\.json' in the model's folder is neither a file nor a folder"):
+    with pytest.raises(
+        InvalidArgument, match=r"'tokenizer\.json' in the model's folder is neither a file nor a folder"
+    ):
         located(model)
 
 

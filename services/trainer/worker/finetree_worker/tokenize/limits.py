@@ -79,6 +79,7 @@ def limited() -> Iterator[BlockLimits]:
 
     try:
         with _restored(too_slow):
+            _limit_data()  # reading the first rows counts, too
             yield limits
     except MemoryError as error:
         raise limits.refusal(f"{BLOCK_BYTES >> 30} GiB of memory") from error
