@@ -198,12 +198,12 @@ async def test_a_flood_of_unknown_ids_asks_the_issuer_once_in_30_seconds():
     keys = IssuerKeys(issuer, clock)
     await checked(signed(), keys)
     assert issuer.asked == 1
-    for number in range(200):
+    for number in range(40):
         assert (await reason(signed(kid=f"none-{number}"), keys))[0] == "TOKEN_INVALID"
-        clock.now += 0.1
+        clock.now += 0.5
     assert issuer.asked == 1, "the first question was less than 30 s ago"
     clock.now += module.UNKNOWN_SECONDS
-    for number in range(50):
+    for number in range(40):
         assert (await reason(signed(kid=f"none-{number}"), keys))[0] == "TOKEN_INVALID"
     assert issuer.asked == 2
     await checked(signed(), keys)
