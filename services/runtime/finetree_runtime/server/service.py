@@ -219,8 +219,6 @@ async def _until_signal(service: Service) -> None:
         gc.freeze()  # what the start loaded stays loaded: no collection need go through it again
         gc.set_threshold(*GC_THRESHOLDS)
         _announce(service, address)
-        if service.authenticator is None and service.settings.access_dir is None:
-            logging.get_logger().info("takes_every_caller", service=service.name, change_by="--access-dir")
         await stop.wait()
         logging.get_logger().info("draining", service=service.name)
         _exit_after(service.settings.drain_time + service.stop_seconds + STOP_SECONDS)
