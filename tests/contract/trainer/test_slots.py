@@ -4,6 +4,7 @@
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import grpc
 import pytest
@@ -200,7 +201,8 @@ async def test_a_workers_share_of_the_cores_is_in_its_task_and_its_estimate(tmp_
     monkeypatch.setattr(cores, "physical_cores", lambda _: [[0, 2], [1, 3]])
     monkeypatch.setattr(cores.ControlGroups, "processors", lambda _: float("inf"))
     estimator = ByRank()
-    async with trainer(tmp_path, {"steps": 1}, estimator, cpu_slots=2) as talk:
+    monkeypatch.chdir(tmp_path)
+    async with trainer(tmp_path, {"steps": 1}, estimator, cpu_slots=2, data_dir=Path("data")) as talk:
         _, cpu = await capacity(talk)
         assert [list(each.processors) for each in cpu.slot_uses] == [[0, 2], [1, 3]]
         assert (cpu.threads_per_slot, cpu.hardware.cpu.cores) == (2, 2)
@@ -214,5 +216,6 @@ async def test_a_workers_share_of_the_cores_is_in_its_task_and_its_estimate(tmp_
         name = await train(talk, dataset, 1)
         slots = talk.application._node.cpu.slots()
         built = [await tasks.build(name.rpartition("/")[2], [slot]) for slot in slots]
+        assert Path(tasks.assign(built[0], 1, "secret").folders.work_dir).is_absolute()
         assert [(task.threads, list(task.processors)) for task in built] == [(2, [0, 2]), (2, [1, 3])]
         await talk.events(name)

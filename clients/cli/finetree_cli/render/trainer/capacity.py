@@ -65,7 +65,8 @@ def could_start(item: capacity_pb2.Device) -> str:
         return f"taken out: {item.fault}"
     if not item.free_slots:
         return "no slot is free"
-    threads = f" and {item.threads_per_slot} threads" if item.threads_per_slot else ""
+    count = item.threads_per_slot
+    threads = f" and {count} thread{'s' if count > 1 else ''}" if count else ""
     available = item.memory.available_bytes if item.HasField("memory") else item.free_bytes
     return f"a job of at most {units.size(available)}{threads} could start now"
 

@@ -48,7 +48,8 @@ class TaskBuilder:
         self._devices = {device.place: device for device in devices}
         self.slot_threads = max((each.threads for each in self._devices.values() if each.id == CPU), default=1)
         """Threads of a CPU slot: what the libraries of a worker begin with, before it has a task."""
-        self._layout, self._settings = Layout(settings.data_dir), settings
+        # A worker has another working directory than the service: its folders must not depend on it.
+        self._layout, self._settings = Layout(settings.data_dir.absolute()), settings
         self._hub = hub.hub_access(settings, os.environ)
         private_folder(self._layout.tokens)
 
