@@ -9,8 +9,11 @@ from typing import Any
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2, trainer_pb2
 from finetree_runtime.errors import DomainError
 from machine import TOTAL_BYTES, DownError, Machine
+from virtual_loop import StuckError
 from worker_model import weights_after
 
+MOST_VIOLATIONS = 50
+"""After so many a client gives up: a broken log may be sent for ever, and no time passes."""
 TERMINAL = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
 
 
@@ -105,6 +108,8 @@ class Client:
     def _note(self, got: dict[int, bytes], event: event_pb2.JobEvent) -> None:
         if event.seq != len(got) + 1:
             self._machine.violations.append(f"a watcher got event {event.seq} after {len(got)}")
+            if len(self._machine.violations) > MOST_VIOLATIONS:
+                raise StuckError
         got[event.seq] = event.SerializeToString(deterministic=True)
 
     async def check(self) -> list[bytes]:

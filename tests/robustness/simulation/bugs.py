@@ -148,7 +148,7 @@ BUGS: dict[str, tuple[Callable[[], Any], int, int]] = {
         (_living_workers_are_taken_for_dead, 1, 40),
         (_a_cursor_is_off_by_one, 1, 20),
         (_the_terminal_event_is_lost, 1, 10),
-        (_a_number_is_used_twice, 1, 10),
+        (_a_number_is_used_twice, 3, 12),
         (_request_ids_are_forgotten, 1, 10),
         (_waiting_jobs_are_forgotten, 1, 20),
         (_slots_stay_taken, 1, 20),
