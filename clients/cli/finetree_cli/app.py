@@ -44,6 +44,7 @@ COMMANDS: dict[str, str] = {
     "prices": "finetree_cli.commands.prices:prices",
     "capacity": "finetree_cli.commands.capacity:capacity",
     "storage": "finetree_cli.commands.storage:storage",
+    "limits": "finetree_cli.commands.limits:limits",
     "audit": "finetree_cli.commands.audit:audit",
     "tls": "finetree_cli.commands.tls:tls",
     "doctor": "finetree_cli.commands.doctor:doctor",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interceptor around every call of a service.
 
-request id → authentication → authorization → a place → deadline → validation → the servicer's method → errors →
-metrics → one log line and, for what changes something or is refused, an audit record
+request id → authentication → authorization → rate limits → a place → deadline → validation → the servicer's method →
+errors → metrics → one log line and, for what changes something or is refused, an audit record
 
 A call that arrives when there is no place is refused before any of that: its request is not even read.
 """
@@ -37,11 +37,12 @@ from finetree_runtime.errors import (
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
 from finetree_runtime.server.access.authorizer import authorize
-from finetree_runtime.server.access.requirement import requirement_of
+from finetree_runtime.server.access.requirement import Requirement, requirement_of
 from finetree_runtime.server.audit.calls import Auditor, Trail
 from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
 from finetree_runtime.server.entry.auth import Authenticator, Peer
 from finetree_runtime.server.entry.revalidation import while_valid
+from finetree_runtime.server.limits.rate import RateLimits
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.replies import or_serialized
@@ -87,11 +88,13 @@ class CallInterceptor(aio.ServerInterceptor):
         max_request_bytes: int,
         admission: Admission,
         auditor: Auditor,
+        rates: RateLimits,
         metrics: CallMetrics | None = None,
     ) -> None:
         self._version = version
         self._admission = admission
         self._auditor = auditor
+        self._rates = rates
         self._authenticator = authenticator
         self._max_call_seconds = max_call_seconds
         self._max_request_bytes = max_request_bytes
@@ -177,6 +180,7 @@ class CallInterceptor(aio.ServerInterceptor):
                 request = _CheckedStream(request, let_in, trail)
             try:
                 await let_in()
+                self._rates.take(call.principal.name, _projects(needed, request, call.principal))
                 async with while_valid(let_in) if call.principal.kind != "local" else contextlib.nullcontext():
                     if kind == "unary":
                         async with self._admission.unary(call):
@@ -350,6 +354,12 @@ def _named_in(request: Any) -> Any:
     """Return the message with the names of a call; None where it is not read yet, or is no message."""
     message = request.first if isinstance(request, _CheckedStream) else request
     return None if isinstance(message, _Rejected) else message
+
+
+def _projects(needed: Requirement | None, request: Any, principal: context.Principal) -> set[str]:
+    """Projects that a call counts for; those of a client's stream, whose names are not read yet, are not known."""
+    named = _named_in(request)
+    return needed.projects(named, principal.project) if needed is not None and named is not None else set()
 
 
 def _texts(rpc: Context) -> dict[str, str]:
