@@ -65,37 +65,43 @@ run: setup  ## start a demonstration of the whole suite on this machine
 
 # ---------------------------------------------------------------------------------------------------------- tests
 
-test: test-unit test-integration test-robustness  ## every tier of the test suite
+UNIT := tests/unit tests/contract tests/conformance/buf tests/conformance/typescript
+INTEGRATION := tests/integration
+ROBUSTNESS := tests/robustness tests/fuzz
 
-test-unit: setup  ## unit and contract tests (budget 3 min on two cores)
-	@$(call tier,unit + contract,3,tests/unit tests/contract tests/conformance/buf tests/conformance/typescript)
+test: setup .trackers/.ready  ## every tier of the test suite, in one run (budget 10 min on two cores)
+	@$(call tier,every tier,$(UNIT) $(INTEGRATION) $(ROBUSTNESS))
 
-test-integration: setup .trackers/.ready  ## real servers and workers on loopback (budget 4 min)
-	@$(call tier,integration,2,tests/integration)
+test-unit: setup  ## unit and contract tests alone
+	@$(call tier,unit + contract,$(UNIT))
 
-test-robustness: setup  ## kill, fill, cut and fuzz (budget 4 min)
-	@$(call tier,robustness + fuzz,2,tests/robustness tests/fuzz)
+test-integration: setup .trackers/.ready  ## real servers and workers on loopback
+	@$(call tier,integration,$(INTEGRATION))
 
-soak: setup  ## the long campaign: a thousand kills, every crash state, the seeded bugs, 10,000 seeds (an hour and more)
+test-robustness: setup  ## kill, fill, cut and fuzz
+	@$(call tier,robustness + fuzz,$(ROBUSTNESS))
+
+soak: setup  ## the long campaign: a thousand kills, every crash state, recipes and ladders, the seeded bugs, 10,000 seeds (an hour and more)
 	@export FINETREE_RANDOM_KILLS=900 FINETREE_ROUNDS=5 FINETREE_REAL_KILLS=10 FINETREE_REAL_POINTS=99 FINETREE_CRASH_STATES=2500
 	$(BIN)/python -m pytest --quiet --timeout 7200 -s tests/robustness/campaign tests/robustness/power
 	unset FINETREE_CRASH_STATES
+	FINETREE_RECIPES=4000 FINETREE_LADDERS=20 $(BIN)/python -m pytest --quiet --timeout 7200 -n 2 tests/fuzz
 	$(BIN)/python tests/robustness/seeded_bugs.py
 	$(BIN)/python tests/robustness/simulation/run.py 1 10000 > soak-simulation.jsonl
 
 conformance: setup  ## the Go client too: Go from the package index, its modules from Debian or GO_MODULES=proxy
 	@echo "conformance: Go"
 	$(UV) sync --quiet --frozen --inexact --only-group conformance
-	$(call tier,conformance,0,tests/conformance/go)
+	$(call tier,conformance,tests/conformance/go)
 
-# $(call tier,NAME,PROCESSES,FOLDERS): run one tier and print the time it took. Three processes share two cores where
-# tests often wait for a server or a program; only the first imports the training libraries (tests/conftest.py).
+# $(call tier,NAME,FOLDERS): run tests and print the time they took. Three processes share two cores, since tests often
+# wait for a server or a program; only the first imports the training libraries (tests/conftest.py).
 define tier
-	folders="$(wildcard $(3))"
-	if [ -z "$$folders" ]; then echo "$(1): no folder among $(3)" >&2; exit 1; fi
+	folders="$(wildcard $(2))"
+	if [ -z "$$folders" ]; then echo "$(1): no folder among $(2)" >&2; exit 1; fi
 	echo "== $(1)"
 	start=$$SECONDS
-	$(PYTEST) -n $(2) $$folders
+	$(PYTEST) -n 3 $$folders
 	echo "== $(1): $$((SECONDS - start)) s"
 endef
 

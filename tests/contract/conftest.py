@@ -5,8 +5,10 @@ A test takes part by the fixtures of its folder, which ask for `served_by`. One 
 `@pytest.mark.service_alone(reason)`, the whole test or one of its cases, and runs on the service alone.
 """
 
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -28,6 +30,24 @@ REASONS = {
 def served_by(request: pytest.FixtureRequest) -> str:
     """Who answers: "service", or "suite" for the SDK's fake."""
     return str(request.param)
+
+
+@pytest.fixture
+def otlp() -> ModuleType:
+    """The module of the collector, whose libraries only its tests import: test folders are no packages."""
+    spec = importlib.util.spec_from_file_location("otlp_collector", Path(__file__).with_name("collector.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def collector(otlp: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """A running collector, to which the services of this process send their spans."""
+    with otlp.collecting(monkeypatch) as running:
+        yield running
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

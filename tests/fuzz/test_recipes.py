@@ -8,6 +8,7 @@ and the trainer's planner (what ValidateJob answers with) takes the recipe on a 
 import asyncio
 import itertools
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -35,8 +36,9 @@ from google.type import money_pb2
 
 pytestmark = [pytest.mark.timeout(120)]
 
-INPUTS = 400
-"""For each pack: models and cards come in turns, each of them several times, no two together twice."""
+INPUTS = int(os.environ.get("FINETREE_RECIPES", "200"))
+"""For each pack; `make soak` takes more. Models and cards come in turns, each of them several times, no two together
+twice."""
 COMMIT = "0" * 40
 GB = 10**9
 

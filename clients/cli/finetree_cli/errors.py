@@ -233,7 +233,7 @@ def _exit_code(error: "FinetreeError") -> ExitCode:
 _REMEDIES: dict[str, str] = {
     "UNAVAILABLE": "start the suite with `finetree up`, or give its address with --address",
     "DEADLINE_EXCEEDED": "the service does not answer in time; check that it runs, then try again",
-    "UNAUTHENTICATED": "set FINETREE_TOKEN to a valid token, or one of a profile (`finetree profile set --help`)",
+    "UNAUTHENTICATED": "`finetree login` keeps a token; FINETREE_TOKEN gives one for a single call",
     "INTERNAL": "this is a bug in finetree; the service's log has details under the id above",
     "MODEL_NOT_FOUND": "`finetree models list --catalog` lists the known names; a hub id (org/name) works too",
     "ACCELERATOR_NOT_FOUND": "`finetree gpus` lists the known names",

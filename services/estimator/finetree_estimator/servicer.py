@@ -17,7 +17,7 @@ from finetree_api.estimator.v1 import (
 from finetree_api.types.v1 import evidence_pb2, server_pb2
 from finetree_runtime.errors import DomainError, FailedPrecondition, invalid_field, to_status
 from finetree_runtime.paging import PageTokens, page_size
-from finetree_runtime.server.identity import distribution_version
+from finetree_runtime.server.identity import caller, distribution_version
 from finetree_runtime.server.validation import validate
 
 from finetree_estimator.catalog import versions
@@ -180,6 +180,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
             api_revisions=["v1"],
             features=(*FEATURES, "calibration") if self._learner is not None else FEATURES,
             limits=limits,
+            caller=caller(),
         )
         return estimator_pb2.GetServerInfoResponse(server=server, revision=self._state().revision)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import finetree
 from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
+from finetree_runtime.config.service_token import service_token
 from finetree_runtime.config.settings import SettingsError, load_or_exit
 from finetree_runtime.server import oneshot
 from finetree_runtime.server.entry.admission import CallLimits
@@ -34,7 +35,12 @@ def build(settings: Settings) -> Service:
     Raises:
         SettingsError: The folder of own packs, or a pack in it, cannot be used.
     """
-    client = finetree.AsyncClient(estimator_address=settings.estimator_address, profile="", retries=False)
+    client = finetree.AsyncClient(
+        estimator_address=settings.estimator_address,
+        profile="",
+        token=service_token(settings.service_token_file),
+        retries=False,
+    )
     library = _library(settings)
     recommender = Recommender(library, EstimatorClient(client, settings.estimator_time))
     servicer = RecommenderServicer(

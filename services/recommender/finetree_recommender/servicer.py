@@ -14,7 +14,7 @@ from finetree_api.recommender.v1 import (
 )
 from finetree_api.types.v1 import evidence_pb2, server_pb2
 from finetree_runtime.paging import PageTokens, page_size
-from finetree_runtime.server.identity import distribution_version
+from finetree_runtime.server.identity import caller, distribution_version
 from grpc import aio
 
 from finetree_recommender.estimator.values import Catalog
@@ -145,6 +145,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             api_revisions=["v1"],
             features=["recommend", "method_cards", "rule_packs", "pictures", "serving"],
             limits=self._limits,
+            caller=caller(),
         )
         pack = self._recommender.pack(DEFAULT_PACK)
         return recommender_pb2.GetServerInfoResponse(server=server, revision=evidence_pb2.Revision(pack=pack.revision))

@@ -30,6 +30,9 @@ class Settings(ServiceSettings):
 
     address: str = listen_address(50051)
     estimator_address: str = setting("127.0.0.1:50052", "Where the estimator listens: HOST:PORT or unix:PATH.")
+    service_token_file: Path | None = setting(
+        None, "File with the token that calls to the estimator carry; read again when it is refused."
+    )
     estimator_time: Duration = setting(2.0, "Longest wait for the estimator; then the rules alone answer.")
     rule_pack_dir: Path | None = setting(None, "Folder of own rule packs (*.yaml); read again when a file changes.")
     rule_pack_check: Path | None = setting(None, "Load and check this rule pack, say what it is, and end; no server.")

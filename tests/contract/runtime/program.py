@@ -5,6 +5,7 @@ import asyncio
 import dataclasses
 import sys
 
+from finetree._shared.channels import trace_context
 from finetree_api.estimator.v1 import catalog_pb2, estimator_pb2, estimator_pb2_grpc
 from finetree_api.trainer.v1 import dataset_pb2, event_log_pb2, trainer_pb2_grpc
 from finetree_runtime import errors
@@ -61,6 +62,8 @@ class Estimator(estimator_pb2_grpc.EstimatorServiceServicer):
                     context.only_waits()
                 self.begun.append(request.prefix)
                 await self.let_go.wait()
+            case "trace":
+                return catalog_pb2.ListModelsResponse(next_page_token=trace_context())
             case "remaining":
                 left = context.remaining()
                 return catalog_pb2.ListModelsResponse(next_page_token="none" if left is None else f"{left:.3f}")

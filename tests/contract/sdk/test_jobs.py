@@ -214,7 +214,7 @@ def test_cancel(do, suite, spec):
 
 def test_a_handle_without_a_call(do, suite):
     job = do.client().job("123")
-    assert (job.name, job.uid, job.cursor) == ("projects/default/jobs/123", "", "")
+    assert (job.name, job.uid, job.cursor) == ("123", "", "")
     assert suite.faults.calls() == []
     with pytest.raises(finetree.NotFound) as caught:
         do(job.refresh())
@@ -363,6 +363,6 @@ def test_watching_ends_in_time_and_leaves_the_job_alone(do, suite, spec):
 
 def test_a_handle_shows_itself_without_a_call(do, suite):
     job = do.client().job("1")
-    assert repr(job).endswith("Job projects/default/jobs/1>")
-    assert "projects/default/jobs/1" in job._repr_html_()
+    assert repr(job).endswith("Job 1>")
+    assert "1" in job._repr_html_()
     assert suite.faults.calls() == []

@@ -74,7 +74,10 @@ class Suite:
     """Additional flags by service."""
     http: str = ""
     """HOST:PORT of the console, which is started last; empty: none is."""
+    access_dir: Path | None = None
+    """Folder of the access file of the services; None: they take every caller."""
     children: dict[str, Child] = field(default_factory=dict)
+    _service_token: Path | None = None
     _run_dir: "tempfile.TemporaryDirectory[str] | None" = None
 
     @property
@@ -82,11 +85,19 @@ class Suite:
         """Return the address by service, the console left out."""
         return {name: child.address for name, child in self.children.items() if name != CONSOLE}
 
+    def token(self) -> str | None:
+        """Return the services' token, which may read every project; None where none is asked for."""
+        return None if self._service_token is None else self._service_token.read_text(encoding="utf-8").strip()
+
     def start(self) -> None:
         """Start all three, and the console where it is asked for, and wait until each accepts calls."""
         _refuse_missing_packages((*SERVICES, CONSOLE) if self.http else SERVICES)
         _refuse_taken_ports(self.ports)
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.access_dir is not None:
+            from finetree_cli.backends.access.service_token import service_token
+
+            self._service_token = service_token(self.access_dir, self.data_dir)
         self._run_dir = tempfile.TemporaryDirectory(prefix="finetree-")
         try:
             self._launch("estimator")
@@ -161,6 +172,10 @@ class Suite:
             flags += ["--state-dir", str(self.data_dir / "estimator")]
         if name != "estimator":
             flags += ["--estimator-address", self.children["estimator"].address]
+        if self.access_dir is not None:
+            flags += ["--access-dir", str(self.access_dir)]
+            if name != "estimator":
+                flags += ["--service-token-file", str(self._service_token)]
         return [*flags, *self.extra.get(name, ())]
 
     def _environment(self) -> dict[str, str]:

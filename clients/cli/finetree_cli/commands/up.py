@@ -58,11 +58,39 @@ class Ports(click.ParamType[Mapping[str, int]]):
 @click.option(
     "--sinks", "sinks_file", default="", metavar="FILE", help="Also deliver to the sinks of FILE: see `finetree sinks`."
 )
+@click.option(
+    "--access-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Answer only callers with a token of the access file there: see `finetree tokens`.",
+)
+@click.option(
+    "--cpu-slots",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Jobs that may train on the CPU at once; each gets an Nth of the cores, and what memory is left.",
+)
 @pass_settings
-def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int], http: str, sinks_file: str) -> None:
+def up(
+    settings: Settings,
+    /,
+    *,
+    data_dir: Path | None,
+    ports: Mapping[str, int],
+    http: str,
+    sinks_file: str,
+    access_dir: Path | None,
+    cpu_slots: int,
+) -> None:
     """Start the three services on this machine.
 
-    Ctrl-C stops them. The default data folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json,
+    A job on the CPU is estimated for, and runs with, the cores of one slot: with --cpu-slots 2 two jobs run at once,
+    each on half of the cores and bound to them, and each takes about twice as long as it would alone on all of them. A
+    job whose memory is not free waits, and says for what (`finetree capacity`, `finetree jobs show JOB`).
+
+    Ctrl-C stops them. Whoever is on this machine may do everything, unless --access-dir is given. The default data
+    folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json,
     stdout has one line once all are ready: {"services": [{"name", "address", "pid", "log"}], "data_dir"}.
     """
     from finetree_cli.backends.suite import Suite, default_data_dir
@@ -72,7 +100,10 @@ def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int], http
         signal.signal(number, lambda *_: stop.set())
     folder = (data_dir or default_data_dir()).absolute()
     configs = _read_sinks(sinks_file)
-    with Suite(folder, ports, http=http) as suite, _delivering(settings, configs, suite):
+    access = None if access_dir is None else access_dir.absolute()
+    extra = {"trainer": ("--cpu-slots", str(cpu_slots))}
+    started = Suite(folder, ports, extra=extra, http=http, access_dir=access)
+    with started as suite, _delivering(settings, configs, suite):
         _announce(settings, suite)
         while not stop.wait(POLL_SECONDS):
             suite.rotate_logs()
@@ -104,7 +135,7 @@ def _delivering(settings: Settings, configs: "list[SinkConfig]", suite: "Suite")
     from finetree_cli.sinks.run import delivering
 
     with (
-        Client(trainer_address=suite.addresses["trainer"], project=settings.project) as client,
+        Client(trainer_address=suite.addresses["trainer"], project=settings.project, token=suite.token()) as client,
         delivering(configs, client, suite.data_dir / "sinks", settings.out.say),
     ):
         settings.out.say(f"{'sinks':12} {', '.join(config.name for config in configs)}")
@@ -131,4 +162,6 @@ def _announce(settings: Settings, suite: "Suite") -> None:
     if CONSOLE in suite.children:
         address = suite.children[CONSOLE].address
         out.say(f"HTTP: curl http://{address}/trainer/v1/GetServerInfo; http://{address}/openapi.json lists all paths")
+    if suite.access_dir is None:
+        out.say("no tokens are asked for: whoever is on this machine may do everything; --access-dir changes that")
     out.say("ready; Ctrl-C stops all of them")

@@ -17,7 +17,7 @@ from finetree_console.errors import Json
 from finetree_console.openai.chat import BASE
 from finetree_console.openai.errors import refusal
 from finetree_console.openai.ids import tuned_job
-from finetree_console.openai.jobs.object import base_model, created_at, tuned_model
+from finetree_console.openai.jobs.object import base_model, created_at, project_of, tuned_model
 
 SHOWN_REVISION = 12
 """Digits of a commit in the id of a model that is here in several revisions."""
@@ -36,7 +36,7 @@ async def get_model(request: Request) -> Response:
     if tuned_job(wanted):
         job = await client.get_job(tuned_job(wanted))
         if job.state == job_pb2.JOB_STATE_SUCCEEDED and tuned_model(job) == wanted:
-            return Json(_tuned(job, client.options.project))
+            return Json(_tuned(job))
     else:
         for name, model in (await base_models(client)).items():
             if name == wanted:
@@ -68,7 +68,7 @@ async def _models(client: finetree.AsyncClient) -> AsyncIterator[dict[str, Any]]
     for name, model in (await base_models(client)).items():
         yield _base(name, model)
     async for job in client.list_jobs(states=["succeeded"], tasks=["train"], page_size=1000):
-        yield _tuned(job, client.options.project)
+        yield _tuned(job)
     async for served in _served(client):
         yield served
 
@@ -81,7 +81,7 @@ async def _served(client: finetree.AsyncClient) -> AsyncIterator[dict[str, Any]]
                 "id": f"{job.uid}/{target}",
                 "object": "model",
                 "created": job.start_time.seconds or created_at(job),
-                "owned_by": client.options.project,
+                "owned_by": project_of(job),
                 "finetree": {"job": job.name, "target": target},
             }
 
@@ -97,11 +97,11 @@ def _base(name: str, model: base_model_pb2.BaseModel) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": model.create_time.seconds, "owned_by": owner}
 
 
-def _tuned(job: job_pb2.Job, project: str) -> dict[str, Any]:
+def _tuned(job: job_pb2.Job) -> dict[str, Any]:
     return {
         "id": tuned_model(job),
         "object": "model",
         "created": job.end_time.seconds or created_at(job),
-        "owned_by": project,
+        "owned_by": project_of(job),
         "finetree": {"job": job.name, "base_model": base_model(job)},
     }

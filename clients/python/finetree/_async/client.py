@@ -78,9 +78,10 @@ class AsyncClient(
         trainer_address: the trainer's own address; default 127.0.0.1:50053.
         profile: profile of the configuration file; None means FINETREE_PROFILE, else the one that the file chooses, ""
             means none.
-        project: project of datasets and jobs; default "default".
+        project: project of datasets and jobs; default: that of the token, "default" where no token is asked for.
         token: bearer token, or a function that returns it: it is called on the first call, when a JSON Web Token
-            expires, and when a service refuses the token. A token switches TLS on, unless the address says http://.
+            expires, and when a service refuses the token. A token switches TLS on, unless the address says http://
+            or is loopback.
         tls: True, False or a TLS; None means: when the address says https://, or there is a token or certificate.
         timeout: seconds for every unary call; None means the default of each.
         retries: further attempts of a unary call while its service is unavailable or too full to begin it; True

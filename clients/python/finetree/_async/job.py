@@ -27,6 +27,7 @@ from finetree._shared.follow import Pace, Start, follow_job
 from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer import exports
 from finetree._shared.trainer.exports import ExportFields
+from finetree._shared.trainer.names import project_of
 from finetree._shared.trainer.weights import trained_artifact
 from finetree._shared.trainer_requests import Mode
 from finetree.exports.target import ExportFile, Format
@@ -334,7 +335,7 @@ class AsyncJob(AsyncJobWeights, AsyncJobLifecycle, AsyncJobWaiting, AsyncJobLogs
         """
         weights = trained_artifact(self.name, await self.artifacts(timeout=timeout))
         template = exports.export_template(weights, fields)
-        request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
+        request = trainer_requests.create_job(project_of(self.name), template, request_id)
         created = await self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
         return AsyncJob(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)
 

@@ -13,7 +13,7 @@ from typing import Literal
 import grpc
 
 from finetree._version import __version__
-from finetree.config.options import Options, Target
+from finetree.config.options import Options, Target, is_local
 from finetree.config.settings import Service
 from finetree.config.token import Token
 from finetree.metadata import current
@@ -44,7 +44,7 @@ def channel_arguments(target: Target, kind: Kind) -> list[tuple[str, int | str]]
         ("grpc.max_reconnect_backoff_ms", 5_000),
         ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
         ("grpc.primary_user_agent", USER_AGENT),
-        ("grpc.enable_http_proxy", 0 if _is_local(target.address) else 1),
+        ("grpc.enable_http_proxy", 0 if is_local(target.address) else 1),
     ]
     arguments.append(("grpc.enable_retries", 1 if kind == "unary" else 0))
     if target.tls and target.tls.server_name:
@@ -101,7 +101,3 @@ def trace_context() -> str:
     if not context.is_valid:
         return ""
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
-
-
-def _is_local(address: str) -> bool:
-    return address.startswith(("unix:", "127.", "localhost:", "[::1]"))

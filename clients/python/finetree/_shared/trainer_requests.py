@@ -64,12 +64,12 @@ class JobFields(TypedDict, total=False):
 
 
 def project_name(project: str) -> str:
-    """Resource name of a project."""
-    return f"projects/{project}"
+    """Resource name of a project; of none given, empty: the service takes the caller's own."""
+    return f"projects/{project}" if project else ""
 
 
 def full_name(project: str, collection: Collection, name: str) -> str:
-    """Resource name of a job, dataset or sweep; a short id belongs to the client's project.
+    """Resource name of a job, dataset or sweep; a short id belongs to the client's project, or stays one.
 
     Raises:
         InvalidArgument: the name is empty or of another collection.
@@ -78,7 +78,7 @@ def full_name(project: str, collection: Collection, name: str) -> str:
         wanted = f"projects/{{project}}/{collection}/{{id}}"
         text = f"expected {wanted!r} or a short id, got {name!r}"
         raise InvalidArgument(f"name: {text}", reason="INVALID_NAME", violations=(Violation("name", text),))
-    return name if "/" in name else f"{project_name(project)}/{collection}/{name}"
+    return f"{project_name(project)}/{collection}/{name}" if project and "/" not in name else name
 
 
 def train_task(

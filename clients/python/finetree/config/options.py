@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,7 +45,9 @@ class Target:
 class Options:
     """Options of a client.
 
-    `timeout` is that of unary calls in seconds, None means the default of each; `retries` are their further attempts.
+    `project` is empty where none was given: ids alone are then sent, which a service takes as those of the caller's own
+    project. `timeout` is that of unary calls in seconds, None means the default of each; `retries` are their further
+    attempts.
     """
 
     targets: Mapping[Service, Target]
@@ -104,9 +107,10 @@ def make_options(
     own_token = token_of(settings)
     targets = {service: _target(service, settings, own_token) for service in SERVICES}
     found = settings.found
+    given_project = found["project"].level != "default"
     options = Options(
         targets,
-        str(found["project"].value).removeprefix("projects/"),
+        str(found["project"].value).removeprefix("projects/") if given_project else "",
         found["timeout"].value if "timeout" in found else None,
         profile=settings.profile.value,
         interceptors=tuple(interceptors),
@@ -124,17 +128,29 @@ def _target(service: Service, settings: Settings, token: Token | None) -> Target
         raise invalid("address", f"{address!r} has no port; write it as host:port, such as 127.0.0.1:50053")
     used = next((key for key in ("token", "token_file", "token_command") if settings.applies(key, service)), "")
     sent = token if used else None
-    return Target(bare, _tls(service, settings, scheme if separator else "", has_token=sent is not None), sent)
+    # A token must not travel in clear text: it switches encryption on, unless the address says http:// or is local.
+    exposed = sent is not None and not is_local(bare)
+    return Target(bare, _tls(service, settings, scheme if separator else "", exposed=exposed), sent)
 
 
-def _tls(service: Service, settings: Settings, scheme: str, *, has_token: bool) -> TLS | None:
-    # A token must not travel in clear text: it switches encryption on, unless the address says http://.
+def is_local(address: str) -> bool:
+    """Whether an address is a Unix socket or loopback: what is sent there stays on this machine."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _tls(service: Service, settings: Settings, scheme: str, *, exposed: bool) -> TLS | None:
     switch = settings.get("tls", service)
     if isinstance(switch, TLS):
         return switch
     named = {field: settings.get(f"tls_{field}", service) for field in ("ca", "certificate", "key", "server_name")}
     given = {field: value for field, value in named.items() if value is not None}
-    implied = scheme == "https" or (scheme != "http" and (has_token or bool(given)))
+    implied = scheme == "https" or (scheme != "http" and (exposed or bool(given)))
     return TLS(**given) if (implied if switch is None else switch) else None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NoReturn
 
 from finetree_api.estimator.v1 import catalog_pb2
-from finetree_api.types.v1 import evidence_pb2, hardware_pb2, model_pb2, server_pb2
+from finetree_api.types.v1 import access_pb2, evidence_pb2, hardware_pb2, model_pb2, server_pb2
 
 from finetree._version import __version__
 from finetree.errors import NotFound, PermissionDenied, Violation
@@ -145,8 +145,9 @@ PRICES = tuple(
 
 def server(service: str, **limits: int) -> server_pb2.ServerInfo:
     """Make the server info of a service."""
+    caller = server_pb2.Caller(principal="local", project="default", roles={"*": access_pb2.ROLE_ADMIN}, operator=True)
     return server_pb2.ServerInfo(
-        service=f"finetree-{service}", version=__version__, api_revisions=["v1"], limits=limits
+        service=f"finetree-{service}", version=__version__, api_revisions=["v1"], limits=limits, caller=caller
     )
 
 

@@ -15,7 +15,7 @@ import inspect
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -46,6 +46,8 @@ from finetree_runtime.server.limits.rate import RateLimits
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.replies import or_serialized
+from finetree_runtime.server.tracing.otlp import Tracing
+from finetree_runtime.server.tracing.traceparent import TRACEPARENT, TraceContext, parse_traceparent
 
 REQUEST_ID = "x-request-id"
 SERVER_VERSION = "finetree-server-version"
@@ -90,6 +92,7 @@ class CallInterceptor(aio.ServerInterceptor):
         auditor: Auditor,
         rates: RateLimits,
         metrics: CallMetrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._version = version
         self._admission = admission
@@ -99,6 +102,7 @@ class CallInterceptor(aio.ServerInterceptor):
         self._max_call_seconds = max_call_seconds
         self._max_request_bytes = max_request_bytes
         self._metrics = metrics
+        self._tracing = tracing
         self._log = get_logger()
         self._running = 0
         self._idle = asyncio.Event()
@@ -140,7 +144,10 @@ class CallInterceptor(aio.ServerInterceptor):
         limit = None if handler.request_streaming else self._max_request_bytes
         deserialize = _lenient(handler.request_deserializer or bytes, limit)  # None: the request stays bytes
         serialize = or_serialized(handler.response_serializer)
-        made = factory(self._surrounded(method, kind, inner), deserialize, serialize)
+        surrounded = self._surrounded(method, kind, inner)
+        if self._tracing is not None:
+            surrounded = self._tracing.surround(method, surrounded)
+        made = factory(surrounded, deserialize, serialize)
         return _Method(kind, made, stream=stream, side=False)
 
     async def wait_until_idle(self, seconds: float) -> bool:
@@ -161,6 +168,7 @@ class CallInterceptor(aio.ServerInterceptor):
             started, peer = time.monotonic(), Peer(rpc.peer(), rpc.auth_context())
             metadata = _texts(rpc)
             call = _begin(method, metadata, rpc, started)
+            call.trace = self._trace_of(metadata)
             trailers = ((REQUEST_ID, call.request_id), (SERVER_VERSION, self._version))
             rpc.set_trailing_metadata(trailers)
             trail = self._auditor.trail(call, peer.address)
@@ -207,6 +215,12 @@ class CallInterceptor(aio.ServerInterceptor):
 
         return behavior
 
+    def _trace_of(self, metadata: Mapping[str, str]) -> TraceContext | None:
+        """The call's own span where calls are traced, else the caller's."""
+        if self._tracing is not None:
+            return self._tracing.current()
+        return parse_traceparent(metadata.get(TRACEPARENT, ""))
+
     async def _run(self, kind: str, inner: Behavior, request: Any, rpc: Context, trail: Trail) -> Any:
         """Validate the request and call the servicer's method; only unary calls have a time limit."""
         if not isinstance(request, _CheckedStream):
@@ -249,6 +263,8 @@ class CallInterceptor(aio.ServerInterceptor):
         if self._metrics is not None:
             reason = "INTERNAL_ERROR" if "error_id" in call.fields else str(call.fields.get("reason", ""))
             self._metrics.observe(kind, call.method, code=code, seconds=seconds, reason=reason)
+        if self._tracing is not None:
+            self._tracing.end(call, code)
         line = {"method": call.method, "code": code, "ms": round(seconds * 1000, 3), "peer": peer}
         who = {"principal": call.principal.name, **_credential(call.principal)}
         self._log.info("rpc", **call.fields | line | who, request_id=call.request_id)

@@ -7,12 +7,14 @@ Outside a call (a background task, a test) the defaults hold: the local principa
 from __future__ import annotations
 
 import contextvars
+import datetime as dt
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from finetree_runtime.server.access.roles import EVERYTHING, Grants
+from finetree_runtime.server.tracing.traceparent import TraceContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Principal:
         grants: What it may do; nothing unless granted.
         kind: How it was recognised.
         credential: Id of its token, for the log; never the token.
+        expire_time: When its credentials expire, where that is known.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Principal:
     grants: Grants = field(default_factory=Grants)
     kind: Literal["local", "token", "oidc", "certificate"] = "local"
     credential: str = ""
+    expire_time: dt.datetime | None = None
 
 
 LOCAL = Principal(name="local", grants=EVERYTHING)
@@ -50,6 +54,8 @@ class Call:
     principal: Principal = LOCAL
     deadline: float | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    trace: TraceContext | None = None
+    """Its span where calls are traced, else the caller's; None where neither has one."""
     on_waiting: Callable[[], None] | None = None
     """What `only_waits` calls; set where the call holds a place among those that run."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Name, version and limits of a server, as GetServerInfo replies them."""
+"""Name, version and limits of a server, and who asks, as GetServerInfo replies them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from importlib import metadata
 
 from finetree_api.types.v1 import server_pb2
 
+from finetree_runtime.server import context
+from finetree_runtime.server.access.requirement import ROLES
+
+ROLE_VALUES = {role: value for value, role in ROLES.items()}
+"""Value of the contract's enum by role."""
 API_REVISIONS = ("v1",)
 """Revisions of the API that this version serves."""
 
@@ -29,7 +34,22 @@ def server_info(
         api_revisions=API_REVISIONS,
         features=sorted(features),
         limits=dict(limits or {}),
+        caller=caller(),
     )
+
+
+def caller() -> server_pb2.Caller:
+    """Describe the principal of this call."""
+    principal = context.principal()
+    found = server_pb2.Caller(
+        principal=principal.name,
+        project=principal.project,
+        roles={project: ROLE_VALUES[role] for project, role in principal.grants.roles.items()},
+        operator=principal.grants.operator,
+    )
+    if principal.expire_time is not None:
+        found.expire_time.FromDatetime(principal.expire_time)
+    return found
 
 
 def distribution_version(distribution: str) -> str:

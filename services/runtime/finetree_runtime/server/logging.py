@@ -8,6 +8,8 @@ import logging as stdlib
 import sys
 from typing import Any
 
+from finetree_runtime.server import context
+
 LEVELS = {"debug": stdlib.DEBUG, "info": stdlib.INFO, "warning": stdlib.WARNING, "error": stdlib.ERROR}
 """Values of the `log_level` setting."""
 
@@ -23,6 +25,7 @@ def _configure_ours(level: str) -> None:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
+            _add_trace,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
@@ -31,6 +34,14 @@ def _configure_ours(level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(_Stderr()),
         cache_logger_on_first_use=True,
     )
+
+
+def _add_trace(_logger: Any, _method: str, line: dict[str, Any]) -> dict[str, Any]:
+    """Add the ids under which a trace has the call in progress."""
+    call = context.CURRENT.get()
+    if call is not None and call.trace is not None:
+        line["trace_id"], line["span_id"] = call.trace.trace_id, call.trace.span_id
+    return line
 
 
 def get_logger() -> Any:

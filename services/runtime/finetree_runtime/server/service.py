@@ -46,6 +46,7 @@ from finetree_runtime.server.limits.rate import RateLimits
 from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.metrics.page import Page
 from finetree_runtime.server.metrics.prometheus import PrometheusMeter
+from finetree_runtime.server.tracing.otlp import Tracing, tracing_of
 
 Hook = Callable[[], Awaitable[None]]
 
@@ -79,6 +80,7 @@ class Service:
         limits: Limits of principals and projects; None: those of its settings' file alone.
         meter: Where the service counts; from `on_start` on the one of its page, if it has one.
         ready: Whether the service reports that it serves.
+        tracing: Where spans go, from `on_start` on; None where the environment asks for none.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Service:
     limits: LimitsFile | None = None
     meter: Meter = OFF
     ready: bool = False
+    tracing: Tracing | None = None
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
     _unfit: bool = False
 
@@ -141,6 +144,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
     authenticator = service.authenticator or authenticator_of(settings)
     page = _page(service)
     limits = service.limits or LimitsFile(settings.limits_file)
+    service.tracing = tracing_of(service.name, service.version, os.environ)
     auditor = start_auditor(service.name, service.version, settings)
     tls.show(certificates, service.meter)
     watching = asyncio.create_task(certificates.watch()) if certificates is not None else None
@@ -157,6 +161,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
             auditor=auditor,
             rates=RateLimits(limits),
             metrics=CallMetrics(service.meter, admission) if page is not None else None,
+            tracing=service.tracing,
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))
         _register(service, server)
@@ -171,6 +176,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
             await _drain(service, server, calls)
     finally:
         await _call_within(service.on_stop, service.stop_seconds, "on_stop")
+        await _call_within(service.tracing.close if service.tracing else None, STOP_SECONDS, "traces")
         if watching is not None:
             watching.cancel()
         if page is not None:

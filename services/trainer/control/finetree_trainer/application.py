@@ -11,6 +11,7 @@ from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_data.fail_points import fail_point
+from finetree_runtime.config.service_token import service_token
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
@@ -73,6 +74,7 @@ from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store
@@ -82,10 +84,15 @@ from finetree_trainer.store.writer import is_corrupt
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
 from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
+from finetree_trainer.telemetry.span_export import SpanExport
+from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
 NAME = "finetree-trainer"
+
+LAST_SPANS_SECONDS = 1.5
+"""Time that the last spans of jobs get when the service stops; the next run of it sends what is left."""
 
 PREWARM_AFTER_SECONDS = 0.5
 """Time from the start of the service to its first idle worker, whose imports would slow the start down."""
@@ -116,11 +123,16 @@ class Application:
         self._built = False
         self._running: dict[str, asyncio.Task[None]] = {}
         self._metrics: JobMetrics | None = None
+        self._spans: SpanExport | None = None
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
         self._claim_folder()
+        confinement = WorkerConfinement(settings, self._layout)
+        self._confined = asyncio.create_task(confinement.probe())
+        if settings.confinement == "required":
+            await self._confined
         self._store = _open_store(self._layout)
         self._log = EventLog(self._store)
         gpus = NvmlGpus()
@@ -129,8 +141,10 @@ class Application:
         self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
         self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
         await self._host.load()
-        estimator = self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
-        servicer = self._build(estimator)
+        estimator = self._estimator = self._estimator or RemoteEstimator(
+            settings.estimator_address, service_token(settings.service_token_file)
+        )
+        servicer = self._build(estimator, confinement)
         self._built = True
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         if self._service.meter is not OFF:
@@ -140,7 +154,7 @@ class Application:
         self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
         self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
 
-    def _build(self, estimator: Estimator) -> TrainerServicer:
+    def _build(self, estimator: Estimator, confinement: WorkerConfinement) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
         settings, log, layout = self._settings, self._log, self._layout
         models = Models(layout.models, settings.model_roots)
@@ -159,7 +173,7 @@ class Application:
             settings=settings,
         )
         self._queue = JobQueue(log, self._node.devices, self._memory)
-        self._supervisor = Supervisor(log, tasks, settings, on_released=self._queue.release)
+        self._supervisor = Supervisor(log, tasks, settings, confinement=confinement, on_released=self._queue.release)
         self._memory.workers = self._supervisor.heartbeats.processes
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
@@ -228,6 +242,7 @@ class Application:
             open_streams=quotas.open,
             limit_report=LimitReport(self._store, log.clock, quotas),
             resting=self._supervisor.resting,
+            confinement=confinement,
             host=self._host,
             queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
@@ -260,6 +275,7 @@ class Application:
 
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
+        await self._confined
         self._queue.start = self._supervisor.start
         self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
@@ -273,7 +289,11 @@ class Application:
             "limits": partial(self._quotas.watch_file, self._queue.wake),
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
+            "machine": MachineWatch(self._log, self._queue, self._memory).run,
         }
+        if self._service.tracing is not None:
+            self._spans = SpanExport(self._log, self._service.tracing.records)
+            loops["spans"] = self._spans.run
         for name, loop in loops.items():
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
             self._running[name] = asyncio.create_task(work)
@@ -296,6 +316,9 @@ class Application:
         for task in self._running.values():
             task.cancel()
         await self._supervisor.stop()
+        if self._spans is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._spans.send(), LAST_SPANS_SECONDS)
         await self._attach.stop(0.5)
         if isinstance(self._estimator, RemoteEstimator):
             await self._estimator.close()

@@ -48,10 +48,10 @@ class Estimator(Protocol):
 
 
 class RemoteEstimator:
-    """The estimator service at an address; connected to at the first call."""
+    """The estimator service at an address; connected to at the first call. `token` reads what its calls carry."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, token: Callable[[], str] | None = None) -> None:
+        self._address, self._token = address, token
         self._client: AsyncClient | None = None
 
     async def estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:
@@ -90,7 +90,7 @@ class RemoteEstimator:
 
         if self._client is None:
             # No retries: a job must not wait for a service that it does not need.
-            self._client = AsyncClient(estimator_address=self._address, profile="", retries=False)
+            self._client = AsyncClient(estimator_address=self._address, profile="", token=self._token, retries=False)
         return self._client
 
     async def close(self) -> None:

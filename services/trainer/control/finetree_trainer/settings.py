@@ -3,6 +3,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 from finetree_runtime.config.settings import Duration, Secret, ServiceSettings, Size, listen_address, setting
 
@@ -14,6 +15,9 @@ class Settings(ServiceSettings):
     address: str = listen_address(50053)
     data_dir: Path = setting(Path("finetree-data"), "Folder of the trainer's database, datasets, models and jobs.")
     estimator_address: str = setting("127.0.0.1:50052", "Address of the estimator; jobs run without it, too.")
+    service_token_file: Path | None = setting(
+        None, "File with the token that calls to the estimator carry; read again when it is refused."
+    )
     model_roots: tuple[str, ...] = setting((), "Folders whose models a spec may name by path.")
     hub_endpoint: str = setting("", "Model hub. Default: HF_ENDPOINT of the environment, else https://huggingface.co.")
     hub_token: Secret = setting(Secret(), "Token for gated and private models of the hub.")
@@ -25,6 +29,11 @@ class Settings(ServiceSettings):
     cpu_threads: int = setting(0, "Threads of a CPU slot; 0: the cores that the trainer may use, divided by the slots.")
     memory_reserve_bytes: Size = setting(512 * 1024**2, "Memory of the machine that is promised to no job.")
     prewarm: bool = setting(default=True, text="Keep one idle worker with its libraries loaded.")
+    confinement: Literal["auto", "required", "off"] = setting(
+        "auto",
+        "Confine workers as far as this system allows; required: do not start where it allows less "
+        "(docs/threat-model.md).",
+    )
     worker_command: tuple[str, ...] = setting((), "Program that runs a task. Default: this Python, -m finetree_worker.")
     worker_heartbeat: Duration = setting(
         20.0,

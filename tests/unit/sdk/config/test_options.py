@@ -21,7 +21,7 @@ def addresses(client: Client) -> list[str]:
 
 def test_the_defaults_are_the_suites_ports_on_loopback():
     assert addresses(Client()) == ["127.0.0.1:50051", "127.0.0.1:50052", "127.0.0.1:50053"]
-    assert Client().options.project == "default"
+    assert Client().options.project == ""
 
 
 def test_arguments_come_before_environment_and_the_special_before_the_general(monkeypatch):
@@ -46,6 +46,12 @@ def test_arguments_come_before_environment_and_the_special_before_the_general(mo
         ("host:1", {"tls": TLS(ca=b"pem")}, "host:1", True),
         ("host:1", {"token": "t"}, "host:1", True),
         ("http://host:1", {"token": "t"}, "host:1", False),
+        ("127.0.0.1:1", {"token": "t"}, "127.0.0.1:1", False),
+        ("localhost:1", {"token": "t"}, "localhost:1", False),
+        ("[::1]:1", {"token": "t"}, "[::1]:1", False),
+        ("unix:/run/finetree.sock", {"token": "t"}, "unix:/run/finetree.sock", False),
+        ("127.evil.example:1", {"token": "t"}, "127.evil.example:1", True),
+        ("https://127.0.0.1:1", {"token": "t"}, "127.0.0.1:1", True),
         ("[::1]:1", {}, "[::1]:1", False),
         ("unix:/run/finetree.sock", {}, "unix:/run/finetree.sock", False),
         ("dns:///host:1", {}, "dns:///host:1", False),

@@ -119,4 +119,4 @@ def test_a_wrong_variable_is_named(monkeypatch, name, text):
 
 def test_services_use_no_profile(configure):
     configure("this is no TOML")
-    assert Client(profile="").options.project == "default"
+    assert Client(profile="").options.project == ""

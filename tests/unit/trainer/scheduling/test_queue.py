@@ -5,9 +5,12 @@ import asyncio
 
 import pytest
 from finetree_api.trainer.v1 import job_pb2
-from finetree_api.types.v1 import hardware_pb2
+from finetree_api.types.v1 import evidence_pb2, hardware_pb2
 from finetree_trainer.joblog.log import EventLog
+from finetree_trainer.scheduling.backfill import PASSES
 from finetree_trainer.scheduling.devices import Device, Slot
+from finetree_trainer.scheduling.fit import Blocked
+from finetree_trainer.scheduling.machine.nvml import GpuUse
 from finetree_trainer.scheduling.queue import JobQueue, Position
 
 GPU = hardware_pb2.Hardware(accelerator="h100", count=1)
@@ -36,8 +39,12 @@ async def queue(store, ledger, meter):
 def enqueue(queue, new_row, create_job):
     """Create a job that waits for hardware, or that prepares a dataset where there is none."""
 
-    def add(uid, hardware=None, **changes) -> None:  # noqa: ANN003 - fields of the row
+    def add(uid, hardware=None, *, needs=0, **changes) -> None:  # noqa: ANN003 - fields of the row
+        """`needs` is the memory by its estimate, or its upper end, middle and lower end."""
         record = job_pb2.Job(uid=uid)
+        if needs:
+            high, expected, low = needs if isinstance(needs, tuple) else [needs] * 3
+            record.estimate.device_bytes.MergeFrom(evidence_pb2.Interval(low=low, expected=expected, high=high))
         if hardware is None:
             record.prepare.dataset.name = "d"
         else:
@@ -178,3 +185,115 @@ async def test_what_cannot_be_started_lets_others_pass_and_is_tried_again(queue,
             await asyncio.sleep(0.01)
     running.cancel()
     assert queue.started == [("a", ["n/cpu/1"])]
+
+
+async def test_a_job_waits_for_memory_that_others_hold_while_smaller_ones_pass(queue, enqueue):
+    queue.meter.set(total=64 << 30, free=8 << 30)
+    enqueue("large", CPU, needs=20 << 30)
+    enqueue("small", CPU, needs=3 << 30)
+    assert await turn(queue) == [("small", ["n/cpu/0"])]
+    position = queue.position("large")
+    assert position.code == "MEMORY_IN_USE"
+    assert "needs 21.5 GB" in position.blocked_by
+    assert "60.1 by other programs" in position.blocked_by
+    # Of what is free, three are promised: another small one would take what the first has not taken yet.
+    enqueue("next", CPU, needs=6 << 30)
+    assert await turn(queue) == []
+    queue.meter.set(free=64 << 30)
+    assert await turn(queue) == [("large", ["n/cpu/1"])]
+
+
+async def test_what_can_never_be_free_is_not_waited_for(queue, enqueue):
+    queue.meter.set(total=64 << 30, free=50 << 30)
+    enqueue("wide", CPU, needs=(90 << 30, 45 << 30, 30 << 30))
+    assert await turn(queue) == [("wide", ["n/cpu/0"])]
+
+
+async def test_a_large_job_is_passed_a_bounded_number_of_times(queue, enqueue):
+    pair = hardware_pb2.Hardware(accelerator="h100", count=2)
+    enqueue("first", GPU)
+    await turn(queue)
+    enqueue("large", pair)
+    passed = []
+    for number in range(20):
+        enqueue(f"s{number}", GPU)
+        started = await turn(queue)
+        if not started:
+            break
+        passed += [uid for uid, _ in started]
+        queue.release([slot for slot in queue._holders if slot.device == "cuda:1"], started[0][0])
+    assert passed == [f"s{number}" for number in range(PASSES)]
+    assert queue.position(f"s{PASSES}").code == "KEPT_FOR_ANOTHER"
+    assert "large" in queue.position(f"s{PASSES}").blocked_by
+    # What is kept is what it needs: the CPU is none of it.
+    enqueue("cpu", CPU)
+    assert await turn(queue) == [("cpu", ["n/cpu/0"])]
+    queue.release([slot for slot in queue._holders if slot.device == "cuda:0"], "first")
+    assert await turn(queue) == [("large", ["n/cuda:0/0", "n/cuda:1/0"])]
+
+
+async def test_memory_is_kept_for_a_large_job_only_where_our_own_jobs_are_in_its_way(queue, enqueue):
+    queue.meter.set(total=64 << 30, free=40 << 30)
+    enqueue("first", CPU, needs=20 << 30)
+    await turn(queue)
+    enqueue("large", CPU, needs=35 << 30)
+    enqueue("hopeless", CPU, needs=60 << 30)
+    for number in range(20):
+        enqueue(f"s{number}", CPU, needs=1 << 30)
+        started = await turn(queue)
+        if not started:
+            break
+        queue.release([Slot.parse("n/cpu/1")], started[0][0])
+    assert number == PASSES
+    assert queue.position(f"s{PASSES}").code == "KEPT_FOR_ANOTHER"
+    assert queue.position("hopeless").code == "MEMORY_IN_USE"
+    queue.release([Slot.parse("n/cpu/0")], "first")
+    assert [uid for uid, _ in await turn(queue)] == ["large", f"s{PASSES}"]
+    # What the last one needs can never be free beside other programs: whoever comes passes it.
+    for number in range(PASSES + 2):
+        (last,) = [holder.uid for slot, holder in queue.holders().items() if holder and holder.uid != "large"]
+        queue.release(queue.holders(), last)
+        enqueue(f"t{number}", CPU, needs=1 << 30)
+        assert [uid for uid, _ in await turn(queue)] == [f"t{number}"]
+
+
+async def test_a_gpu_that_does_not_work_is_taken_out_and_said(queue, enqueue):
+    broken = GpuUse(80 << 30, fault="the driver reported XID 79; it has to be reset")
+    queue.meter.set(gpus={"cuda:0": broken, "cuda:1": GpuUse(80 << 30, 80 << 30)})
+    enqueue("a", GPU)
+    enqueue("b", GPU)
+    assert await turn(queue) == [("a", ["n/cuda:1/0"])]
+    queue.meter.set(gpus={"cuda:0": broken, "cuda:1": broken})
+    await turn(queue)
+    assert queue.position("b").code == "DEVICE_LOST"
+    assert "XID 79" in queue.position("b").blocked_by
+
+
+async def test_a_gpu_whose_memory_others_hold_is_waited_for(queue, enqueue):
+    full = GpuUse(80 << 30, 10 << 30, {4242: 70 << 30})
+    queue.meter.set(gpus={"cuda:0": full, "cuda:1": full})
+    enqueue("a", GPU, needs=30 << 30)
+    assert await turn(queue) == []
+    position = queue.position("a")
+    assert position.code == "MEMORY_IN_USE"
+    assert "75.2 by other programs" in position.blocked_by
+    queue.meter.set(gpus={"cuda:0": full, "cuda:1": GpuUse(80 << 30, 78 << 30)})
+    assert await turn(queue) == [("a", ["n/cuda:1/0"])]
+
+
+async def test_whom_a_limit_keeps_waiting_keeps_nobody_else(queue, enqueue):
+    queue.may_start = lambda row: Blocked("LIMIT", "its project runs two jobs") if row.uid == "a" else None
+    enqueue("a", CPU)
+    enqueue("b", CPU)
+    assert await turn(queue) == [("b", ["n/cpu/0"])]
+    assert queue.position("a") == Position(1, "its project runs two jobs", "LIMIT")
+
+
+async def test_a_job_that_holds_memory_is_wanted_by_one_that_waits_for_it(queue, enqueue):
+    queue.meter.set(total=64 << 30, free=40 << 30)
+    enqueue("lease", CPU, needs=30 << 30)
+    await turn(queue)
+    assert not queue.is_wanted("lease")
+    enqueue("a", CPU, needs=20 << 30)
+    await turn(queue)
+    assert queue.is_wanted("lease")

@@ -123,6 +123,11 @@ async def test_a_worker_that_could_not_be_noted_is_not_left_running(tmp_path):
     folder.mkdir()
     # The kernel's own full device.
     (folder / NOTE).symlink_to("/dev/full")
+    (folder / LOCK).touch()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / LOCK).hardlink_to(folder / LOCK)
     with pytest.raises(OSError, match="No space left"):
         Process.start(SLEEP, os.environ, folder)
-    assert liveness(folder) is Liveness.DEAD
+    assert liveness(kept) is Liveness.DEAD
+    assert not folder.exists()

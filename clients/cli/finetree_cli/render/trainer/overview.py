@@ -34,7 +34,7 @@ STORED = "What was last stored in the folder"
 JOB_COLUMNS = ("Job", "Name", "State", ">Done", ">Step", ">Loss", ">Eval loss", ">Tokens/s", ">Left", "Losses")
 GIVE_WAY = ("Job", "Name", "Device", "Running", "Losses")
 """Columns that are cut where a terminal is narrow."""
-DEVICE_COLUMNS = ("Device", "Name", ">Use", ">Used", ">Memory", ">Slots", "Running")
+DEVICE_COLUMNS = ("Device", "Name", ">Use", ">Used", ">Memory", ">Others", ">To give", ">Slots", "Running")
 
 
 def watch_overview(out: Output, client: "Client", found: Overview) -> None:
@@ -157,6 +157,8 @@ def _devices(found: Overview) -> list[tuple[str, ...]]:
             f"{found.use[node.name, item.id]:.0f}%" if (node.name, item.id) in found.use else "-",
             f"{1 - item.free_bytes / item.total_bytes:.0%}" if item.total_bytes and item.free_bytes else "-",
             units.size(item.total_bytes),
+            units.size(item.memory.used_by_others_bytes) if item.HasField("memory") else "-",
+            units.size(item.memory.available_bytes) if item.HasField("memory") else "-",
             f"{item.slots - item.free_slots} of {item.slots}",
             ", ".join(short_name(name) for name in item.running_jobs),
         )

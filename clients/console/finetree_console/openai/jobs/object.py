@@ -66,7 +66,7 @@ def job_object(job: job_pb2.Job, *, result_files: list[str], trained_tokens: int
         "status": status(job.state),
         "model": base_model(job),
         "fine_tuned_model": tuned_model(job) if job.state == job_pb2.JOB_STATE_SUCCEEDED else None,
-        "organization_id": _project(job),
+        "organization_id": project_of(job),
         "training_file": file_id(job.train.spec.dataset.name),
         "validation_file": file_id(held_out) if held_out else None,
         "result_files": result_files,
@@ -101,7 +101,7 @@ def base_model(job: job_pb2.Job) -> str:
 
 def tuned_model(job: job_pb2.Job) -> str:
     """Id of the model that a job makes."""
-    return f"ft:{base_model(job)}:{_project(job)}:{job.display_name.replace(':', '-')}:{job.uid}"
+    return f"ft:{base_model(job)}:{project_of(job)}:{job.display_name.replace(':', '-')}:{job.uid}"
 
 
 def metadata_parts(metadata: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -123,7 +123,8 @@ def _is_label(key: str, value: str) -> bool:
     return key != REQUEST_LABEL and _LABEL_KEY.fullmatch(key) is not None and len(value) <= _MAX_LABEL_VALUE
 
 
-def _project(job: job_pb2.Job) -> str:
+def project_of(job: job_pb2.Job) -> str:
+    """Id of the project that a job is in."""
     return job.name.split("/")[1]
 
 

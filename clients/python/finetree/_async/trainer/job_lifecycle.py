@@ -9,6 +9,7 @@ from finetree_api.trainer.v1 import job_pb2, lifecycle_pb2
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id
+from finetree._shared.trainer.names import project_of
 from finetree._shared.trainer_requests import full_name
 
 
@@ -74,7 +75,7 @@ class AsyncJobLifecycle:
         """
         request = lifecycle_pb2.MoveJobRequest(
             name=self.name,
-            before=full_name(self.name.split("/")[1], "jobs", before) if before else "",
+            before=full_name(project_of(self.name), "jobs", before) if before else "",
             request_id=request_id or new_request_id(),
         )
         answer = await self._transport.unary(rpcs.MOVE_JOB, request, timeout=timeout, request_id=request.request_id)

@@ -14,6 +14,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -24,6 +25,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ConfinementState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConfinementStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConfinementState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONFINEMENT_STATE_UNSPECIFIED: _ConfinementState.ValueType  # 0
+    """Never sent."""
+    CONFINEMENT_STATE_HOLDS: _ConfinementState.ValueType  # 1
+    """It holds for each worker."""
+    CONFINEMENT_STATE_PARTIAL: _ConfinementState.ValueType  # 2
+    """It holds in part; `why` says for what it does not."""
+    CONFINEMENT_STATE_UNAVAILABLE: _ConfinementState.ValueType  # 3
+    """This system does not allow it; `why` says what is missing."""
+    CONFINEMENT_STATE_OFF: _ConfinementState.ValueType  # 4
+    """The service's settings leave it out."""
+
+class ConfinementState(_ConfinementState, metaclass=_ConfinementStateEnumTypeWrapper):
+    """What became of a measure of confinement."""
+
+CONFINEMENT_STATE_UNSPECIFIED: ConfinementState.ValueType  # 0
+"""Never sent."""
+CONFINEMENT_STATE_HOLDS: ConfinementState.ValueType  # 1
+"""It holds for each worker."""
+CONFINEMENT_STATE_PARTIAL: ConfinementState.ValueType  # 2
+"""It holds in part; `why` says for what it does not."""
+CONFINEMENT_STATE_UNAVAILABLE: ConfinementState.ValueType  # 3
+"""This system does not allow it; `why` says what is missing."""
+CONFINEMENT_STATE_OFF: ConfinementState.ValueType  # 4
+"""The service's settings leave it out."""
+Global___ConfinementState: _TypeAlias = ConfinementState  # noqa: Y015
 
 @_typing.final
 class Device(_message.Message):
@@ -517,6 +550,7 @@ class GetCapacityResponse(_message.Message):
     QUEUE_LENGTH_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
+    CONFINEMENT_FIELD_NUMBER: _builtins.int
     queue_length: _builtins.int
     """Jobs that wait for a device, suspended ones included."""
     @_builtins.property
@@ -533,6 +567,10 @@ class GetCapacityResponse(_message.Message):
     def capabilities(self) -> Global___TrainingCapabilities:
         """What this server trains; the same table validates jobs."""
 
+    @_builtins.property
+    def confinement(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfinementMeasure]:
+        """How the processes that read models and data are confined, and what of that this system does not allow."""
+
     def __init__(
         self,
         *,
@@ -540,11 +578,44 @@ class GetCapacityResponse(_message.Message):
         queue_length: _builtins.int = ...,
         limits: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         capabilities: Global___TrainingCapabilities | None = ...,
+        confinement: _abc.Iterable[Global___ConfinementMeasure] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "limits", b"limits", "nodes", b"nodes", "queue_length", b"queue_length"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "confinement", b"confinement", "limits", b"limits", "nodes", b"nodes", "queue_length", b"queue_length"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCapacityResponse: _TypeAlias = GetCapacityResponse  # noqa: Y015
+
+@_typing.final
+class ConfinementMeasure(_message.Message):
+    """One measure that confines workers. See docs/threat-model.md for what each keeps out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Stable name: "no_new_privileges", "capabilities", "resource_limits", "own_user", "files", "job_files",
+    "signals_and_abstract_sockets", "unix_sockets", "system_calls", "network_sockets", "network_namespace".
+    """
+    state: Global___ConfinementState.ValueType
+    """What became of it."""
+    why: _builtins.str
+    """Why it does not hold as a whole. Empty: it does."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___ConfinementState.ValueType = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "state", b"state", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfinementMeasure: _TypeAlias = ConfinementMeasure  # noqa: Y015

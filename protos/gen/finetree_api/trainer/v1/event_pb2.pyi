@@ -910,6 +910,7 @@ class AttemptStarted(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     BASE_REUSED_FIELD_NUMBER: _builtins.int
+    CONFINEMENT_FIELD_NUMBER: _builtins.int
     restored_step: _builtins.int
     """Optimizer step of the checkpoint that it resumes from. 0: from the beginning."""
     reason: Global___AttemptReason.ValueType
@@ -930,6 +931,10 @@ class AttemptStarted(_message.Message):
         bit-equal results.
         """
 
+    @_builtins.property
+    def confinement(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Measures of confinement that hold for its worker, as ConfinementMeasure.name. Empty: it is not confined."""
+
     def __init__(
         self,
         *,
@@ -939,10 +944,11 @@ class AttemptStarted(_message.Message):
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         engine: _builtins.str = ...,
         base_reused: _builtins.bool = ...,
+        confinement: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_reused", b"base_reused", "engine", b"engine", "environment", b"environment", "placements", b"placements", "reason", b"reason", "restored_step", b"restored_step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_reused", b"base_reused", "confinement", b"confinement", "engine", b"engine", "environment", b"environment", "placements", b"placements", "reason", b"reason", "restored_step", b"restored_step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,19 +22,27 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from finetree_api.types.v1 import access_pb2 as finetree__api_dot_types_dot_v1_dot_access__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"finetree_api/types/v1/server.proto\x12\x15\x66inetree_api.types.v1\"\x83\x02\n\nServerInfo\x12\x18\n\x07service\x18\x01 \x01(\tR\x07service\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12#\n\rapi_revisions\x18\x03 \x03(\tR\x0c\x61piRevisions\x12\x1a\n\x08\x66\x65\x61tures\x18\x04 \x03(\tR\x08\x66\x65\x61tures\x12\x45\n\x06limits\x18\x05 \x03(\x0b\x32-.finetree_api.types.v1.ServerInfo.LimitsEntryR\x06limits\x1a\x39\n\x0bLimitsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"finetree_api/types/v1/server.proto\x12\x15\x66inetree_api.types.v1\x1a\"finetree_api/types/v1/access.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x02\n\x06\x43\x61ller\x12\x1c\n\tprincipal\x18\x01 \x01(\tR\tprincipal\x12\x18\n\x07project\x18\x02 \x01(\tR\x07project\x12>\n\x05roles\x18\x03 \x03(\x0b\x32(.finetree_api.types.v1.Caller.RolesEntryR\x05roles\x12\x1a\n\x08operator\x18\x04 \x01(\x08R\x08operator\x12;\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x1aU\n\nRolesEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x31\n\x05value\x18\x02 \x01(\x0e\x32\x1b.finetree_api.types.v1.RoleR\x05value:\x02\x38\x01\"\xba\x02\n\nServerInfo\x12\x18\n\x07service\x18\x01 \x01(\tR\x07service\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12#\n\rapi_revisions\x18\x03 \x03(\tR\x0c\x61piRevisions\x12\x1a\n\x08\x66\x65\x61tures\x18\x04 \x03(\tR\x08\x66\x65\x61tures\x12\x45\n\x06limits\x18\x05 \x03(\x0b\x32-.finetree_api.types.v1.ServerInfo.LimitsEntryR\x06limits\x12\x35\n\x06\x63\x61ller\x18\x06 \x01(\x0b\x32\x1d.finetree_api.types.v1.CallerR\x06\x63\x61ller\x1a\x39\n\x0bLimitsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.types.v1.server_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CALLER_ROLESENTRY']._loaded_options = None
+  _globals['_CALLER_ROLESENTRY']._serialized_options = b'8\001'
   _globals['_SERVERINFO_LIMITSENTRY']._loaded_options = None
   _globals['_SERVERINFO_LIMITSENTRY']._serialized_options = b'8\001'
-  _globals['_SERVERINFO']._serialized_start=62
-  _globals['_SERVERINFO']._serialized_end=321
-  _globals['_SERVERINFO_LIMITSENTRY']._serialized_start=264
-  _globals['_SERVERINFO_LIMITSENTRY']._serialized_end=321
+  _globals['_CALLER']._serialized_start=131
+  _globals['_CALLER']._serialized_end=435
+  _globals['_CALLER_ROLESENTRY']._serialized_start=350
+  _globals['_CALLER_ROLESENTRY']._serialized_end=435
+  _globals['_SERVERINFO']._serialized_start=438
+  _globals['_SERVERINFO']._serialized_end=752
+  _globals['_SERVERINFO_LIMITSENTRY']._serialized_start=695
+  _globals['_SERVERINFO_LIMITSENTRY']._serialized_end=752
 # @@protoc_insertion_point(module_scope)

@@ -4,8 +4,10 @@ isort:skip_file
 What a server is, which features it has and what it limits."""
 
 from collections import abc as _abc
+from finetree_api.types.v1 import access_pb2 as _access_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -19,8 +21,70 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class Caller(_message.Message):
+    """Who a server takes the caller for, and what it may do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RolesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _access_pb2.Role.ValueType
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _access_pb2.Role.ValueType = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Name in the server's log, and owner of the jobs that it creates. "local" where the server asks for no token."""
+    project: _builtins.str
+    """Project that ids alone and empty parents belong to."""
+    operator: _builtins.bool
+    """Whether it may change what belongs to no project."""
+    @_builtins.property
+    def roles(self) -> _containers.ScalarMap[_builtins.str, _access_pb2.Role.ValueType]:
+        """Role by project; "*" stands for every project."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When its credentials expire. Unset: never, or the server does not know."""
+
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        project: _builtins.str = ...,
+        roles: _abc.Mapping[_builtins.str, _access_pb2.Role.ValueType] | None = ...,
+        operator: _builtins.bool = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "operator", b"operator", "principal", b"principal", "project", b"project", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Caller: _TypeAlias = Caller  # noqa: Y015
+
+@_typing.final
 class ServerInfo(_message.Message):
-    """Identity and limits of a running server; constant until it restarts."""
+    """Identity and limits of a running server, constant until it restarts, and who asks."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -49,6 +113,7 @@ class ServerInfo(_message.Message):
     API_REVISIONS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     service: _builtins.str
     """Name of the service, for example "finetree-estimator"."""
     version: _builtins.str
@@ -65,6 +130,10 @@ class ServerInfo(_message.Message):
     def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Limits by name, the unit in the name: "max_request_bytes". A name that is missing is no limit."""
 
+    @_builtins.property
+    def caller(self) -> Global___Caller:
+        """Who the server takes the caller for."""
+
     def __init__(
         self,
         *,
@@ -73,10 +142,11 @@ class ServerInfo(_message.Message):
         api_revisions: _abc.Iterable[_builtins.str] | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
         limits: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        caller: Global___Caller | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_revisions", b"api_revisions", "features", b"features", "limits", b"limits", "service", b"service", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_revisions", b"api_revisions", "caller", b"caller", "features", b"features", "limits", b"limits", "service", b"service", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

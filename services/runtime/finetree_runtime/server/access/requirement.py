@@ -18,7 +18,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from finetree_runtime.ids import project_in
 from finetree_runtime.server.access.roles import Role
 
-ROLES: Mapping[int, Role] = {
+ROLES: Mapping[access_pb2.Role.ValueType, Role] = {
     access_pb2.ROLE_ESTIMATE: Role.ESTIMATE,
     access_pb2.ROLE_READ: Role.READ,
     access_pb2.ROLE_TRAIN: Role.TRAIN,

@@ -81,7 +81,7 @@ class Chain:
                 return await scheme.authenticate(method, metadata, peer)
         if metadata.get("authorization"):
             raise token_invalid()
-        text = "this server answers callers with a token alone: send one as the metadata `authorization: Bearer ft_…`"
+        text = "this server answers callers with a token alone: send one as the metadata `authorization: Bearer TOKEN`"
         raise Unauthenticated("TOKEN_MISSING", text)
 
 
@@ -118,7 +118,9 @@ class TokenScheme:
                 "TOKEN_EXPIRED", f"the token {row.id} has expired: ask who runs this service for another"
             )
         granted = row.granted
-        return Principal(row.principal, granted.project, granted.grants, kind="token", credential=row.id)
+        return Principal(
+            row.principal, granted.project, granted.grants, kind="token", credential=row.id, expire_time=row.expire_time
+        )
 
 
 def authenticator_of(settings: ServiceSettings) -> Authenticator:

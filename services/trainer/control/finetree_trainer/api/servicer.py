@@ -22,6 +22,7 @@ from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.limits.report import LimitReport
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.resting import RestingWorkers
 
 SERVICE = "finetree_api.trainer.v1.TrainerService"
@@ -41,6 +42,7 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
 
     leases: Leases
     resting: RestingWorkers
+    confinement: WorkerConfinement
     host: Host
     queue: JobQueue
     limit_report: LimitReport
@@ -60,6 +62,7 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
             queue_length=len(self.queue),
             limits=self.limits,
             capabilities=capabilities.CAPABILITIES,
+            confinement=self.confinement.describe(),
         )
 
     async def GetLimits(self, request: limits_pb2.GetLimitsRequest, context_: Any) -> limits_pb2.GetLimitsResponse:

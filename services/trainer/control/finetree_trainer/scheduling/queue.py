@@ -26,6 +26,8 @@ from finetree_trainer.store.jobs import JobRow
 
 ANNOUNCED_POSITIONS = 20
 """Places at the head of the queue whose changes are logged: else each start would log as many events as jobs wait."""
+MEMORY_POLL_SECONDS = 2.0
+"""Time between two looks at memory that a job waits for; one takes some milliseconds."""
 NAMED_HOLDERS = 4
 """Running jobs that the reason of a waiting one names."""
 
@@ -248,6 +250,9 @@ class JobQueue:
         if not self._troubled:
             self._pauses.reset()
         pause, now = self._pauses.following() if self._troubled else None, self._log.clock()
+        if any(each.blocked is not None and each.blocked.code == MEMORY_IN_USE for each in self._waiting.values()):
+            # Other programs do not tell when they give it back.
+            pause = MEMORY_POLL_SECONDS if pause is None else min(pause, MEMORY_POLL_SECONDS)
         later = [waiting.not_before - now for waiting in self._waiting.values() if waiting.not_before > now]
         if later:
             pause = min(later) / 1e6 if pause is None else min(pause, min(later) / 1e6)
@@ -292,8 +297,6 @@ class JobQueue:
             waiting.blocked, blocked[demand] = found, (waiting, found)
             round_.keep(demand, row.name, found, waiting.passed)
             if found.code == MEMORY_IN_USE:
-                # Other programs do not tell when they give it back: there is another look after a pause.
-                self._troubled = True
                 self.make_room()
             return False
         if row.uid not in self._waiting:
@@ -386,6 +389,9 @@ class JobQueue:
                     position=position.number, blocked_by=position.blocked_by, code=position.code
                 )
                 text = f"Position {position.number}: {position.blocked_by}."
+                reason = transaction.snapshot.state_reason
+                if position.code and transaction.row.state == job_pb2.JOB_STATE_QUEUED:
+                    reason.code, reason.text = position.code, f"Waits: {position.blocked_by}."
                 transaction.add(event_pb2.JobEvent(queue_changed=queued, message=text))
 
         # Ended meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry.

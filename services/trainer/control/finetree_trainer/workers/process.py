@@ -26,6 +26,9 @@ from finetree_trainer.disk import private_folder
 
 LOCK, NOTE, OUTPUT = "alive.lock", "process.json", "output.log"
 
+TEMPORARY = "tmp"
+"""A worker's own temporary files: all of its folder that it may write to, where it is confined."""
+
 MAX_OUTPUT_BYTES = 8 * 1024 * 1024
 """Length at which the file of what a worker prints is cut: beside its logs, libraries write to stdout and stderr."""
 KEPT_OUTPUT_BYTES = 256 * 1024
@@ -101,8 +104,17 @@ class Process:
 
     @classmethod
     def start(cls, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> "Process":
-        """Start a worker; its output goes to a file in its folder. Raises OSError; then nothing of it runs."""
+        """Start a worker; its output goes to a file in its folder. Raises OSError; then nothing of it is left."""
+        try:
+            return cls._start(command, environment, folder)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    @classmethod
+    def _start(cls, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> "Process":
         private_folder(folder)
+        private_folder(folder / TEMPORARY)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

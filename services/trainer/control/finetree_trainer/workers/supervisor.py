@@ -2,8 +2,6 @@
 """Gives attempts to worker processes and follows each to its end: outcome, command, signal, proof of death."""
 
 import asyncio
-import os
-import shutil
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -25,9 +23,10 @@ from finetree_trainer.layout import Layout
 from finetree_trainer.scheduling.devices import Slot, placements
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts, jobs
+from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.exchange import Exchange
 from finetree_trainer.workers.heartbeats import Heartbeats
-from finetree_trainer.workers.process import Liveness, Process, liveness, worker_environment
+from finetree_trainer.workers.process import Liveness, Process, liveness
 from finetree_trainer.workers.recovery import DeadAttempt, close_attempt
 from finetree_trainer.workers.resting import RestingWorkers
 from finetree_trainer.workers.session import TOKEN_VARIABLE, Session, Worker, new_token, token_hash
@@ -57,9 +56,10 @@ class Supervisor:
         tasks: TaskBuilder,
         settings: Settings,
         *,
+        confinement: WorkerConfinement,
         on_released: Callable[[Sequence[Slot], str], None],
     ) -> None:
-        self._log, self._tasks, self._settings = log, tasks, settings
+        self._log, self._tasks, self._settings, self._confinement = log, tasks, settings, confinement
         self._on_released = on_released
         self._layout = Layout(settings.data_dir)
         self._workers: dict[str, Worker] = {}
@@ -75,8 +75,6 @@ class Supervisor:
             self._workers.values, clock=log.clock, seconds=settings.base_rest, spawn=self._spawn
         )
         private_folder(self._layout.workers)
-
-    # ------------------------------------------------------------------------------------------------- start
 
     async def adopt(self, node: str) -> list[Worker]:
         """Take over the attempts that an earlier run of the service left open on this node; they keep their slots.
@@ -112,13 +110,8 @@ class Supervisor:
                 case Liveness.UNKNOWN:
                     self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
         self._spawn(asyncio.to_thread(remove_stale_folders, self._layout.workers, {row.worker for row in rows}))
-        self._spawn(self._remove_drafts_of_ended({row.job_uid for row in rows}))
+        self._spawn(remove_left_drafts(self._log.store, self._layout, {row.job_uid for row in rows}))
         return list(self._workers.values())
-
-    async def _remove_drafts_of_ended(self, kept: set[str]) -> None:
-        """Look through all jobs that have ended, in the background: a start does not wait for it."""
-        ended = await self._log.store.read(jobs.ended)
-        await asyncio.to_thread(remove_left_drafts, self._layout, ended - kept)
 
     async def start(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         """Begin the next attempt of a waiting job on free slots; return False when the job no longer waits.
@@ -132,7 +125,7 @@ class Supervisor:
         expected = row.attempt + 1
         # Before the attempt exists: a full disk must not cost the job one.
         self._tasks.make_folders(uid, expected)
-        worker = self.resting.find(row, slots) or self._idle_worker() or self._launch(measure=False)
+        worker = self.resting.find(row, slots) or self._idle_worker(task) or self._launch(task, measure=False)
         token = new_token()
         devices = ", ".join(slot.device for slot in slots)
 
@@ -184,26 +177,23 @@ class Supervisor:
         if not self._stopping and self._settings.prewarm and self._idle_worker() is None:
             self._launch(measure=self.measure)
 
-    def _idle_worker(self) -> Worker | None:
+    def _idle_worker(self, task: worker_pb2.Task | None = None) -> Worker | None:
+        network = self._confinement.needs_network(task)
         for worker in self._workers.values():
-            waits = not worker.job and not worker.done and worker.rest is None
+            waits = not (worker.job or worker.done) and worker.rest is None and worker.has_network is network
             if waits and worker.process is not None and not worker.process.dead.is_set():
                 return worker
         return None
 
-    def _launch(self, *, measure: bool) -> Worker:
+    def _launch(self, task: worker_pb2.Task | None = None, *, measure: bool) -> Worker:
         token = new_token()
         command = self._settings.worker_command or (sys.executable, "-m", "finetree_worker")
-        socket = f"unix:{self._layout.worker_socket}"
-        arguments = ["--socket", socket, "--idle", *(["--measure"] if measure else [])]
+        arguments = ["--socket", f"unix:{self._layout.worker_socket}", "--idle", *(["--measure"] if measure else [])]
         folder = self._layout.workers / str(uuid7())
-        environment = worker_environment(os.environ, threads=self._tasks.slot_threads, **{TOKEN_VARIABLE: token})
-        try:
-            process = Process.start([*command, *arguments], environment, folder)
-        except OSError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        worker = Worker(folder.name, token_hash(token), process)
+        network = self._confinement.needs_network(task)
+        variables = self._confinement.environment(folder, network=network, threads=self._tasks.slot_threads)
+        process = Process.start([*command, *arguments], variables | {TOKEN_VARIABLE: token}, folder)
+        worker = Worker(folder.name, token_hash(token), process, has_network=network)
         self._workers[worker.id] = worker
         self._spawn(self._watch_exit(worker, process))
         return worker

@@ -10,6 +10,8 @@ from pathlib import Path
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_trainer.layout import Layout
+from finetree_trainer.store import jobs
+from finetree_trainer.store.database import Store
 from finetree_trainer.workers.process import OUTPUT, Liveness, Process, liveness
 
 SHUTDOWN = worker_pb2.AttachResponse(command=worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN))
@@ -79,10 +81,18 @@ def remove_drafts(*folders: Path) -> None:
                 draft.unlink()
 
 
-def remove_left_drafts(layout: Layout, ended: set[str]) -> None:
-    """Remove drafts of jobs that have ended: earlier versions left those of killed workers."""
-    for uid in ended:
-        remove_drafts(layout.checkpoints(uid), *(layout.jobs / uid).glob("attempts/*/artifacts"))
+async def remove_left_drafts(store: Store, layout: Layout, kept: set[str]) -> None:
+    """Remove drafts of jobs that have ended but those `kept`: earlier versions left those of killed workers.
+
+    It looks through all jobs, in the background: a start does not wait for it.
+    """
+    ended = await store.read(jobs.ended)
+
+    def remove() -> None:
+        for uid in ended - kept:
+            remove_drafts(layout.checkpoints(uid), *(layout.jobs / uid).glob("attempts/*/artifacts"))
+
+    await asyncio.to_thread(remove)
 
 
 def remove_stale_folders(parent: Path, known: set[str]) -> None:

@@ -17,11 +17,13 @@ from importlib import metadata
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.confinement.confine import Confinement
 
 from finetree_worker.attach.commands import Commands, Stop
 from finetree_worker.attach.identity import Identity, end_group
 from finetree_worker.attach.stream import ServiceStream
 from finetree_worker.process import log_capture, runner
+from finetree_worker.process.confinement import confine_to_task
 
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the name of the variable, not a token
 EXIT_USAGE = 64
@@ -75,8 +77,8 @@ def identity(options: argparse.Namespace) -> Identity:
 class Process:
     """One worker process, from its start to its exit status."""
 
-    def __init__(self, options: argparse.Namespace, core: runner.Core) -> None:
-        self._options, self._core = options, core
+    def __init__(self, options: argparse.Namespace, core: runner.Core, confinement: Confinement | None = None) -> None:
+        self._options, self._core, self._confinement = options, core, confinement
         self._identity = identity(options)
         self._busy = False
         self._log = log_capture.capture()
@@ -122,7 +124,16 @@ class Process:
     def _work(self, task: worker_pb2.Task) -> runner.Ended | None:
         self._busy = True
         try:
-            return runner.work(task, self._core, stream=self._stream, commands=self._commands, log=self._log)
+            if self._confinement is not None:
+                confine_to_task(self._confinement, task)
+            return runner.work(
+                task,
+                self._core,
+                stream=self._stream,
+                commands=self._commands,
+                log=self._log,
+                confinement=self._confinement,
+            )
         except OSError as error:
             sys.stderr.write(f"finetree-worker: cannot write to the folder of the task: {error.strerror}\n")
             return None

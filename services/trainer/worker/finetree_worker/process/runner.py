@@ -11,6 +11,8 @@ from typing import Protocol
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.confinement.confine import Confinement
+from finetree_data.confinement.measures import summary
 from finetree_data.fail_points import fail_point
 
 from finetree_worker.attach.commands import Commands
@@ -63,26 +65,35 @@ class Core(Protocol):
 
 
 class Sealing:
-    """Reporter of the core: seals an artifact before its event is reported."""
+    """Reporter of the core: seals an artifact before its event is reported, and says how an attempt is confined."""
 
-    def __init__(self, reporter: Reporter, task: worker_pb2.Task) -> None:
+    def __init__(self, reporter: Reporter, task: worker_pb2.Task, confinement: Confinement | None = None) -> None:
         self._reporter, self._task, self._lineage = reporter, task, lineage.of_task(task)
+        self._confined = [] if confinement is None else confinement.holding
 
     def emit(self, payload: Payload, *, message: str = "", level: Level = event_pb2.EVENT_LEVEL_UNSPECIFIED) -> None:
         """Pass a payload on."""
         if isinstance(payload, event_pb2.ArtifactReady):
             payload = event_pb2.ArtifactReady(artifact=seal(payload.artifact, self._task, self._lineage))
+        elif isinstance(payload, event_pb2.AttemptStarted):
+            payload.confinement.extend(self._confined)
         self._reporter.emit(payload, message=message, level=level)
 
 
 def run(
-    task: worker_pb2.Task, core: Core, *, reporter: Reporter, commands: Commands, port: ServingPort
+    task: worker_pb2.Task,
+    core: Core,
+    *,
+    reporter: Reporter,
+    commands: Commands,
+    port: ServingPort,
+    confinement: Confinement | None = None,
 ) -> worker_pb2.TaskOutcome:
     """Do the task's work; every way in which it can end becomes an outcome."""
     try:
         core.warm_up()
         lineage.require_rows(task)
-        sealing = Sealing(reporter, task)
+        sealing = Sealing(reporter, task, confinement)
         return outcome.succeeded(_perform(task, core, reporter=sealing, control=commands, port=port))
     except BaseException as error:  # noqa: BLE001 - whatever ends the task is its outcome; nothing else may be lost
         if not isinstance(error, Cancelled):
@@ -129,7 +140,13 @@ class Ended:
 
 
 def work(
-    task: worker_pb2.Task, core: Core, *, stream: ServiceStream, commands: Commands, log: log_capture.LogCapture
+    task: worker_pb2.Task,
+    core: Core,
+    *,
+    stream: ServiceStream,
+    commands: Commands,
+    log: log_capture.LogCapture,
+    confinement: Confinement | None = None,
 ) -> Ended:
     """Run the task and report it; return how it ended.
 
@@ -138,7 +155,8 @@ def work(
     journal = Journal(Path(task.folders.work_dir))
     stream.bind(journal)
     with log_capture.logs_of_task(Path(task.folders.work_dir), Redaction.of_task(task)):
-        ended = _work(task, core, journal=journal, stream=stream, commands=commands, log=log)
+        _log.info("%s", "not confined" if confinement is None else summary(confinement.measures))
+        ended = _work(task, core, journal=journal, stream=stream, commands=commands, log=log, confinement=confinement)
     journal.close()
     return ended
 
@@ -151,6 +169,7 @@ def _work(
     stream: ServiceStream,
     commands: Commands,
     log: log_capture.LogCapture,
+    confinement: Confinement | None,
 ) -> Ended:
     price = Price.from_money(task.hourly_price) if task.HasField("hourly_price") else None
     reporter = JournalReporter(
@@ -163,7 +182,8 @@ def _work(
     )
     log.connect(reporter)
     take_place(task)
-    ended = run(task, core, reporter=reporter, commands=commands, port=stream.serving)
+    port = stream.serving
+    ended = run(task, core, reporter=reporter, commands=commands, port=port, confinement=confinement)
     log.disconnect()
     written = reporter.finish(ended)
     fail_point("outcome.after_write")
