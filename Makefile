@@ -18,7 +18,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: help setup run test test-unit test-integration test-robustness soak conformance check check-code check-contract check-lock generate reference version build release clean
+.PHONY: help setup run test test-unit test-integration test-robustness soak upgrade conformance check check-code check-contract check-lock generate reference version build release clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -88,6 +88,9 @@ soak: setup  ## the long campaign: a thousand kills, every crash state, recipes 
 	FINETREE_RECIPES=4000 FINETREE_LADDERS=20 $(BIN)/python -m pytest --quiet --timeout 7200 -n 2 tests/fuzz
 	$(BIN)/python tests/robustness/seeded_bugs.py
 	$(BIN)/python tests/robustness/simulation/run.py 1 10000 > soak-simulation.jsonl
+
+upgrade: setup  ## upgrade from the previous release with jobs running, both installed (two minutes)
+	@$(BIN)/python tests/robustness/upgrade/upgrade.py
 
 conformance: setup  ## the Go client too: Go from the package index, its modules from Debian or GO_MODULES=proxy
 	@echo "conformance: Go"

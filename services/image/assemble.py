@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lay out the files of an image: `python assemble.py MODULE FOLDER` runs in the build stage, as root, on Debian.
+"""Lay out the files of an image: `python assemble.py STEP FOLDER` runs in the build stage, as root, on Debian.
 
-FOLDER gets one folder for each layer: `system` (Python, shared libraries, the few files in /etc that programs read),
-`libraries` (third-party distributions) and `program` (ours, and what the image starts). Everything that could differ
+FOLDER gets one folder for each layer: `system` (Python, shared libraries, the few files in /etc that programs read) and
+`libraries` (third-party distributions) in the step `libraries`; `program` (ours, and what the image starts) in the step
+`program MODULE`. Everything that could differ
 between two builds of one commit is left out or set: times of files, compiled code that names times, notes of the
 installer. What an image does not start is not in it: no shell, no package manager, no tests of the standard library.
 """
@@ -20,6 +21,8 @@ from pathlib import Path
 
 ENVIRONMENT = Path("/opt/finetree")
 DATA = Path("var/lib/finetree")
+MOUNTS = tuple(f"etc/finetree/{name}" for name in ("access", "authority", "login", "recommender", "tls", "trainer"))
+"""Where docker-compose.yml puts its volumes: a volume takes its owner from the folder that it is first put over."""
 OWNER = 10001
 """User and group that the image runs as; also in services/Dockerfile."""
 FILE_TIME = 315_532_800
@@ -42,23 +45,34 @@ runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 """
 
 
-def main(module: str, target: Path) -> None:
-    """Write the layers for an image that starts `python -m MODULE`."""
-    system, libraries, program = (target / name for name in ("system", "libraries", "program"))
-    for layer in (system, libraries, program):
-        layer.mkdir(parents=True)
+def libraries(target: Path) -> None:
+    """Write the layers `system` and `libraries`, which change with uv.lock and the base image alone."""
+    system, others = target / "system", target / "libraries"
     _copy_python(system)
     _copy_shared_libraries(system)
     _write_etc(system)
     _copy_package_records(system)
-    _split_environment(libraries, program)
-    start = program / ENVIRONMENT.relative_to("/") / "bin" / "start"
-    start.parent.mkdir(parents=True, exist_ok=True)
+    _copy_environment(others, ours=False)
+    _finish(system)
+    _finish(others)
+
+
+def program(target: Path, module: str) -> None:
+    """Write the layer `program`, of an image that starts `python -m MODULE`."""
+    layer = target / "program"
+    _copy_environment(layer, ours=True)
+    start = layer / ENVIRONMENT.relative_to("/") / "bin" / "start"
+    start.parent.mkdir()
     start.write_text(START.format(python=ENVIRONMENT / "bin" / "python", module=module), encoding="ascii")
     start.chmod(0o755)
-    for layer in (system, libraries, program):
-        _compile(layer)
-        _set_times(layer)
+    if module == "finetree_cli":
+        _place(Path(__file__).with_name("first_start.py"), start.parent.with_name("first_start.py"))
+    _finish(layer)
+
+
+def _finish(layer: Path) -> None:
+    _compile(layer)
+    _set_times(layer)
 
 
 def _copy_python(system: Path) -> None:
@@ -118,7 +132,8 @@ def _write_etc(system: Path) -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(authorities)
     # The mode of a shared temporary folder.
-    for name, mode, owner in (("tmp", 0o1777, 0), (str(DATA), 0o700, OWNER), ("run", 0o755, 0)):
+    owned = [(str(name), 0o700, OWNER) for name in (DATA, *MOUNTS)]
+    for name, mode, owner in [("tmp", 0o1777, 0), ("run", 0o755, 0), *owned]:
         folder = system / name
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(mode)
@@ -143,11 +158,9 @@ def _copy_package_records(system: Path) -> None:
             _copy(terms.resolve(), system)
 
 
-def _split_environment(libraries: Path, program: Path) -> None:
-    """Copy the environment: distributions of this repository to one layer, all others to the other."""
+def _copy_environment(layer: Path, *, ours: bool) -> None:
+    """Copy the environment's distributions: those of this repository, or all others and the environment itself."""
     place = ENVIRONMENT.relative_to("/")
-    for layer in (libraries, program):
-        (layer / place).mkdir(parents=True)
     packages = Path(sysconfig.get_path("purelib"))
     for path in _files(ENVIRONMENT):
         within = path.relative_to(ENVIRONMENT)
@@ -155,10 +168,9 @@ def _split_environment(libraries: Path, program: Path) -> None:
             continue
         if "__pycache__" in within.parts or path.name in NOTES_OF_INSTALLER or path.suffix == ".pyc":
             continue
-        ours = path.is_relative_to(packages) and path.relative_to(packages).parts[0].startswith("finetree")
-        _place(path, (program if ours else libraries) / place / within)
-    for layer in (libraries, program):
-        _shorten_records(layer / packages.relative_to("/"))
+        if ours == (path.is_relative_to(packages) and path.relative_to(packages).parts[0].startswith("finetree")):
+            _place(path, layer / place / within)
+    _shorten_records(layer / packages.relative_to("/"))
 
 
 def _shorten_records(packages: Path) -> None:
@@ -218,4 +230,10 @@ def _place(path: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    match sys.argv[1:]:
+        case ["libraries", folder]:
+            libraries(Path(folder))
+        case ["program", folder, name]:
+            program(Path(folder), name)
+        case _:
+            raise SystemExit("usage: assemble.py libraries FOLDER, or assemble.py program FOLDER MODULE")

@@ -30,6 +30,17 @@ def plain(text: str) -> str:
     )
 
 
+def _escaped(text: str) -> str:
+    """Write characters of JSON that control a terminal, which may stand in its strings alone, by their numbers."""
+    if text.isascii() and "\x7f" not in text:
+        return text  # JSON itself escapes those below a space
+
+    def escape(letter: str) -> str:
+        return json.dumps(letter)[1:-1] if ord(letter) > 127 else "\\u007f"
+
+    return "".join(letter if letter.isprintable() or letter in HARMLESS else escape(letter) for letter in text)
+
+
 def short_name(resource: str) -> str:
     """Return the last part of a resource name, which commands accept in place of the whole."""
     return resource.rpartition("/")[2]
@@ -45,7 +56,7 @@ class Output:
 
     def document(self, document: Mapping[str, Any]) -> None:
         """Print the JSON object of a command."""
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(_escaped(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)))
 
     def message(self, message: "Message") -> None:
         """Print a message as the JSON object of a command."""
@@ -53,7 +64,7 @@ class Output:
 
     def line(self, document: Mapping[str, Any]) -> None:
         """Print an object of a stream on one line."""
-        click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+        click.echo(_escaped(json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))))
 
     def text(self, text: str = "") -> None:
         """Print a line of the answer."""
@@ -116,7 +127,7 @@ class Output:
             # The first column names the row: others give way before a name is folded.
             name = 0 if number else max((len(row[0]) for row in rows), default=0)
             kept = name if name <= console.width // 2 else None
-            table.add_column(column.removeprefix(">"), justify=justify, overflow="fold", min_width=kept)
+            table.add_column(plain(column.removeprefix(">")), justify=justify, overflow="fold", min_width=kept)
         for row in rows:
             table.add_row(*(Text(plain(cell)) for cell in row))
         if not (wrap or console.file.isatty()):

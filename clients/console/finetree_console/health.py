@@ -7,6 +7,7 @@ import asyncio
 
 import finetree
 from finetree import FinetreeError
+from finetree.errors import Unauthenticated
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -30,16 +31,17 @@ async def _live(_: Request) -> Response:
 
 
 async def _ready(request: Request) -> Response:
-    """Answer 200 when all three services answer, else 503; of each its version, or the reason that it does not."""
+    """Answer 200 when all three services answer, else 503; of each its version, or the reason that it tells none."""
     found = await asyncio.gather(*(_probe(request.app.state.client, name) for name in SERVICES))
-    ready = all("version" in each for each in found) and not request.app.state.draining.is_set()
-    document = {"status": "SERVING" if ready else "NOT_SERVING", "services": dict(zip(SERVICES, found, strict=True))}
-    return Json(document, 200 if ready else 503)
+    ready = all(answers for answers, _ in found) and not request.app.state.draining.is_set()
+    services = {name: said for name, (_, said) in zip(SERVICES, found, strict=True)}
+    return Json({"status": "SERVING" if ready else "NOT_SERVING", "services": services}, 200 if ready else 503)
 
 
-async def _probe(client: finetree.AsyncClient, name: str) -> dict[str, str]:
+async def _probe(client: finetree.AsyncClient, name: str) -> tuple[bool, dict[str, str]]:
+    """Return whether a service answers, and what it says. One that asks the console for a token does answer."""
     try:
         info = await client.server_info(name, timeout=PROBE_SECONDS)  # type: ignore[arg-type]  # one of SERVICES
     except FinetreeError as error:
-        return {"reason": error.reason or error.code}
-    return {"version": info.version}
+        return isinstance(error, Unauthenticated), {"reason": error.reason or error.code}
+    return True, {"version": info.version}

@@ -30,6 +30,8 @@ class Settings:
         tls_cert: PEM certificate chain to serve with.
         tls_key: PEM private key of the certificate.
         token: bearer token that every request must carry; empty: requests are passed on with what they carry.
+        pass_tokens: requests carry tokens of the services, which check them; needed, without a token of the console's
+            own, where others reach the address.
         allowed_hosts: names that the Host header may have; IP addresses and "localhost" always may.
         max_body_bytes: largest JSON body of a request.
         max_calls: requests at once; more are refused with 429.
@@ -46,6 +48,7 @@ class Settings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     token: str = field(default="", repr=False)
+    pass_tokens: bool = False
     allowed_hosts: tuple[str, ...] = ()
     max_body_bytes: int = 2 * 1024 * 1024
     max_calls: int = 64
@@ -56,15 +59,20 @@ class Settings:
         """Refuse settings that do not go together.
 
         Raises:
-            SettingsError: TLS_INCOMPLETE; INSECURE_ADDRESS: others reach the address, and TLS or a token is missing.
+            SettingsError: TLS_INCOMPLETE; SETTING_INVALID; INSECURE_ADDRESS: others reach the address, and TLS or a
+                token is missing.
         """
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("TLS_INCOMPLETE", "--tls-cert and --tls-key go together")
+        if self.token and self.pass_tokens:
+            raise SettingsError(
+                "SETTING_INVALID", "--pass-tokens: the console has a token of its own; give one of the two"
+            )
         if is_loopback(self.host) or self.insecure:
             return
         missing = [  # as a service does; and a token, since the services themselves may take every caller
             *(["--tls-cert and --tls-key"] if self.tls_cert is None else []),
-            *([] if self.token else ["--token-file"]),
+            *([] if self.token or self.pass_tokens else ["--token-file or --pass-tokens"]),
         ]
         if missing:
             text = f"{self.host} is not loopback: give {' and '.join(missing)}, or --insecure"

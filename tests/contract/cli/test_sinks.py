@@ -225,6 +225,7 @@ def test_a_killed_process_goes_on_where_it_was(suite, receiver, train, sinks_fil
     status = [*command[:4], "status", *command[5:], "--json"]
     shown = json.loads(subprocess.run(status, capture_output=True, check=True).stdout)["sinks"][0]
     assert (shown["behind"], shown["lost"], shown["error"]) == (0, 0, "")
+    assert 'finetree_sink_behind_events{sink="hook"} 0\n' in (tmp_path / "s/sinks.prom").read_text()
 
 
 def wait_until_all(receiver: Receiver, suite: Suite, jobs: list[str]) -> None:

@@ -217,6 +217,15 @@ def test_a_service_that_is_away(serve):
             assert httpx2.get(f"http://{address}/healthz", timeout=60).json()["status"] == "SERVING"
 
 
+def test_a_service_that_asks_for_a_token_does_answer(own):
+    suite, http = own()
+    for _ in range(3):
+        suite.faults.fail_next("GetServerInfo", finetree.Unauthenticated("no token", reason="TOKEN_MISSING"))
+    ready = http.get("/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "SERVING")
+    assert [each["reason"] for each in ready.json()["services"].values()] == ["TOKEN_MISSING"] * 3
+
+
 @pytest.mark.parametrize(
     "begun", [b"", b"GET / HTTP/1.1\r\nHost: loc", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /"]
 )

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, estimator_pb2
 from finetree_api.trainer.v1 import dataset_pb2, event_log_pb2
+from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.server.access import changes, file
 from finetree_runtime.server.access.roles import Grants, Role
@@ -198,3 +199,16 @@ async def test_a_service_that_nobody_could_call_does_not_start(program, settings
         async with serving(program.build(settings)):
             pass
     assert refused.value.reason == "ACCESS_FILE_UNUSABLE"
+
+
+async def test_an_rpc_that_states_no_role_is_refused_to_everybody(program, connect):
+    """Also where no token is asked for: the omission shows with the first call."""
+    service = program.build(program.Settings())
+    name = (
+        "finetree_api.worker.v1.WorkerService"  # its callers have a token for each attempt, and a socket of their own
+    )
+    service.add(worker_pb2_grpc.add_WorkerServiceServicer_to_server, worker_pb2_grpc.WorkerServiceServicer(), name)
+    async with serving(service) as address, connect(address) as client:
+        attach = worker_pb2_grpc.WorkerServiceStub(client.channel).Attach
+        refused = await refusal(attach(iter([worker_pb2.AttachRequest()]), timeout=WAIT).read())
+    assert refused[:2] == ("PERMISSION_DENIED", "RPC_WITHOUT_ROLE")

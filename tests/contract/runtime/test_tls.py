@@ -14,6 +14,9 @@ from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.trainer.v1 import event_log_pb2
 from finetree_cli.backends.certificates.folder import renew
 from finetree_runtime.config.settings import SettingsError
+from finetree_runtime.server.access import changes
+from finetree_runtime.server.access.roles import Grants, Role
+from finetree_runtime.server.access.table import Granted, GrantRow
 from finetree_runtime.server.service import serving
 
 WAIT = 30.0
@@ -26,6 +29,14 @@ class Files:
 
     def __init__(self, folder) -> None:
         self.cert, self.key, self.client_ca = (folder / name for name in ("cert.pem", "key.pem", "clients.pem"))
+
+    def settings(self, program):
+        """Settings of a service for which everybody needs a certificate, and ci has one that may read."""
+        granted = Granted("default", Grants({"default": Role.READ}))
+        changes.set_grant(self.cert.parent / "access", GrantRow("certificate", "ci", granted))
+        return program.Settings(
+            tls_cert=self.cert, tls_key=self.key, tls_client_ca=self.client_ca, access_dir=self.cert.parent / "access"
+        )
 
     def serve(self, authority):
         self.put(self.key, (authority / "server.key").read_bytes())
@@ -106,7 +117,7 @@ async def test_certificate_key_and_authority_change_under_streams_and_calls(prog
     files = Files(tmp_path)
     files.serve(old)
     files.trust(old)
-    settings = program.Settings(tls_cert=files.cert, tls_key=files.key, tls_client_ca=files.client_ca)
+    settings = files.settings(program)
     service = program.build(settings)
     async with serving(service) as address:
         target = f"localhost:{address.rpartition(':')[2]}"
@@ -166,7 +177,7 @@ async def test_a_client_follows_its_own_files_to_another_authority(program, auth
             files.put(own / name, (owner / name).read_bytes())
         files.put(own / "ca.pem", bundle(*trusted))
 
-    settings = program.Settings(tls_cert=files.cert, tls_key=files.key, tls_client_ca=files.client_ca)
+    settings = files.settings(program)
     async with serving(program.build(settings)) as address:
         hold(old, old)
         own_tls = finetree.TLS(ca=own / "ca.pem", certificate=own / "client-ci.pem", key=own / "client-ci.key")

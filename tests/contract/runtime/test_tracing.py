@@ -29,8 +29,13 @@ async def test_a_call_is_a_span_of_its_callers_trace(program, connect, collector
     assert found["finetree.principal.kind"] == "local"
     assert found["finetree.project"] == "default"
     assert collector.services == {"probe"}
-    line = json.loads(capsys.readouterr().err.splitlines()[0])
+    line = calls(capsys)[0]
     assert (line["trace_id"], line["span_id"]) == (TRACE, span.span_id.hex())
+
+
+def calls(capsys):
+    """Lines of calls in the log."""
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"rpc"' in line]
 
 
 async def test_an_error_of_the_server_is_one_and_its_text_stays_here(program, connect, collector, otlp):
@@ -66,7 +71,7 @@ async def test_without_a_collector_the_log_has_the_callers_ids(program, connect,
     async with serving(program.build(program.Settings())) as address, connect(address) as one:
         await one.estimator.ListModels(catalog_pb2.ListModelsRequest(), timeout=WAIT, metadata=CALLER)
         await one.estimator.ListModels(catalog_pb2.ListModelsRequest(), timeout=WAIT)
-    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines()[:2])
+    first, second = calls(capsys)
     assert (first["trace_id"], first["span_id"]) == (TRACE, SPAN)
     assert "trace_id" not in second
 

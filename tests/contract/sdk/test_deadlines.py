@@ -44,7 +44,7 @@ ARGUMENTS = {
 """Value of each parameter that has no default, in whichever method; a new method may need one more."""
 NEEDED = {
     "call": {"method": "/finetree_api.trainer.v1.TrainerService/GetJob", "request": trainer_pb2.GetJobRequest()},
-    "evaluation": {"job": "1"},
+    "evaluation_report": {"job": "1"},
     "prepare": {"dataset": "d"},
     "preview_dataset": {"dataset": "d"},
     "recommend": {"request": SPEC},

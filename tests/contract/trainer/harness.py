@@ -236,6 +236,23 @@ async def trainer(tmp_path: Path, script: dict | None = None, estimator=None, **
             )
 
 
+def bearer_channel(address: str, token: str) -> grpc.aio.Channel:
+    """A channel to a trainer whose calls carry a token."""
+    metadata = grpc.aio.Metadata(("authorization", f"Bearer {token}"))
+
+    async def send(_, continuation, details, request):
+        return await continuation(details._replace(metadata=metadata), request)
+
+    # gRPC takes an interceptor as one kind alone: one each.
+    kinds = {
+        "intercept_unary_unary": grpc.aio.UnaryUnaryClientInterceptor,
+        "intercept_unary_stream": grpc.aio.UnaryStreamClientInterceptor,
+        "intercept_stream_unary": grpc.aio.StreamUnaryClientInterceptor,
+    }
+    interceptors = [type("Bearer", (kind,), {name: send})() for name, kind in kinds.items()]
+    return grpc.aio.insecure_channel(address, options=OPTIONS, interceptors=interceptors)
+
+
 def put_model(
     tmp_path: Path, hub_id: str, commit: str, *, refs: tuple[str, ...] = ("main",), partial: bool = False
 ) -> Path:

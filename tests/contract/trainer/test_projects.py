@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A job and a dataset exist in the project of their name alone: for each rpc of the contract that names one."""
 
+import contextlib
+
 import grpc
 from finetree_api.trainer.v1 import (
     artifact_pb2,
+    capacity_pb2,
     checkpoint_pb2,
     comparison_pb2,
     dataset_pb2,
@@ -15,10 +18,14 @@ from finetree_api.trainer.v1 import (
     serving_pb2,
     sweep_pb2,
     trainer_pb2,
+    trainer_pb2_grpc,
     waiting_pb2,
 )
 from finetree_api.types.v1 import weights_pb2
-from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
+from finetree_runtime.server.access import changes
+from finetree_runtime.server.access.roles import Grants, Role
+from finetree_runtime.server.access.table import Granted
+from trainer_harness import ROWS, Talker, bearer_channel, job_request, jsonl, refusal, trainer
 
 METHODS = trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].methods_by_name
 WITHOUT = {
@@ -119,3 +126,83 @@ async def test_what_another_project_holds_is_neither_shown_nor_changed_nor_told_
         ):
             assert (await answer(talk, "CreateJob", request))[:2] == ("NOT_FOUND", "DATASET_NOT_FOUND")
         assert (await talk.stub.GetDataset(dataset_pb2.GetDatasetRequest(name=dataset))).dataset.name == dataset
+
+
+@contextlib.asynccontextmanager
+async def principals(address, folder, **roles: Role):
+    """A talker of each principal, which has a role in the project of its name."""
+    async with contextlib.AsyncExitStack() as channels:
+        found = {}
+        for project, role in roles.items():
+            _, token = changes.create_token(folder, project, Granted(project, Grants({project: role})), expires=None)
+            channel = await channels.enter_async_context(bearer_channel(address, token))
+            found[project] = Talker(trainer_pb2_grpc.TrainerServiceStub(channel), channel=channel)
+        yield found
+
+
+async def test_a_token_of_another_project_gets_one_answer_whether_a_name_exists_or_not(tmp_path):
+    access = tmp_path / "access"
+    changes.create_token(access, "first", Granted("ours", Grants()), expires=None)
+    script = {"steps": 3, "artifact": True}
+    async with (
+        trainer(tmp_path, script, access_dir=access) as nobody,
+        principals(nobody.address, access, ours=Role.ADMIN, theirs=Role.ADMIN) as talks,
+    ):
+        ours, theirs = talks["ours"], talks["theirs"]
+        job = await ours.train()
+        await ours.events(job.name)
+        content = jsonl([*ROWS, ROWS[0]])
+        dataset = (await ours.upload(content)).name
+        assert job.name.startswith("projects/ours/jobs/")
+        parameter = sweep_pb2.SweepParameter(field_path="lora.rank")
+        parameter.values.values.add(number=4)
+        swept = sweep_pb2.SweepTemplate(job=job_request(dataset), parameters=[parameter])
+        sweep = (await ours.stub.CreateSweep(sweep_pb2.CreateSweepRequest(sweep=swept))).sweep.name
+        for requests, name in ((JOBS, job.name), (DATASETS, dataset), (SWEEPS, sweep)):
+            missing, short = name[:-4] + "0000", name.rpartition("/")[2]
+            for method, request in requests.items():
+                refused = await answer(theirs, method, request(name))
+                assert refused[:2] == ("PERMISSION_DENIED", "ROLE_MISSING"), method
+                assert refused[2].metadata["project"] == "ours", method
+                assert refused == await answer(theirs, method, request(missing)), method
+                if method != "CompareJobs":  # it takes no job twice
+                    own = await answer(theirs, method, request(short))
+                    assert own[0] == "NOT_FOUND", method
+                    assert own[:2] == (await answer(theirs, method, request(short[:-4] + "0000")))[:2], method
+        stolen = trainer_pb2.CreateJobRequest(job=job_request(dataset), request_id="stolen")
+        assert (await answer(theirs, "CreateJob", stolen))[:2] == ("PERMISSION_DENIED", "ROLE_MISSING")
+        assert (await ours.job(job.name)).name == job.name
+
+
+async def test_lists_pages_and_cursors_are_of_ones_own_project(tmp_path):
+    access = tmp_path / "access"
+    changes.create_token(access, "first", Granted("ours", Grants()), expires=None)
+    async with (
+        trainer(tmp_path, {"hold": True}, access_dir=access) as nobody,
+        principals(nobody.address, access, ours=Role.TRAIN, theirs=Role.TRAIN) as talks,
+    ):
+        ours, theirs = talks["ours"], talks["theirs"]
+        jobs = [await ours.train(request_id=f"job-{n}") for n in range(2)]
+        page = await ours.stub.ListJobs(trainer_pb2.ListJobsRequest(page_size=1))
+        assert page.jobs[0].name == jobs[1].name
+        assert (await theirs.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs == []
+        taken = trainer_pb2.ListJobsRequest(page_size=1, page_token=page.next_page_token)
+        assert (await answer(theirs, "ListJobs", taken))[1] == "PAGE_TOKEN_INVALID"
+        watch = ours.stub.WatchJobs(waiting_pb2.WatchJobsRequest())
+        cursor = (await watch.read()).cursor
+        watch.cancel()
+        assert (await answer(theirs, "WatchJobs", waiting_pb2.WatchJobsRequest(cursor=cursor)))[1] == "CURSOR_INVALID"
+        # The same request_id of another project makes a job of its own.
+        assert (await theirs.train(request_id="job-0")).name.startswith("projects/theirs/jobs/")
+        assert await running_jobs(ours) == {jobs[0].name}
+        assert await running_jobs(theirs) == {"-"}
+
+
+async def running_jobs(talk):
+    """Names of the jobs that hold a device, as a caller sees them, once there is one."""
+    while True:
+        capacity = await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
+        devices = [device for node in capacity.nodes for device in node.devices]
+        found = {name for device in devices for name in device.running_jobs}
+        if found:
+            return found | {each.job for device in devices for each in device.memory.jobs}

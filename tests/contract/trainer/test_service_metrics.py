@@ -29,6 +29,7 @@ async def test_a_job_is_counted_while_it_runs_and_when_it_has_ended(tmp_path, po
         after = await until(port, lambda page: busy(page) == 0)
     assert sum(before["finetree_jobs"].values()) == 0
     assert sum(after["finetree_jobs"].values()) == 0
+    assert before["finetree_attempts_total"]["outcome", "lost", "task", "train"] == 0
     assert after["finetree_attempts_total"]["outcome", "lost", "task", "train"] == 1
     assert after["finetree_attempts_total"]["outcome", "succeeded", "task", "train"] == 1
     assert after["finetree_jobs_ended_total"]["category", "", "state", "succeeded", "task", "train"] == 1

@@ -149,6 +149,7 @@ async def test_a_newer_stream_of_a_worker_replaces_the_older_one(tmp_path):
         ({"token": "guess"}, UNKNOWN),
         ({"token": "guess", "task_kind": job_pb2.TASK_KIND_TRAIN, "job": "x"}, UNKNOWN),
         ({"token": "guess", "protocol_version": 2}, ("FAILED_PRECONDITION", "PROTOCOL_VERSION_MISMATCH")),
+        ({"token": "guess", "protocol_version": 0}, ("FAILED_PRECONDITION", "PROTOCOL_VERSION_MISMATCH")),
     ],
 )
 async def test_a_stranger_is_sent_away(tmp_path, hello, expected):

@@ -20,6 +20,7 @@ CERT = {"tls_cert": Path("cert.pem"), "tls_key": Path("key.pem")}
         {"host": "::1"},
         {"host": "0.0.0.0", "insecure": True},
         {"host": "0.0.0.0", "token": "t", **CERT},
+        {"host": "0.0.0.0", "pass_tokens": True, **CERT},
     ],
 )
 def test_settings_that_go_together(given):
@@ -31,7 +32,9 @@ def test_settings_that_go_together(given):
     [
         ({"host": "0.0.0.0"}, "INSECURE_ADDRESS", "--tls-cert and --tls-key and --token-file"),
         ({"host": "0.0.0.0", "token": "t"}, "INSECURE_ADDRESS", "give --tls-cert and --tls-key, or"),
-        ({"host": "example.com", **CERT}, "INSECURE_ADDRESS", "give --token-file, or"),
+        ({"host": "example.com", **CERT}, "INSECURE_ADDRESS", "give --token-file or --pass-tokens, or"),
+        ({"host": "example.com", "pass_tokens": True}, "INSECURE_ADDRESS", "give --tls-cert and --tls-key, or"),
+        ({"token": "t", "pass_tokens": True}, "SETTING_INVALID", "give one of the two"),
         ({"tls_cert": Path("cert.pem")}, "TLS_INCOMPLETE", "go together"),
     ],
 )

@@ -6,6 +6,8 @@ import uuid
 import pytest
 from finetree_runtime import ids
 from finetree_runtime.errors import InvalidArgument
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def test_uuid7_carries_version_variant_and_time():
@@ -77,3 +79,25 @@ def test_parents():
     for text in ("p", "projects/", "projects/p/jobs", "projects/.."):
         with pytest.raises(InvalidArgument):
             ids.parse_parent(text)
+
+
+PARTS = st.sampled_from(
+    ["projects", "a", "b", "jobs", "artifacts", "checkpoints", "1", "", "A", "..", "projects/a", "jobs/1", "x" * 64]
+)
+
+
+@given(st.lists(PARTS, min_size=1, max_size=7).map("/".join))
+def test_the_project_of_a_name_is_the_one_that_every_parser_finds(text):
+    """Authorization looks at the beginning of a name alone; a parser that read another project would open that one."""
+    parsers = (
+        lambda: ids.parse_name(text, "jobs", project="own").project,
+        lambda: ids.parse_child(text, "jobs", "artifacts", project="own")[0].project,
+        lambda: ids.parse_child(text, "jobs", "checkpoints", project="own")[0].project,
+        lambda: ids.parse_parent(text, project="own"),
+    )
+    for parse in parsers:
+        try:
+            found = parse()
+        except InvalidArgument:
+            continue
+        assert found == (ids.project_in(text) or "own")

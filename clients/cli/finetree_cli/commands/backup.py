@@ -188,6 +188,8 @@ def restore(
     for part, place in found["folders"].items():
         settings.out.text(f"{part}  {place}")
     settings.out.say(f"backup {found['id']} of {found['time']}: {units.size(found['size_bytes'])}")
+    for part in found["left_out"]:
+        settings.out.say(f"the {part}'s folder is in the backup and not restored: name one with --{part}-dir")
     if found["live"]:
         settings.out.say(f"{len(found['live'])} jobs had not ended; they go on when a trainer starts on the folder")
     _say_missing(settings, found)

@@ -61,7 +61,7 @@ def costs(
     if settings.out.json:
         settings.out.document({"jobs": [_document(job) for job in priced]})
     elif form == "focus":
-        click.echo(focus.render(priced, account=account, provider=provider), nl=False)
+        settings.out.text(focus.render(priced, account=account, provider=provider).removesuffix("\n"))
     else:
         _show(settings, priced)
 

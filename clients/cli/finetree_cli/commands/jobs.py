@@ -204,7 +204,7 @@ def metrics(
     if settings.out.json:
         settings.out.message(found)
     elif as_table:
-        click.echo(as_csv(found), nl=False)
+        settings.out.text(as_csv(found).removesuffix("\n"))
     else:
         show_metrics(settings.out, found)
 

@@ -88,7 +88,7 @@ def compare(
     if settings.out.json:
         settings.out.message(found)
     elif markdown:
-        click.echo(as_markdown(found), nl=False)
+        settings.out.text(as_markdown(found).removesuffix("\n"))
     else:
         show_comparison(settings.out, found)
         if svg is not None:

@@ -45,8 +45,13 @@ def sinks() -> None:
 @_file
 @_state_dir
 @click.option("--once", is_flag=True, help="Deliver what there is now, then end; exit code 3 where something is left.")
+@click.option(
+    "--metrics-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="How far the sinks are, for Prometheus' node_exporter.  [default: sinks.prom beside the cursors]",
+)
 @pass_settings
-def run(settings: Settings, file: str, state_dir: Path | None, once: bool) -> None:
+def run(settings: Settings, file: str, state_dir: Path | None, once: bool, metrics_file: Path | None) -> None:
     """Deliver to the sinks of FILE until a signal."""
     from finetree_cli.sinks.config import read_sinks
     from finetree_cli.sinks.run import deliver_once, delivering
@@ -54,7 +59,7 @@ def run(settings: Settings, file: str, state_dir: Path | None, once: bool) -> No
     configs, folder = read_sinks(file), _folder(state_dir)
     with settings.client() as client:
         if once:
-            left = deliver_once(configs, client, folder, settings.out.say)
+            left = deliver_once(configs, client, folder, settings.out.say, metrics=metrics_file)
             if settings.out.json:
                 settings.out.document({"incomplete": left})
             if left:
@@ -65,7 +70,7 @@ def run(settings: Settings, file: str, state_dir: Path | None, once: bool) -> No
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        with delivering(configs, client, folder, settings.out.say):
+        with delivering(configs, client, folder, settings.out.say, metrics=metrics_file):
             settings.out.say(f"delivering to {', '.join(config.name for config in configs)}; Ctrl-C stops")
             stop.wait()
         settings.out.say("stopped; the next run goes on where this one ended")

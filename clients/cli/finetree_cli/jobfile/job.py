@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from finetree_api.types.v1 import run_spec_pb2
     from yaml.nodes import Node
 
+MAX_VALUES = 100_000
+"""Most values of a file with its aliases written out."""
 MAX_FILE_BYTES = 1 << 20
 """Largest job file in bytes; real ones have about 2 kB."""
 STDIN = "-"
@@ -169,7 +171,22 @@ def compose(text: str, file: str) -> "Node":
         raise _invalid(file, [FileProblem(start, "", "nested too deeply")]) from error
     if root is None:
         raise _invalid(file, [FileProblem(start, "", "the file is empty")])
+    if "*" in plain and "&" in plain and _size(root, {}) > MAX_VALUES:
+        text = f"its aliases stand for more than {MAX_VALUES} values; write them out"
+        raise _invalid(file, [FileProblem(start, "", text)])
     return root
+
+
+def _size(node: "Node", sizes: dict[int, int]) -> int:
+    """Count the values of a tree with its aliases written out: a few lines can stand for billions, or have no end."""
+    if not isinstance(node.value, list):
+        return 1
+    if id(node) not in sizes:
+        # Met again below itself it would have no end.
+        sizes[id(node)] = MAX_VALUES + 1
+        parts = (part for item in node.value for part in (item if isinstance(item, tuple) else (item,)))
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in parts)
+    return sizes[id(node)]
 
 
 def _is_template(root: "Node") -> bool:

@@ -75,13 +75,23 @@ class ServiceSettings:
     """Settings that every service has; a service's own settings extend this class."""
 
     address: str = listen_address(0)
-    insecure: bool = setting(default=False, text="Allow an address that is not loopback without TLS.")
+    insecure: bool = setting(
+        default=False, text="Allow an address that is not loopback without TLS or without --access-dir."
+    )
     tls_cert: Path | None = setting(None, "PEM certificate chain; read again when the file changes.")
     tls_key: Path | None = setting(None, "PEM private key of the certificate.")
-    tls_client_ca: Path | None = setting(None, "PEM certificates that clients must be signed by (mutual TLS).")
+    tls_client_ca: Path | None = setting(None, "PEM authorities that clients' certificates must be of (mutual TLS).")
     access_dir: Path | None = setting(
         None, "Folder of the access file, which says who may call (finetree tokens). Default: every caller may do all."
     )
+    oidc_issuer: str = setting(
+        "", "URL of the OpenID Connect issuer whose JSON Web Tokens are taken, as it stands in them (iss); https."
+    )
+    oidc_audience: str = setting(
+        "", "Audience (aud) that such tokens must be for: the name of this installation there."
+    )
+    oidc_groups_claim: str = setting("", "Claim with the groups of such a token; a.b for one inside of another.")
+    oidc_jwks_uri: str = setting("", "URL of the issuer's keys, where that is on another host than the issuer's own.")
     ready_file: Path | None = setting(None, "Write the ready line (JSON with the bound address) here, not to stdout.")
     stop_with_stdin: bool = setting(
         default=False,

@@ -37,7 +37,8 @@ from finetree_runtime.server.access.authorizer import authorize
 from finetree_runtime.server.access.requirement import requirement_of
 from finetree_runtime.server.audit.calls import Auditor, Trail
 from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
-from finetree_runtime.server.entry.auth import Authenticator, Peer
+from finetree_runtime.server.entry.auth import Authenticator
+from finetree_runtime.server.entry.credentials import Peer
 from finetree_runtime.server.entry.requests import CheckedStream, check, lenient, named_in, projects_of
 from finetree_runtime.server.entry.revalidation import while_valid
 from finetree_runtime.server.limits.rate import RateLimits

@@ -24,7 +24,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # the core reads it once, at import
 
@@ -40,13 +40,15 @@ from finetree_runtime.server import logging, tls, validation
 from finetree_runtime.server.audit.start import start_auditor
 from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.entry.admission import Admission, CallLimits
-from finetree_runtime.server.entry.auth import Authenticator, authenticator_of
+from finetree_runtime.server.entry.auth import Authenticator, LocalAuthenticator, authenticator_of
 from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.limits.rate import RateLimits
 from finetree_runtime.server.metrics.calls import CallMetrics
-from finetree_runtime.server.metrics.page import Page
 from finetree_runtime.server.metrics.prometheus import PrometheusMeter
 from finetree_runtime.server.tracing.otlp import Tracing, tracing_of
+
+if TYPE_CHECKING:
+    from finetree_runtime.server.metrics.page import Page
 
 Hook = Callable[[], Awaitable[None]]
 
@@ -147,6 +149,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
     service.tracing = tracing_of(service.name, service.version, os.environ)
     auditor = start_auditor(service.name, service.version, settings)
     tls.show(certificates, service.meter)
+    auditor.show(service.meter)
     watching = asyncio.create_task(certificates.watch()) if certificates is not None else None
     try:
         if service.on_start is not None:
@@ -167,6 +170,8 @@ async def serving(service: Service) -> AsyncIterator[str]:
         _register(service, server)
         address = _bind(server, settings.address, certificates.credentials() if certificates is not None else None)
         await server.start()
+        if isinstance(authenticator, LocalAuthenticator):
+            _say_who_may_call(address)
         await service.set_ready(ready=True)
         try:
             if service.on_ready is not None:
@@ -184,11 +189,24 @@ async def serving(service: Service) -> AsyncIterator[str]:
         await asyncio.to_thread(auditor.close)
 
 
+def _say_who_may_call(address: str) -> None:
+    """Log that no caller is asked who it is: the default on loopback, where it is meant so, and with `insecure`."""
+    log = logging.get_logger()
+    if address.startswith("unix:"):
+        log.info("no_authentication", text="any process of this user may call")
+    elif tls.is_local(address):
+        log.info("no_authentication", text="anyone on this machine may call; --access-dir asks callers for a token")
+    else:
+        log.warning("no_authentication", text=f"anyone who reaches {address} may call: --insecure was given")
+
+
 def _page(service: Service) -> Page | None:
     """Begin to show the service's metrics where its settings have an address for them. Raises SettingsError."""
     address = service.settings.metrics_address
     if not address:
         return None
+    from finetree_runtime.server.metrics.page import Page  # Python's HTTP server, only needed with metrics on
+
     loop = asyncio.get_running_loop()
     service.meter = meter = PrometheusMeter(loop)
     return Page(address, meter=meter, ready=lambda: service.ready, loop=loop)

@@ -54,15 +54,13 @@ def server_certificates(settings: ServiceSettings) -> ServerCertificates | None:
     """Read the certificates to serve with; None for plain text.
 
     Raises:
-        SettingsError: INSECURE_ADDRESS for plain text on an address that others reach, unless `insecure` is set;
-            TLS_INCOMPLETE or TLS_UNREADABLE.
+        SettingsError: INSECURE_ADDRESS for an address that others reach without TLS, or without anything that tells
+            callers apart, unless `insecure` is set; TLS_INCOMPLETE or TLS_UNREADABLE.
     """
+    _require_protection(settings)
     if settings.tls_cert is None and settings.tls_key is None:
         if settings.tls_client_ca is not None:
             raise SettingsError("TLS_INCOMPLETE", "--tls-client-ca needs --tls-cert and --tls-key")
-        if not is_local(settings.address) and not settings.insecure:
-            text = f"{settings.address} is not loopback: give --tls-cert and --tls-key, or --insecure"
-            raise SettingsError("INSECURE_ADDRESS", text)
         return None
     if settings.tls_cert is None or settings.tls_key is None:
         raise SettingsError("TLS_INCOMPLETE", "--tls-cert and --tls-key go together")
@@ -70,6 +68,22 @@ def server_certificates(settings: ServiceSettings) -> ServerCertificates | None:
         return ServerCertificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     except CertificateFault as error:
         raise SettingsError("TLS_UNREADABLE", str(error)) from None
+
+
+def _require_protection(settings: ServiceSettings) -> None:
+    if is_local(settings.address) or settings.insecure:
+        return
+    missing = [
+        *(["--tls-cert and --tls-key (finetree tls init)"] if settings.tls_cert is None else []),
+        # Tokens of an issuer and client certificates need it too: it says what each caller may do.
+        *(["--access-dir (finetree tokens create)"] if settings.access_dir is None else []),
+    ]
+    if missing:
+        text = (
+            f"{settings.address} is not loopback: give {', and '.join(missing)}, or --insecure where something else "
+            "keeps others out"
+        )
+        raise SettingsError("INSECURE_ADDRESS", text)
 
 
 def show(certificates: ServerCertificates | None, meter: Meter) -> None:

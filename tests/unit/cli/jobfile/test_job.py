@@ -112,3 +112,20 @@ def test_the_nearest_value_around_a_path_is_found(path, line):
     positions = {"a": 1, "a[1]": 2, "a[1].b": 3}
     found = nearest({key: Position("f", number, 1) for key, number in positions.items()}, path)
     assert (found.line if found is not None else None) == line
+
+
+@pytest.mark.parametrize("rest", ["", "lora: {target_modules: *j}\n", "labels: *j\n"])
+def test_a_bomb_of_aliases_is_refused_before_it_is_read(rest):
+    laughs = "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+    laughs += "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(9))
+    with pytest.raises(BadInput) as caught:
+        parse_job(laughs + rest, "job.yaml")
+    (problem,) = caught.value.problems
+    assert problem.message == "its aliases stand for more than 100000 values; write them out"
+
+
+def test_an_alias_of_itself_is_refused_and_a_plain_one_is_read():
+    with pytest.raises(BadInput, match=r"1 problem in job\.yaml"):
+        parse_job("labels: &a {b: *a}\n", "job.yaml")
+    job = parse_job("display_name: &n try\ntrain: {spec: {model: {name: *n}, full: {}}}\n", "job.yaml")
+    assert job.template.train.spec.model.name == "try"

@@ -203,3 +203,24 @@ def test_a_cap_bounds_what_factors_make_of_a_rate(read):
     pack = parse(broken("recipe.learning_rate.tiny_model", value=9.0e-4))
     built = build(pack, read(dataset_profile={"examples": 20}), Method.LORA, parameters=135_000_000)
     assert built.spec.training.learning_rate == pytest.approx(1.0e-3)
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 10)}]\n" for i in range(9)
+)
+"""The billion laughs: 400 bytes that stand for ten billion values."""
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [LAUGHS + "extends: *j\n", LAUGHS, "id: &a [*a]\n", "extends: &a {b: [*a, *a]}\n"],
+    ids=["laughs-in-a-value", "laughs", "cycle", "two-cycles"],
+)
+def test_a_bomb_of_aliases_is_refused_before_it_is_read(bomb):
+    with pytest.raises(PackError, match="its aliases stand for more than 100000 values"):
+        parse(bomb.encode())
+
+
+def test_brackets_without_end_are_refused():
+    with pytest.raises(PackError, match="not YAML"):
+        parse(b"a: " + b"[" * 100_000)

@@ -113,3 +113,15 @@ def test_the_folders_of_a_suite_come_back_as_two(data, tmp_path):
     assert done.folders == {"trainer": tmp_path / "new/trainer", "estimator": tmp_path / "new/estimator"}
     assert (tmp_path / "new/estimator/observations.db").is_file()
     assert not list((tmp_path / "new").rglob("restoring.json"))
+
+
+def test_an_estimator_of_its_own_is_restored_where_a_folder_is_named(data, tmp_path):
+    own = tmp_path / "estimator"
+    own.mkdir()
+    with closing(sqlite3.connect(own / "observations.db")) as connection:
+        connection.execute("CREATE TABLE observations (job TEXT)")
+    manifest = create(data.repository, Sources.of(data.root, own)).manifest
+    assert set(restore(data.repository, manifest, tmp_path / "a").folders) == {"trainer"}
+    done = restore(data.repository, manifest, tmp_path / "b", estimator_dir=tmp_path / "c")
+    assert done.folders == {"trainer": tmp_path / "b", "estimator": tmp_path / "c"}
+    assert (tmp_path / "c/observations.db").is_file()

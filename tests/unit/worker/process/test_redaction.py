@@ -20,6 +20,7 @@ from finetree_worker.process.redaction import Redaction
         ("{'api_key': 'abcdefgh123'}", "{'api_key': '[hidden]'}"),
         ("Authorization: Bearer abcdef.ghi", "Authorization: Bearer [hidden]"),
         ("with hf_abcdefghijklmnopqrstuv", "with [hidden]"),
+        ("a token of ours: ft_" + "0aZ" * 16 + "1.", "a token of ours: [hidden]."),
         ("AKIAABCDEFGHIJKLMNOP", "[hidden]"),
         ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln", "[hidden]"),
         ("https://user:word@host/x", "https://[hidden]@host/x"),

@@ -43,9 +43,11 @@ class RecommenderServiceStub:
     error_id in the metadata).
 
     Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
-    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; an open stream ends so too,
-    within 10 s), PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server)
-    and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file; retry after the time in RetryInfo).
+    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; TOKEN_NOT_YET_VALID: check
+    the clocks; CERTIFICATE_UNNAMED: use a certificate with a name; an open stream ends so too, within 10 s),
+    PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; GRANT_MISSING: ask for the line in the metadata;
+    RPC_WITHOUT_ROLE: update the server) and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file;
+    ISSUER_UNAVAILABLE: the issuer of the token is away; retry after the time in RetryInfo).
     """
 
     @_typing.overload
@@ -120,9 +122,11 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
     error_id in the metadata).
 
     Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
-    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; an open stream ends so too,
-    within 10 s), PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server)
-    and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file; retry after the time in RetryInfo).
+    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; TOKEN_NOT_YET_VALID: check
+    the clocks; CERTIFICATE_UNNAMED: use a certificate with a name; an open stream ends so too, within 10 s),
+    PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; GRANT_MISSING: ask for the line in the metadata;
+    RPC_WITHOUT_ROLE: update the server) and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file;
+    ISSUER_UNAVAILABLE: the issuer of the token is away; retry after the time in RetryInfo).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -193,9 +197,11 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
     error_id in the metadata).
 
     Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
-    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; an open stream ends so too,
-    within 10 s), PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; RPC_WITHOUT_ROLE: update the server)
-    and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file; retry after the time in RetryInfo).
+    (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; TOKEN_NOT_YET_VALID: check
+    the clocks; CERTIFICATE_UNNAMED: use a certificate with a name; an open stream ends so too, within 10 s),
+    PERMISSION_DENIED (ROLE_MISSING: ask for the role in the metadata; GRANT_MISSING: ask for the line in the metadata;
+    RPC_WITHOUT_ROLE: update the server) and UNAVAILABLE (ACCESS_UNAVAILABLE: the operator must mend the access file;
+    ISSUER_UNAVAILABLE: the issuer of the token is away; retry after the time in RetryInfo).
     """
 
     @_abc_1.abstractmethod

@@ -105,7 +105,9 @@ class Device(_message.Message):
 
     @_builtins.property
     def running_jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Resource names of the jobs that hold a slot of it."""
+        """Resource names of the jobs that hold a slot of it. Here and below "-" stands for a job in a project that the caller
+        may not read.
+        """
 
     @_builtins.property
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[_serving_pb2.ServingLease]:

@@ -735,6 +735,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The server cannot read who may call it, and takes no call (UNAVAILABLE, every rpc). Its log says what is wrong with
     the access file; retry after the time in RetryInfo.
     """
+    ERROR_REASON_TOKEN_NOT_YET_VALID: _ErrorReason.ValueType  # 300
+    """The token is of the issuer, and begins later (UNAUTHENTICATED, every rpc). Check the clocks of the issuer and of the
+    server.
+    """
+    ERROR_REASON_ISSUER_UNAVAILABLE: _ErrorReason.ValueType  # 301
+    """The server cannot reach the issuer of the token to judge it (UNAVAILABLE, every rpc). Retry after the time in
+    RetryInfo; the server's log says what is wrong.
+    """
+    ERROR_REASON_GRANT_MISSING: _ErrorReason.ValueType  # 302
+    """The caller is known by its token or certificate, and was granted nothing (PERMISSION_DENIED, every rpc). The metadata
+    has the kind and the name of the line that the access file lacks.
+    """
+    ERROR_REASON_CERTIFICATE_UNNAMED: _ErrorReason.ValueType  # 303
+    """The client's certificate has no name that could be granted something (UNAUTHENTICATED, every rpc). Use one with a
+    SPIFFE id, a DNS name or a common name.
+    """
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 310
     """Limits of principals and projects, and the audit log.
 
@@ -1476,6 +1492,22 @@ ERROR_REASON_RPC_WITHOUT_ROLE: ErrorReason.ValueType  # 290
 ERROR_REASON_ACCESS_UNAVAILABLE: ErrorReason.ValueType  # 291
 """The server cannot read who may call it, and takes no call (UNAVAILABLE, every rpc). Its log says what is wrong with
 the access file; retry after the time in RetryInfo.
+"""
+ERROR_REASON_TOKEN_NOT_YET_VALID: ErrorReason.ValueType  # 300
+"""The token is of the issuer, and begins later (UNAUTHENTICATED, every rpc). Check the clocks of the issuer and of the
+server.
+"""
+ERROR_REASON_ISSUER_UNAVAILABLE: ErrorReason.ValueType  # 301
+"""The server cannot reach the issuer of the token to judge it (UNAVAILABLE, every rpc). Retry after the time in
+RetryInfo; the server's log says what is wrong.
+"""
+ERROR_REASON_GRANT_MISSING: ErrorReason.ValueType  # 302
+"""The caller is known by its token or certificate, and was granted nothing (PERMISSION_DENIED, every rpc). The metadata
+has the kind and the name of the line that the access file lacks.
+"""
+ERROR_REASON_CERTIFICATE_UNNAMED: ErrorReason.ValueType  # 303
+"""The client's certificate has no name that could be granted something (UNAUTHENTICATED, every rpc). Use one with a
+SPIFFE id, a DNS name or a common name.
 """
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 310
 """Limits of principals and projects, and the audit log.

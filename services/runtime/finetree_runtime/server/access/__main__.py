@@ -37,9 +37,12 @@ from finetree_runtime.server.access.table import (
     parse_role,
     time_text,
 )
+from finetree_runtime.server.context import LOCAL, UNKNOWN
 
 EXPIRES = "90d"
 """How long a token lasts unless it is said."""
+RESERVED = (LOCAL.name, UNKNOWN.name)
+"""Names of principals that no token stands for."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,6 +58,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _create(given: argparse.Namespace) -> dict[str, Any]:
+    if given.name in RESERVED:
+        raise _invalid("NAME", f"{given.name!r} stands in logs for callers without a token: take another")
     if not is_name(given.name):
         raise _invalid("NAME", f"{given.name!r} is no name: take printable characters without spaces")
     expires = None if given.expires == "never" else dt.timedelta(seconds=_seconds(given.expires))

@@ -13,6 +13,7 @@ import fcntl
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -31,6 +32,8 @@ NAME = "access.json"
 LOCK = "access.lock"
 MAX_BYTES = 16 * 1024 * 1024
 """Largest access file: 40,000 tokens."""
+SETTLED_NANOSECONDS = 100_000_000
+"""Age from which a file is read once; the clock of file systems ticks every 1 to 10 ms."""
 RETRY_SECONDS = 5.0
 """What a client is told to wait while the file cannot be read."""
 
@@ -89,7 +92,12 @@ class AccessFile:
         except AccessFileError as error:
             self._table, self._problem = None, str(error)
             get_logger().error("access_file_unusable", problem=str(error), file=NAME)
-        self._stamp = stamp
+        self._stamp = stamp if _settled(stamp) else None
+
+
+def _settled(stamp: object) -> bool:
+    """Whether a later change must show in the stamp: within one tick of the clock, a freed inode can come again."""
+    return not isinstance(stamp, tuple) or time.time_ns() - stamp[1] > SETTLED_NANOSECONDS
 
 
 def read_table(path: Path) -> AccessTable:
@@ -117,6 +125,7 @@ def locked(folder: Path) -> Iterator[None]:
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
+        _give_to_the_folders_owner(handle, folder)
         yield
     finally:
         os.close(handle)
@@ -135,6 +144,7 @@ def replace(folder: Path, table: AccessTable) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(table_text(table))
             file.flush()
+            _give_to_the_folders_owner(file.fileno(), folder)
             os.fsync(file.fileno())
         Path(scratch).replace(folder / NAME)
     except BaseException:
@@ -145,3 +155,10 @@ def replace(folder: Path, table: AccessTable) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _give_to_the_folders_owner(handle: int, folder: Path) -> None:
+    """Let the services go on reading what root has written: the folder is their user's."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.fchown(handle, owner.st_uid, owner.st_gid)

@@ -94,14 +94,19 @@ class AccessTable:
         Of several roles in a project the largest holds; the project of short names is that of the first row.
         """
         wanted = set(names)
-        found = [row.granted for row in self.grants if row.kind == kind and row.name in wanted]
-        if not found:
-            return None
-        roles: dict[str, Role] = {}
-        for each in found:
-            for project, role in each.grants.roles.items():
-                roles[project] = max(role, roles.get(project, role))
-        return Granted(found[0].project, Grants(roles, operator=any(each.grants.operator for each in found)))
+        return unite(row.granted for row in self.grants if row.kind == kind and row.name in wanted)
+
+
+def unite(granted: Iterable[Granted | None]) -> Granted | None:
+    """Unite grants: of several roles in a project the largest, the project of the first; None where there are none."""
+    found = [each for each in granted if each is not None]
+    if not found:
+        return None
+    roles: dict[str, Role] = {}
+    for each in found:
+        for project, role in each.grants.roles.items():
+            roles[project] = max(role, roles.get(project, role))
+    return Granted(found[0].project, Grants(roles, operator=any(each.grants.operator for each in found)))
 
 
 def parse_table(text: str) -> AccessTable:

@@ -19,6 +19,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 
 from finetree_runtime.errors import Code
+from finetree_runtime.meter import Meter
 from finetree_runtime.server import context
 from finetree_runtime.server.access.requirement import requirement_of
 from finetree_runtime.server.audit.log import AuditLog
@@ -73,6 +74,13 @@ class Auditor:
             return
         if refused or self._mode == "all" or changes(trail.method):
             self._log.note("call", trail.fields(code))
+
+    def show(self, meter: Meter) -> None:
+        """Show on the page of metrics whether records reach the disk; nothing of a service without a log."""
+        log = self._log
+        waiting, lost = "Records of the audit log that the disk has not taken yet.", "Records of it that were lost."
+        meter.gauge("finetree_audit_waiting_records", waiting, read=lambda: {(): log.waiting} if log else {})
+        meter.total("finetree_audit_lost_records_total", lost, read=lambda: {(): log.lost} if log else {})
 
     def close(self) -> None:
         """Write what was recorded, and close the log. Blocks while it does."""

@@ -44,6 +44,8 @@ class AuditLog:
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._waiting: deque[Mapping[str, Any]] = deque()
         self._lost = 0
+        self.lost = 0
+        """Records that were lost since the service began."""
         self._failing = False
         self._unsynced_since: float | None = None
         self._thread = threading.Thread(target=self._loop, name="audit", daemon=True)
@@ -63,6 +65,11 @@ class AuditLog:
         future: Future[None] = Future()
         self._queue.put((_stamped(event, fields), future))
         await asyncio.wrap_future(future)
+
+    @property
+    def waiting(self) -> int:
+        """Records that the disk has not taken yet."""
+        return len(self._waiting)
 
     def close(self) -> None:
         """Write what was noted, flush it, and end the thread."""
@@ -99,6 +106,7 @@ class AuditLog:
     def _keep(self, fields: Mapping[str, Any]) -> None:
         if len(self._waiting) >= MAX_WAITING:
             self._lost += 1
+            self.lost += 1
         else:
             self._waiting.append(fields)
 

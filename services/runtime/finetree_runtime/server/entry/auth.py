@@ -8,8 +8,8 @@ which knows its own credentials. The first one that claims a call decides; a cal
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from finetree_runtime.config.settings import ServiceSettings, SettingsError
@@ -17,19 +17,10 @@ from finetree_runtime.errors import Unauthenticated
 from finetree_runtime.server.access.file import NAME, AccessFile
 from finetree_runtime.server.access.token import PREFIX, is_token, token_hash
 from finetree_runtime.server.context import LOCAL, Principal
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """The other end of a connection.
-
-    Attributes:
-        address: As gRPC names it, for example "ipv4:127.0.0.1:40000".
-        auth: What TLS proved, `ServicerContext.auth_context()`: empty without a client certificate.
-    """
-
-    address: str
-    auth: Mapping[str, Iterable[bytes]] = field(default_factory=dict)
+from finetree_runtime.server.entry.credentials import Peer, bearer, token_invalid
+from finetree_runtime.server.entry.oidc.fetch import fetch_keys, is_allowed
+from finetree_runtime.server.entry.oidc.keys import IssuerKeys
+from finetree_runtime.server.entry.schemes import CertificateScheme, OidcScheme
 
 
 class Authenticator(Protocol):
@@ -124,27 +115,45 @@ class TokenScheme:
 
 
 def authenticator_of(settings: ServiceSettings) -> Authenticator:
-    """Make the authenticator that a service is set to.
+    """Make the authenticator that a service is set to. Called in the service's event loop.
 
     Raises:
-        SettingsError: ACCESS_FILE_UNUSABLE: a service that nobody could call does not start.
+        SettingsError: ACCESS_FILE_UNUSABLE: a service that nobody could call does not start. ACCESS_FILE_MISSING,
+            OIDC_INCOMPLETE, SETTING_INVALID: something that makes callers known lacks its other half.
     """
+    require_halves(settings)
     if settings.access_dir is None:
         return LocalAuthenticator()
     access = AccessFile(settings.access_dir)
     if access.problem:
         text = f"--access-dir: its {NAME}: {access.problem}; `finetree tokens create` makes one"
         raise SettingsError("ACCESS_FILE_UNUSABLE", text)
-    return Chain([TokenScheme(access)])
+    schemes: list[Scheme] = [TokenScheme(access)]
+    if settings.oidc_issuer:
+        keys = IssuerKeys(partial(fetch_keys, settings.oidc_issuer, settings.oidc_jwks_uri))
+        keys.begin_refresh()  # so that an issuer that is not to be had is in the log before anybody calls
+        trusted = {"issuer": settings.oidc_issuer, "audience": settings.oidc_audience}
+        schemes.append(OidcScheme(access, keys, groups_claim=settings.oidc_groups_claim, **trusted))
+    if settings.tls_client_ca is not None:
+        schemes.append(CertificateScheme(access))
+    return Chain(schemes)
 
 
-def bearer(metadata: Mapping[str, str]) -> str:
-    """Return the bearer token of a call; empty without one."""
-    scheme, _, text = metadata.get("authorization", "").partition(" ")
-    return text.strip() if scheme.lower() == "bearer" else ""
-
-
-def token_invalid() -> Unauthenticated:
-    """Build the error for credentials that nobody was given."""
-    text = "the credentials are none that this server knows: check the token, and that it is of this installation"
-    return Unauthenticated("TOKEN_INVALID", text)
+def require_halves(settings: ServiceSettings) -> None:
+    """Refuse settings of which one is no use without another. Raises SettingsError."""
+    if settings.oidc_issuer and not is_allowed(settings.oidc_issuer):
+        text = "--oidc-issuer must be https://…, or http:// of this machine, without a query"
+        raise SettingsError("SETTING_INVALID", text)
+    if settings.oidc_jwks_uri and not is_allowed(settings.oidc_jwks_uri):
+        text = "--oidc-jwks-uri must be https://…, or http:// of this machine, without a query"
+        raise SettingsError("SETTING_INVALID", text)
+    if bool(settings.oidc_issuer) != bool(settings.oidc_audience):
+        text = "--oidc-issuer and --oidc-audience go together: a token for another service must not open this one"
+        raise SettingsError("OIDC_INCOMPLETE", text)
+    makes_known = "--oidc-issuer" if settings.oidc_issuer else "--tls-client-ca" if settings.tls_client_ca else ""
+    if makes_known and settings.access_dir is None:
+        text = (
+            f"{makes_known} says who calls, and --access-dir what each of them may do: give it too "
+            "(`finetree tokens grant` writes it)"
+        )
+        raise SettingsError("ACCESS_FILE_MISSING", text)

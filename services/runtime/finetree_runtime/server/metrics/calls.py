@@ -37,6 +37,7 @@ class CallMetrics:
             ("grpc_service", "grpc_method", "reason"),
         )
         self._admission = admission
+        self._known: set[str] = set()
         meter.gauge(
             "finetree_calls",
             "Calls in progress: running, waiting for a place, and open streams.",
@@ -48,6 +49,10 @@ class CallMetrics:
         """Count a call that begins: `kind` is unary, server_stream, client_stream or bidi_stream."""
         _, service, name = method.split("/")
         self._started.add(kind, service, name)
+        if method not in self._known:
+            # From 0 on: Prometheus sees no increase in a series that begins with 1.
+            self._known.add(method)
+            self._handled.add(kind, service, name, "INTERNAL", by=0)
 
     def observe(self, kind: str, method: str, *, code: str, seconds: float, reason: str = "") -> None:
         """Count a call that has ended, with the reason of its error where it had one."""

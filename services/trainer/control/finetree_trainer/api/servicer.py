@@ -9,6 +9,7 @@ from finetree_runtime.server import context
 from finetree_runtime.server.identity import server_info
 
 from finetree_trainer.api.data_rpcs import DataRpcs
+from finetree_trainer.api.hidden_jobs import hide_jobs
 from finetree_trainer.api.job_rpcs import JobRpcs
 from finetree_trainer.api.lifecycle_rpcs import LifecycleRpcs
 from finetree_trainer.api.log_rpcs import LogRpcs
@@ -57,13 +58,15 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
         if request.HasField("wait_for_rate"):
             context.only_waits()
         await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
-        return capacity_pb2.GetCapacityResponse(
+        reply = capacity_pb2.GetCapacityResponse(
             nodes=[await self.host.describe(self.queue, self.leases.named, self.resting.describe)],
             queue_length=len(self.queue),
             limits=self.limits,
             capabilities=capabilities.CAPABILITIES,
             confinement=self.confinement.describe(),
         )
+        hide_jobs(reply, context.principal().grants)
+        return reply
 
     async def GetLimits(self, request: limits_pb2.GetLimitsRequest, context_: Any) -> limits_pb2.GetLimitsResponse:
         """Report what a project and the caller use of their limits."""

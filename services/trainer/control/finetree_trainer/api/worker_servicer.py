@@ -26,6 +26,10 @@ from finetree_trainer.workers.supervisor import Supervisor
 PROTOCOL_VERSION = 1
 """Version of the Attach protocol that this service speaks."""
 
+OLDEST_PROTOCOL_VERSION = 1
+"""Oldest version that it takes: workers that the previous release has started outlive its upgrade. When
+PROTOCOL_VERSION is raised, this one follows a release later (docs/decisions/0057)."""
+
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """Largest message: a batch of events."""
 
@@ -53,7 +57,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     ) -> AsyncIterator[worker_pb2.AttachResponse]:
         """Serve one stream of a worker, from its Hello on."""
         hello = (await anext(request_iterator)).hello
-        if hello.protocol_version != PROTOCOL_VERSION:
+        if not OLDEST_PROTOCOL_VERSION <= hello.protocol_version <= PROTOCOL_VERSION:
             text = f"This service has version {PROTOCOL_VERSION} of the protocol, the worker {hello.protocol_version}."
             await _abort(context, FailedPrecondition("PROTOCOL_VERSION_MISMATCH", text))
         try:

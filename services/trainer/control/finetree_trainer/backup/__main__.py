@@ -89,8 +89,12 @@ def _restore(options: argparse.Namespace) -> dict[str, Any]:
     repository = Repository(options.folder)
     manifest = choose(repository, backup=options.backup, at=options.at)
     done = restore(repository, manifest, options.to, estimator_dir=options.estimator_dir, on_progress=_Progress())
-    folders = {part: str(folder) for part, folder in done.folders.items()}
-    return _described(manifest) | {"folders": folders, "live": list(manifest.live), "missing": list(manifest.missing)}
+    return _described(manifest) | {
+        "folders": {part: str(folder) for part, folder in done.folders.items()},
+        "left_out": [part for part in manifest.parts if part not in done.folders],
+        "live": list(manifest.live),
+        "missing": list(manifest.missing),
+    }
 
 
 def _prune(options: argparse.Namespace) -> dict[str, Any]:

@@ -28,6 +28,18 @@ _LOST = {"WORKER_LOST": "lost", "WORKER_INTERRUPTED": "interrupted"}
 """Outcome of an attempt whose job waits for another one, by the reason of that state; others failed and are retried."""
 
 
+OUTCOMES = ("succeeded", "failed", "cancelled", "paused", "lost", "interrupted", "retried")
+"""What becomes of an attempt."""
+
+_TASKS = tuple(task_name(task) for task in job_pb2.TaskKind.values() if task)
+_CATEGORIES = tuple(
+    job_pb2.FailureCategory.Name(category).removeprefix("FAILURE_CATEGORY_").lower()
+    for category in job_pb2.FailureCategory.values()
+    if category
+)
+_ENDS = (("succeeded", ""), ("cancelled", ""), *(("failed", category) for category in _CATEGORIES))
+
+
 class JobMetrics:
     """Follows the log from its making on; `jobs` are those that have not ended."""
 
@@ -75,6 +87,12 @@ class JobMetrics:
             "Writes of workers whose attempt is over, which were refused.",
             read=lambda: {(): float(log.fenced_writes)},
         )
+        # From 0 on: Prometheus sees no increase in a series that begins with 1.
+        for task in _TASKS:
+            for outcome in OUTCOMES:
+                self._attempts.add(task, outcome, by=0)
+            for state, category in _ENDS:
+                self._ended.add(task, state, category, by=0)
         log.followers.append(self._on_events)
         log.listeners.append(self._on_change)
 
@@ -130,9 +148,8 @@ class JobMetrics:
             self._memory_ratio.observe(summary.peak_memory_bytes / estimate.device_bytes.expected, job.method)
 
     def _by_state(self) -> Values:
-        tasks = [task_name(task) for task in job_pb2.TaskKind.values() if task]
         names = [*(state_name(state) for state in sorted(states.LIVE)), SUSPENDED]
-        counts: dict[tuple[str, ...], float] = {(name, task): 0.0 for name in names for task in tasks}
+        counts: dict[tuple[str, ...], float] = {(name, task): 0.0 for name in names for task in _TASKS}
         for job in self.jobs.values():
             counts[job.state_name, task_name(job.task)] += 1
         return counts

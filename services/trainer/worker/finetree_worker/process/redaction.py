@@ -23,6 +23,7 @@ _SECRETS = (
     # Tokens of hubs, clouds and forges: https://huggingface.co/docs/hub/security-tokens,
     # https://docs.github.com/code-security/secret-scanning, https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
     (re.compile(r"\b(?:hf_|api_org_|gh[pousr]_|github_pat_|glpat-|sk-|xox[abpr]-)[A-Za-z0-9_-]{16,}"), HIDDEN),
+    (re.compile(r"\bft_[0-9A-Za-z]{49}\b"), HIDDEN),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), HIDDEN),
     # JSON Web Tokens (RFC 7519): their header begins with {".
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), HIDDEN),

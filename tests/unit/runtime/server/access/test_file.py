@@ -88,6 +88,7 @@ def test_what_other_principals_may_do_is_united(tmp_path, capsys):
     [
         (("create", "ci"), "SETTING_INVALID: --project"),
         (("create", "c i", "--operator"), "SETTING_INVALID: NAME"),
+        (("create", "local", "--operator"), "SETTING_INVALID: NAME"),
         (("create", "ci", "--project", "Search"), "SETTING_INVALID: --project"),
         (("create", "ci", "--project", "search", "--role", "operator"), "SETTING_INVALID: --role"),
         (("create", "ci", "--project", "search", "--role", "reader"), "SETTING_INVALID: --role"),
@@ -163,6 +164,13 @@ def test_two_tokens_of_one_hash_are_damage(tmp_path):
     content["tokens"].append({**content["tokens"][0], "id": "tok_other"})
     (tmp_path / file.NAME).write_text(json.dumps(content), encoding="utf-8")
     assert "same sha256" in AccessFile(tmp_path).problem
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_writes_is_the_services(tmp_path):
+    os.chown(tmp_path, 12345, 12345)
+    changes.create_token(tmp_path, "ci", SEARCH, expires=None)
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in tmp_path.iterdir()} == {(12345, 12345)}
 
 
 def test_writers_wait_for_each_other(tmp_path):

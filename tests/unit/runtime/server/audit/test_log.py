@@ -10,6 +10,7 @@ from finetree_cli.backends.audit.records import lines
 from finetree_cli.backends.audit.verify import verify
 from finetree_runtime.errors import Unavailable
 from finetree_runtime.server.audit import log as audit_log
+from finetree_runtime.server.audit.calls import Auditor
 from finetree_runtime.server.audit.files import AuditFiles
 from finetree_runtime.server.audit.log import AuditLog
 
@@ -31,6 +32,21 @@ class FlakyFiles(AuditFiles):
             self.tried.set()
             raise OSError(errno.ENOSPC, "No space left on device")
         super()._write(content)
+
+
+class Meter:
+    """Keeps what is read for each page."""
+
+    def __init__(self) -> None:
+        self._reads = {}
+
+    def gauge(self, name, _text, *, read) -> None:
+        self._reads[name] = read
+
+    total = gauge
+
+    def read(self, name):
+        return self._reads[name]()[()]
 
 
 def methods(folder):
@@ -72,8 +88,13 @@ def test_records_beyond_what_memory_keeps_are_counted(tmp_path, monkeypatch):
     assert files.tried.wait(WAIT)
     for number in range(9):
         log.note("call", {"method": str(number)})
+    meter = Meter()
+    Auditor(log).show(meter)
+    assert meter.read("finetree_audit_waiting_records") >= 1
     files.full = False
     log.close()
+    assert meter.read("finetree_audit_waiting_records") == 0
+    assert meter.read("finetree_audit_lost_records_total") == 7
     assert methods(tmp_path) == ["first", "0", "1"]
     assert [line.record["count"] for line in lines(tmp_path) if line.record.get("event") == "lost"] == [7]
 

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What prepares the containers: it makes what is missing, leaves what is there, and may be killed at any moment."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[3] / "services" / "image" / "first_start.py"
+_spec = importlib.util.spec_from_file_location("first_start", SCRIPT)
+assert _spec is not None
+assert _spec.loader is not None
+first_start = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(first_start)
+
+VOLUMES = ("access", "authority", "login", "recommender", "tls", "trainer")
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def active(root: Path) -> list[str]:
+    """Principals of tokens that are accepted."""
+    program = [sys.executable, "-m", "finetree_runtime.server.access", "list", "--access-dir", str(root / "access")]
+    listed = json.loads(subprocess.run(program, capture_output=True, check=True).stdout)
+    return sorted(token["principal"] for token in listed["tokens"] if token["state"] == "active")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("first_start")
+    for name in VOLUMES:
+        (root / name).mkdir()
+    first_start.prepare(root, ("localhost", "127.0.0.1"))
+    return root
+
+
+def test_everything_a_service_reads_is_its_owners_alone(prepared):
+    found = content(prepared)
+    assert {"tls/server.pem", "tls/server.key", "tls/ca.pem", "trainer/token", "recommender/token"} <= set(found)
+    assert "tls/ca.key" not in found
+    assert found["tls/server.pem"] == found["authority/server.pem"]
+    secret = ("token", "server.key", "ca.key")
+    assert all(path.stat().st_mode & 0o077 == 0 for path in prepared.rglob("*") if path.name in secret)
+    assert active(prepared) == ["admin", "recommender-service", "trainer-service"]
+
+
+def test_a_later_start_changes_nothing(prepared, capsys):
+    before = content(prepared)
+    first_start.prepare(prepared, ("localhost", "127.0.0.1"))
+    assert content(prepared) == before
+    said = capsys.readouterr().out
+    assert not any(text.decode().strip() in said for name, text in before.items() if name.endswith("token"))
+
+
+def test_a_start_that_was_killed_leaves_no_token_that_nobody_has(prepared):
+    # As after a kill between the token's creation and its file.
+    kept = (prepared / "recommender" / "token").read_bytes()
+    lost = (prepared / "trainer" / "token").read_bytes()
+    (prepared / "trainer" / "token").unlink()
+    first_start.prepare(prepared, ("localhost", "127.0.0.1"))
+    assert (prepared / "trainer" / "token").read_bytes() != lost
+    assert (prepared / "recommender" / "token").read_bytes() == kept
+    assert active(prepared) == ["admin", "recommender-service", "trainer-service"]
+
+
+def test_other_names_get_another_certificate_of_the_same_authority(prepared):
+    before = content(prepared)
+    first_start.prepare(prepared, ("localhost", "127.0.0.1", "finetree.example.com"))
+    after = content(prepared)
+    assert after["tls/ca.pem"] == before["tls/ca.pem"]
+    assert after["tls/server.pem"] != before["tls/server.pem"]
+
+
+def test_the_first_token_is_shown_once(prepared):
+    waiting = (prepared / "login" / "token").read_text(encoding="ascii")
+    assert first_start.login_token(prepared) == waiting
+    with pytest.raises(SystemExit, match="was shown before"):
+        first_start.login_token(prepared)
+    first_start.prepare(prepared, ("localhost", "127.0.0.1", "finetree.example.com"))
+    assert not (prepared / "login" / "token").exists()
+    assert active(prepared).count("admin") == 1
