@@ -187,7 +187,9 @@ class CallInterceptor(aio.ServerInterceptor):
                 request = CheckedStream(request, let_in, trail.begin)
             try:
                 await let_in()
-                self._rates.take(call.principal.name, projects_of(needed, request, call.principal.project))
+                self._rates.take(
+                    call.principal.name, lambda: projects_of(needed, named_in(request), call.principal.project)
+                )
                 async with while_valid(let_in) if call.principal.kind != "local" else contextlib.nullcontext():
                     if kind == "unary":
                         async with self._admission.unary(call):

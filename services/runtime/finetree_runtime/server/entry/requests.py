@@ -85,10 +85,9 @@ def named_in(request: Any) -> Any:
     return None if isinstance(message, Rejected) else message
 
 
-def projects_of(needed: Requirement | None, request: Any, own: str) -> set[str]:
-    """Projects that a call counts for; those of a client's stream, whose names are not read yet, are not known.
+def projects_of(needed: Requirement | None, named: Any, own: str) -> set[str]:
+    """Projects that a call counts for; none for a client's stream, whose names are not read yet.
 
     `own` is the project of its principal.
     """
-    named = named_in(request)
     return needed.projects(named, own) if needed is not None and named is not None else set()

@@ -11,6 +11,7 @@ from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.limits.table import PRINCIPALS, PROJECTS, exceeded
 
 RATE_LIMIT_EXCEEDED = "RATE_LIMIT_EXCEEDED"
+_LIMIT = "requests_per_second"
 BURST_SECONDS = 2.0
 """Seconds of requests that may come at once where the file says nothing of a burst."""
 MAX_BUCKETS = 10_000
@@ -31,15 +32,18 @@ class RateLimits:
         self._file, self._clock = file, clock
         self._buckets: dict[str, _Bucket] = {}
 
-    def take(self, principal: str, projects: Iterable[str]) -> None:
-        """Count a request of a principal about projects.
+    def take(self, principal: str, projects: Callable[[], Iterable[str]]) -> None:
+        """Count a request of a principal about projects, which are asked for where one of them has a limit.
 
         Raises ResourceExhausted RATE_LIMIT_EXCEEDED, and then the request counts for nobody.
         """
         table, now = self._file.table, self._clock()
         taken: list[_Bucket] = []
-        for subject in (f"{PRINCIPALS}/{principal}", *(f"{PROJECTS}/{project}" for project in sorted(projects))):
-            rate = table.value("requests_per_second", subject)
+        subjects = [f"{PRINCIPALS}/{principal}"]
+        if table.limits_any(_LIMIT, PROJECTS):
+            subjects += [f"{PROJECTS}/{project}" for project in sorted(projects())]
+        for subject in subjects:
+            rate = table.value(_LIMIT, subject)
             if rate is None:
                 continue
             burst = float(table.value("burst", subject) or max(1.0, rate * BURST_SECONDS))
@@ -49,7 +53,7 @@ class RateLimits:
             if bucket.tokens < 1.0:
                 delay = (1.0 - bucket.tokens) / rate
                 raise exceeded(
-                    "requests_per_second",
+                    _LIMIT,
                     subject,
                     f"{rate:g}",
                     f"{rate:g}",

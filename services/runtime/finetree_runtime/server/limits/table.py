@@ -64,6 +64,12 @@ class LimitTable:
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def limits_any(self, limit: str, kind: str) -> bool:
+        """Return whether a subject of a kind has this limit."""
+        return limit in self.defaults.get(kind, {}) or any(
+            limit in limits for subject, limits in self.own.items() if subject.startswith(f"{kind}/")
+        )
+
     def value(self, limit: str, subject: str) -> Any:
         """Return a limit of a subject ("projects/…" or "principals/…"); None where it has none."""
         own = self.own.get(subject, {})

@@ -23,7 +23,7 @@ def let_in(rates, tries, principal="ci", projects=("search",)):
     count = 0
     for _ in range(tries):
         try:
-            rates.take(principal, projects)
+            rates.take(principal, lambda: projects)
         except ResourceExhausted:
             continue
         count += 1
@@ -44,15 +44,15 @@ def test_a_burst_then_as_many_a_second_as_the_limit_says():
 def test_the_refusal_says_when_the_next_one_is_let_in():
     clock = Clock()
     rates = limiter(clock, projects={"requests_per_second": 0.5, "burst": 1})
-    rates.take("ci", ["search"])
+    rates.take("ci", lambda: ["search"])
     with pytest.raises(ResourceExhausted) as caught:
-        rates.take("ci", ["search"])
+        rates.take("ci", lambda: ["search"])
     error = caught.value
     assert (error.reason, error.retry_delay) == ("RATE_LIMIT_EXCEEDED", 2.0)
     assert error.metadata["limit"] == "requests_per_second"
     assert (error.metadata["subject"], error.metadata["value"]) == ("projects/search", "0.5")
     clock.now += error.retry_delay
-    rates.take("ci", ["search"])
+    rates.take("ci", lambda: ["search"])
 
 
 def test_a_request_that_a_project_refuses_costs_its_caller_nothing():
@@ -72,5 +72,5 @@ def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(rate, "MAX_BUCKETS", 10)
     rates = limiter(Clock(), principals={"requests_per_second": 1.0, "burst": 1})
     for number in range(100):
-        rates.take(str(number), ())
+        rates.take(str(number), list)
     assert len(rates._buckets) <= 10
