@@ -3,8 +3,8 @@
 #   .ci/containers.sh
 # Needs a running Docker engine with buildx and compose, `make setup`, and where no image registry can be reached root,
 # debootstrap and Debian's packages. Everything that it makes is named finetree-check and removed at the end.
-#   WHEELS=FOLDER   a folder with torch's CPU wheel, where PyTorch's index cannot be reached; the trainer's image then
-#                   has the Python that the wheel is for
+#   WHEELS=FOLDER   a folder with torch's CPU wheel, where PyTorch's index cannot be reached: the one that .venv was
+#                   made with, and the trainer's image gets its Python
 #   BUILD_CA=FILE   authorities to trust while building   [SSL_CERT_FILE]
 #   KEEP=1          leave the images
 #   TWICE=0         do not build everything a second time, without a cache, to compare
@@ -45,18 +45,23 @@ trap clean_up EXIT
 # ------------------------------------------------------------------------------------------------------- base images
 
 base=$(sed -nE 's/^ARG PYTHON_IMAGE=(.+)$/\1/p' services/Dockerfile)
-made() { docker image inspect "$2" >/dev/null 2>&1 || { say "making $2 from Debian's packages"; .ci/base_image.sh "$1" "$2"; }; }
+# made TAG [PREFIX]: make a base image unless it is there.
+made() {
+  docker image inspect "$1" >/dev/null 2>&1 || { say "making $1 from Debian's packages"; .ci/base_image.sh trixie "$@" >/dev/null; }
+}
 if docker pull --quiet "$base" >"$work/pull" 2>&1; then
   say "base image: $base"
 else
   say "no registry: $(tail -1 "$work/pull")"
   base="finetree-check-base/python:3.13-slim-trixie"
-  made trixie "$base"
+  made "$base"
 fi
 trainer_base=$base
-case "$(cd "${WHEELS:-/nonexistent}" 2>/dev/null && ls torch-*.whl)" in
-*cp311*) trainer_base="finetree-check-base/python:3.11-slim-bookworm" && made bookworm "$trainer_base" ;;
-esac
+if [ -n "${WHEELS:-}" ]; then
+  # The wheel is for the Python of .venv, which `make setup` has installed it with.
+  trainer_base="finetree-check-base/python:of-this-machine"
+  made "$trainer_base" "$("$python" -c 'import sys; print(sys.base_prefix)')"
+fi
 
 {
   echo "services:"

@@ -17,13 +17,14 @@ from typing import Any
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2
+from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 from finetree_data.fail_points import VARIABLE
 from finetree_runtime.config.settings import SettingsError
 from finetree_trainer.backup.__main__ import main
 from finetree_trainer.layout import Layout
 from finetree_trainer.store.database import Store
-from trainer_harness import ROWS, assert_whole, jsonl, refusal, server, states, steps, trainer
+from trainer_harness import OPTIONS, ROWS, assert_whole, jsonl, refusal, server, states, steps, trainer
 
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
 
@@ -130,6 +131,43 @@ async def test_a_backup_under_load_is_restored_as_after_a_crash(tmp_path):
         assert (await talk.train(dataset=dataset, request_id="lost")).name != lost.name
 
 
+async def test_a_worker_of_the_former_service_is_refused_by_the_restored_one(tmp_path):
+    """The test speaks for the worker, which lives on somewhere with the secret that it was given."""
+    async with trainer(tmp_path, {"never_attach": True}, data_dir=tmp_path / "data") as talk:
+        job = await talk.train()
+        async with asyncio.timeout(30):
+            while len(words := secret(tmp_path / "data").split()) != 2:
+                await asyncio.sleep(0.02)
+        address, token = words
+        task = (await said(address, worker_pb2.Hello(protocol_version=1, token=token))).welcome.task
+        assert task.job == job.name
+        hello = worker_pb2.Hello(protocol_version=1, job=task.job, attempt=task.attempt, token=task.token)
+        assert (await said(address, hello)).HasField("welcome")
+        await asyncio.to_thread(result, "create", tmp_path / "backups", "--data-dir", tmp_path / "data")
+    result("restore", tmp_path / "backups", "--to", tmp_path / "new")
+    async with trainer(tmp_path, {"never_attach": True}, data_dir=tmp_path / "new"):
+        address = f"unix:{Layout(tmp_path / 'new').worker_socket}"
+        for stale in (hello, worker_pb2.Hello(protocol_version=1, token=token)):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await said(address, stale)
+            assert refusal(error.value)[1] == "WORKER_TOKEN_INVALID"
+
+
+def secret(data: Path) -> str:
+    """What the worker has written down: where its service is, and its secret; "" until then."""
+    return next((file.read_text() for file in (data / "workers").glob("*/secret.txt")), "")
+
+
+async def said(address: str, hello: worker_pb2.Hello) -> worker_pb2.AttachResponse:
+    """What a service answers to a worker's first word."""
+    async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
+        call = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
+        await call.write(worker_pb2.AttachRequest(hello=hello))
+        answer = await asyncio.wait_for(call.read(), 30)
+        call.cancel()
+        return answer
+
+
 def interrupted(*words: object, fail_point: str = "", file_limit: int = 0) -> tuple[int, bytes]:
     """Run the program in a process that ends at a fail point, or may write no file longer than so many bytes."""
 
@@ -181,8 +219,8 @@ async def test_a_killed_restore_is_no_data_folder_and_can_be_repeated(tmp_path, 
     assert error.value.reason == "DATA_DIR_UNFINISHED"
     result(*words)
     assert (new / "models/base/weights.bin").read_bytes() == (folder / "models/base/weights.bin").read_bytes()
-    async with trainer(tmp_path, data_dir=new) as talk:
-        assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
+    assert log_in(new / "trainer.db") == {}
+    assert not Layout(new).restoring.exists()
 
 
 def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, folder):

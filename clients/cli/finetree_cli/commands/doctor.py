@@ -11,7 +11,7 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 if TYPE_CHECKING:
     from finetree_cli.doctor.finding import Finding
 
-SUBJECTS = ("packages", "gpu", "machine", "data", "services", "credentials", "network")
+SUBJECTS = ("packages", "gpu", "machine", "data", "backups", "services", "credentials", "network")
 
 
 @click.command(
@@ -41,6 +41,9 @@ SUBJECTS = ("packages", "gpu", "machine", "data", "services", "credentials", "ne
     type=click.Path(path_type=Path),
     help="Check certificates (PEM, or the folder of `finetree tls init`) and their keys too; repeatable.",
 )
+@click.option(
+    "--backups", type=click.Path(file_okay=False, path_type=Path), help="Check the newest backup of this folder too."
+)
 @pass_settings
 def doctor(
     settings: Settings,
@@ -52,6 +55,7 @@ def doctor(
     strict: bool,
     access_dir: Path | None,
     certificates: tuple[Path, ...],
+    backups: Path | None,
 ) -> None:
     """Check this installation, and say what to do where something is wrong.
 
@@ -64,7 +68,7 @@ def doctor(
     from finetree_cli.doctor.finding import Installation, Level
     from finetree_cli.errors import GateFailed
 
-    installation = Installation(data_dir or default_data_dir(), settings, offline, certificates, access_dir)
+    installation = Installation(data_dir or default_data_dir(), settings, offline, certificates, access_dir, backups)
     found = []
     for finding in examine(installation, only):
         found.append(finding)

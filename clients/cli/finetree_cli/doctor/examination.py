@@ -4,7 +4,7 @@
 import os
 from collections.abc import Iterator
 
-from finetree_cli.doctor import credentials, data_folder, gpus, machine, network, packages, services
+from finetree_cli.doctor import backups, credentials, data_folder, gpus, machine, network, packages, services
 from finetree_cli.doctor.finding import Check, Finding, Installation, Level
 from finetree_cli.errors import CliError
 
@@ -13,6 +13,7 @@ CHECKS: dict[str, Check] = {
     gpus.SUBJECT: gpus.check,
     machine.SUBJECT: machine.check,
     data_folder.SUBJECT: data_folder.check,
+    backups.SUBJECT: backups.check,
     services.SUBJECT: services.check,
     credentials.SUBJECT: credentials.check,
     network.SUBJECT: network.check,

@@ -53,6 +53,7 @@ class Installation:
     """Whether nothing outside of this machine and the services may be asked."""
     certificates: tuple[Path, ...] = ()
     access_dir: Path | None = None
+    backups: Path | None = None
     timeout: float = 3.0
     """Longest wait for each answer over a network, in seconds."""
 
