@@ -5,13 +5,15 @@ import asyncio
 import contextlib
 import http.client
 import socket
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 from finetree_api.estimator.v1 import catalog_pb2
 from finetree_api.trainer.v1 import event_log_pb2
 from finetree_runtime.config.settings import SettingsError
+from finetree_runtime.server.metrics import page as metrics_page
+from finetree_runtime.server.metrics import prometheus
 from finetree_runtime.server.service import serving
 
 WAIT = 15.0
@@ -72,15 +74,15 @@ async def test_readiness_and_liveness_are_told_apart(program):
 
 
 async def test_a_blocked_service_is_not_alive(program, monkeypatch):
-    from finetree_runtime.server.metrics import page
-
-    monkeypatch.setattr(page, "READ_SECONDS", 0.2)
+    for module in (metrics_page, prometheus):
+        monkeypatch.setattr(module, "READ_SECONDS", 0.2)
     port = free_port()
     async with serving(program.build(program.Settings(metrics_address=str(port)))):
-        asking = asyncio.ensure_future(status(port, "/healthz"))
-        await asyncio.sleep(0)  # the thread that asks is on its way
-        time.sleep(1.0)  # noqa: ASYNC251 - the loop is to be blocked
-        assert await asking == 503
+        with ThreadPoolExecutor() as pool:
+            # The loop waits for the answer, and so does not answer itself.
+            assert pool.submit(fetch, port, "/healthz").result(WAIT)[0] == 503
+            assert pool.submit(fetch, port, "/metrics").result(WAIT)[0] == 503
+        assert await status(port, "/healthz") == 200
 
 
 async def test_the_page_is_on_loopback_unless_told_otherwise(program):
