@@ -6,7 +6,7 @@
 #   WHEELS=FOLDER   a folder with torch's CPU wheel, where PyTorch's index cannot be reached: the one that .venv was
 #                   made with, and the trainer's image gets its Python
 #   BUILD_CA=FILE   authorities to trust while building   [SSL_CERT_FILE]
-#   KEEP=1          leave the images
+#   KEEP=1          leave the images; BUILD=0 then takes them as they are
 #   TWICE=0         do not build everything a second time, without a cache, to compare
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -88,6 +88,7 @@ export SOURCE_DATE_EPOCH FINETREE_REVISION FINETREE_VERSION
 
 declare -A first=()
 for name in "${names[@]}"; do
+  [ "${BUILD:-1}" = 1 ] || { TWICE=0 && say "$name: as it is, $(identity "$name")" && continue; }
   before=$SECONDS
   "${compose[@]}" build --quiet "$name"
   first[$name]=$(identity "$name")
@@ -116,9 +117,9 @@ export XDG_CONFIG_HOME=$work XDG_DATA_HOME=$work FINETREE_PROFILE=compose
 "${compose[@]}" run --rm -T login ca >"$work/ca.pem" 2>"$work/login" || { cat "$work/login" >&2; fail "login ca"; }
 "$finetree" profile set compose recommender_address=https://localhost:21051 estimator_address=https://localhost:21052 \
   trainer_address=https://localhost:21053 tls_ca="$work/ca.pem" >/dev/null
-refused UNAUTHENTICATED "$finetree" estimate --model smollm2-135m-instruct --method lora --gpu rtx-4090
-refused UNAUTHENTICATED "$finetree" recommend --model smollm2-135m-instruct --gpu rtx-4090
-refused UNAUTHENTICATED "$finetree" jobs list
+refused TOKEN_MISSING "$finetree" estimate --model smollm2-135m-instruct --method lora --gpu rtx-4090
+refused TOKEN_MISSING "$finetree" recommend --model smollm2-135m-instruct --gpu rtx-4090
+refused TOKEN_MISSING "$finetree" jobs list
 refused 401 curl --silent --show-error --fail --cacert "$work/ca.pem" https://localhost:21080/trainer/v1/ListJobs
 refused "" curl --silent --show-error --fail http://localhost:21080/trainer/v1/ListJobs
 FINETREE_PROFILE="" refused TLS "$finetree" jobs list --trainer http://localhost:21053
@@ -215,7 +216,7 @@ say "a second up made nothing anew"
 token=$("${compose[@]}" run --rm -T tokens list --json 2>/dev/null |
   "$python" -c 'import json, sys; print(next(t["id"] for t in json.load(sys.stdin)["tokens"] if t["principal"] == "admin"))')
 "${compose[@]}" run --rm -T tokens revoke "$token" >/dev/null 2>&1
-refused UNAUTHENTICATED "$finetree" jobs list
+refused TOKEN_REVOKED "$finetree" jobs list
 say "a revoked token is refused by the next call"
 before=$SECONDS
 "${compose[@]}" --profile tools down --volumes >/dev/null 2>&1
