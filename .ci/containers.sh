@@ -165,7 +165,7 @@ import json
 import sys
 
 with open(sys.argv[1], "w", encoding="utf-8") as file:
-    for i in range(240):
+    for i in range(100):
         turns = [("user", f"What is {i} plus {i + 1}?"), ("assistant", f"{i} plus {i + 1} is {2 * i + 1}.")]
         file.write(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
 PYTHON
@@ -176,8 +176,10 @@ curl --silent --show-error --fail --cacert "$work/ca.pem" --header @- https://lo
 say "the console answers with the caller's token"
 
 before=$SECONDS
-"$finetree" train "$work/job.yaml" --detach --json >"$work/created" 2>"$work/created.err" || { cat "$work/created.err" >&2; fail "finetree train"; }
-job=$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["name"])' "$work/created")
+"$finetree" train "$work/job.yaml" --detach >"$work/created" 2>&1 || { cat "$work/created" >&2; fail "finetree train"; }
+job=$(sed -nE 's/^job (projects.*)$/\1/p' "$work/created")
+[ -n "$job" ] || { cat "$work/created" >&2; fail "finetree train names no job"; }
+say "the model is prepared and $job created after $((SECONDS - before)) s"
 "$finetree" jobs watch "$job" --json >"$work/events" 2>"$work/watch.err" &
 watch=$!
 count() { grep -c "$1" "$work/events" || true; }
