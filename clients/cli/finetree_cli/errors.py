@@ -264,6 +264,8 @@ def finding_remedy(message: str, code: str) -> str:
 def _remedy(error: "FinetreeError") -> str:
     if error.reason in _DATA_FINDINGS:
         return finding_remedy(error.message, error.reason)
+    if " TLS" in error.message or error.reason in ("ACCESS_UNAVAILABLE", "ISSUER_UNAVAILABLE"):
+        return ""  # the service is there, and the message says what to do
     known = _REMEDIES.get(error.reason) or _REMEDIES.get(error.code, "") or column_flags(error.message)
     # The service's own message names the command already.
     known = "" if known and known.split("`")[1:2] and known.split("`")[1] in error.message else known

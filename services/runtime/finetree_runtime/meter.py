@@ -31,6 +31,10 @@ class Counter(Protocol):
 class Histogram(Protocol):
     """Counts values by size."""
 
+    def begin(self, *labels: str) -> None:
+        """Show the values of the labels from 0 on: Prometheus sees no increase in a series that begins with 1."""
+        ...
+
     def observe(self, value: float, *labels: str) -> None:
         """Count a value under the values of the labels."""
         ...
@@ -81,6 +85,9 @@ class _Nothing:
         pass
 
     def add(self, *labels: str, by: float = 1.0) -> None:
+        pass
+
+    def begin(self, *labels: str) -> None:
         pass
 
     def observe(self, value: float, *labels: str) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import shutil
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import grpc
 import httpx2
 import pytest
 from finetree.testing import Script, Suite
+from finetree_cli.backends.certificates.folder import renew
 from finetree_console.server import protocol
 
 ADDRESSES = ("recommender_address", "estimator_address", "trainer_address")
@@ -273,18 +273,43 @@ def wait_for(condition):
         threading.Event().wait(0.02)
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
-def test_an_address_that_others_reach_speaks_tls_and_asks_for_the_token(suite, serve, tmp_path):
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command += ["-keyout", str(key), "-out", str(cert)]
-    subprocess.run(command, check=True, capture_output=True)
+def test_an_address_that_others_reach_speaks_tls_and_asks_for_the_token(suite, serve, authority_in, tmp_path):
+    folder = authority_in(tmp_path)
+    cert, key = folder / "server.pem", folder / "server.key"
     with serve(suite, host="0.0.0.0", tls_cert=cert, tls_key=key, token="swordfish") as address:
         url = f"https://127.0.0.1:{address.rpartition(':')[2]}{INFO}"
-        trusting = ssl.create_default_context(cafile=str(cert))
+        trusting = ssl.create_default_context(cafile=str(folder / "ca.pem"))
         with httpx2.Client(verify=trusting, timeout=60) as http:
             assert http.get(url).status_code == 401
             assert http.get(url, headers={"authorization": "Bearer swordfish"}).status_code == 200
         with pytest.raises(httpx2.TransportError):
             httpx2.get(url.replace("https", "http"), timeout=60)
+
+
+def test_a_new_certificate_is_taken_and_open_connections_stay(suite, serve, authority_in, tmp_path, caplog):
+    folder = authority_in(tmp_path / "tls")
+    cert, key = folder / "server.pem", folder / "server.key"
+    trusting = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    renewed = shutil.copytree(folder, tmp_path / "renewed")
+    renew(renewed, 30, None)
+    with serve(suite, tls_cert=cert, tls_key=key) as address, httpx2.Client(verify=trusting, timeout=60) as http:
+        url = f"https://{address}{INFO}"
+        assert http.get(url).status_code == 200
+        before = served(address, trusting)
+        (renewed / "server.pem").replace(cert)
+        wait_for(lambda: "tls_reload_failed" in caplog.text)
+        assert served(address, trusting) == before
+        (renewed / "server.key").replace(key)
+        wait_for(lambda: served(address, trusting) != before)
+        assert http.get(url).status_code == 200
+    assert caplog.text.count("tls_reload_failed") == 1
+
+
+def served(address, context):
+    """Certificate that a new connection gets."""
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), 60) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        return connection.getpeercert(binary_form=True)

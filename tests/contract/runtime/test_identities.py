@@ -47,6 +47,8 @@ class Issuer(http.server.ThreadingHTTPServer):
             "/jwks": {"keys": [public | {"kid": "one"}]},
         }
         self.redirects = {}
+        self.slow = None
+        """An event: each byte waits for it, a hundredth of a second at most."""
         self.asked = []
 
     def token(self, **changed: object) -> str:
@@ -66,7 +68,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         with contextlib.suppress(OSError):  # the other side has seen enough
-            self.wfile.write(body)
+            for byte in body if self.server.slow else ():
+                self.wfile.write(bytes((byte,)))
+                self.server.slow.wait(0.01)
+            self.wfile.write(b"" if self.server.slow else body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -207,6 +212,15 @@ async def test_redirects_of_an_issuer_are_not_followed(served, settings, issuer)
     async with served(settings) as client:
         assert (await refusal(info(client, issuer.token())))[1] == "ISSUER_UNAVAILABLE"
     assert "/elsewhere" not in issuer.asked
+
+
+async def test_an_answer_that_comes_byte_by_byte_is_given_up(served, settings, issuer, monkeypatch, capsys):
+    monkeypatch.setattr(fetch, "TOTAL_SECONDS", 0.1)
+    issuer.slow = threading.Event()
+    async with served(settings) as client:
+        assert (await refusal(info(client, issuer.token())))[1] == "ISSUER_UNAVAILABLE"
+    issuer.slow.set()
+    assert "took more than" in capsys.readouterr().err
 
 
 async def test_keys_at_another_place_are_named_by_the_operator(served, settings, issuer, access):

@@ -8,6 +8,7 @@ import urllib.request
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2
+from finetree_trainer.joblog.log import FencedError
 from trainer_harness import trainer
 
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
@@ -81,9 +82,12 @@ async def test_a_watcher_that_has_seen_all_is_measured_and_one_that_catches_up_i
         job = await one.train()
         await one.events(job.name)
         live = await read(port)
+        with pytest.raises(FencedError):
+            await one.application._log.change(job.uid, lambda *_: None, attempt=99)
         await one.events(job.name)
         again = await until(port, lambda page: page["finetree_watchers"][()] == 0)
     assert live["finetree_watch_lag_seconds_count"][()] > 0
+    assert again["finetree_fenced_writes_total"][()] == 1
     assert again["finetree_watch_lag_seconds_count"] == live["finetree_watch_lag_seconds_count"]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2, trainer_pb2
 from finetree_runtime.errors import DomainError
-from machine import DownError, Machine
+from machine import TOTAL_BYTES, DownError, Machine
 from worker_model import weights_after
 
 TERMINAL = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
@@ -132,6 +132,8 @@ class Client:
         violations, seen = self._machine.violations, self._machine.seen
         seen[f"a job ended {job_pb2.JobState.Name(job.state).removeprefix('JOB_STATE_').lower()}"] += 1
         seen["a job had several attempts"] += job.attempt > 1
+        seen["a job waited for memory"] += any(event.queue_changed.code == "MEMORY_IN_USE" for event in events)
+        seen["a job lost what it was promised"] += any(event.HasField("alert") for event in events)
         if self.cancelled and job.state == job_pb2.JOB_STATE_SUCCEEDED:
             seen["a job succeeded although a cancel was acknowledged"] += 1
         if not self.cancelled and job.state == job_pb2.JOB_STATE_CANCELLED:
@@ -178,7 +180,7 @@ async def break_things(machine: Machine, estimator: Callable[[], Any], seconds: 
         if machine.trainer is None:
             machine.start_trainer(estimator())
     machine.disk_full = machine.slow_network = machine.lossy_network = False
-    machine.skew = max(machine.skew, 0.0)
+    machine.skew, machine.others = max(machine.skew, 0.0), 0
     for worker in list(machine.workers.values()):
         if worker.process.frozen:
             loop.thaw(worker.process)
@@ -245,6 +247,13 @@ async def _move_clock(machine: Machine, estimator: Callable[[], Any]) -> None:
     machine.skew -= machine.chance.choice((1.0, 3600.0, 7200.0))
 
 
+async def _take_memory(machine: Machine, estimator: Callable[[], Any]) -> None:
+    """Another program takes a part of the memory or all of it, for a while."""
+    del estimator
+    machine.others = machine.chance.choice((TOTAL_BYTES // 3, TOTAL_BYTES // 2, TOTAL_BYTES))
+    machine.loop.call_later(machine.chance.uniform(1.0, 60.0), setattr, machine, "others", 0)
+
+
 FAULTS: tuple[Callable[[Machine, Callable[[], Any]], Any], ...] = (
     _kill_trainer,
     _kill_trainer_while_it_starts,
@@ -254,4 +263,5 @@ FAULTS: tuple[Callable[[Machine, Callable[[], Any]], Any], ...] = (
     _fill_disk,
     _trouble_network,
     _move_clock,
+    _take_memory,
 )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from finetree_api.trainer.v1 import event_log_pb2
+from finetree_runtime.meter import OFF
 from finetree_runtime.server import context as runtime_context
 from finetree_runtime.server.replies import SerializedReply
 from finetree_trainer import application as program
@@ -40,6 +41,7 @@ class SimulatedWriter(store_writer.Writer):
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
+        self.on_commit = lambda _seconds, _changes: None
         self._waiting: list[Any] = []
         self._due = False
 
@@ -132,6 +134,8 @@ class _Service:
     """What the trainer needs of `finetree_runtime.server.service.Service`."""
 
     version = "simulated"
+    meter = OFF
+    tracing = None
 
     def __init__(self, machine: "Machine") -> None:
         self._machine = machine
@@ -177,8 +181,8 @@ class _Context:
 
 
 _CUT = object()
-TOTAL_BYTES = 8 << 30
-"""Memory of the simulated machine."""
+TOTAL_BYTES, PROMISED_BYTES = 11 << 28, 1 << 30
+"""Memory of the simulated machine, and what the estimator of the tests says that a job needs: two have room at once."""
 
 
 class Connection:
@@ -445,6 +449,9 @@ class Machine:
         if same:
             self.violations.append(f"two living workers have job {worker.job}")
         busy = sum(1 for other in self.workers.values() if other.job and not other.ended)
+        if busy * PROMISED_BYTES > TOTAL_BYTES:
+            self.violations.append(f"{busy} workers are at work, to which more memory is promised than there is")
+        self.seen["three slots had work for two"] += self.slots == 3 and busy == 2
         if busy > self.slots:
             self.violations.append(f"{busy} workers are at work on {self.slots} slots")
 

@@ -76,7 +76,7 @@ def run(seed: int, bug: str = "") -> tuple[dict[str, Any], Counter[str]]:
 
 
 async def _world(loop: VirtualLoop, chance: random.Random, folder: Path) -> tuple[list[str], str, Counter[str]]:
-    slots = chance.choice((1, 1, 2))
+    slots = chance.choice((1, 2, 3))
     harness.folders(folder)
     options = harness.options_of(
         folder, {}, cpu_slots=slots, orphan_grace=60.0, checkpoint_grace=20.0, cancel_grace=5.0

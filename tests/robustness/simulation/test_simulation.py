@@ -22,6 +22,8 @@ ALWAYS = (
     "a job ended cancelled",
     "a job ended succeeded",
     "a job had several attempts",
+    "a job lost what it was promised",
+    "a job waited for memory",
     "a living worker was adopted",
     "a stream was cut",
     "a watcher came back",
@@ -35,6 +37,7 @@ ALWAYS = (
     "the disk was full",
     "the trainer was killed",
     "the trainer was killed while it started",
+    "three slots had work for two",
 )
 """What must have happened within every chunk: else its seeds prove less than they claim."""
 

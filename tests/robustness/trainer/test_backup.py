@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 from finetree_data.fail_points import VARIABLE
 from finetree_runtime.config.settings import SettingsError
@@ -219,8 +219,8 @@ async def test_a_killed_restore_is_no_data_folder_and_can_be_repeated(tmp_path, 
     assert error.value.reason == "DATA_DIR_UNFINISHED"
     result(*words)
     assert (new / "models/base/weights.bin").read_bytes() == (folder / "models/base/weights.bin").read_bytes()
-    async with trainer(tmp_path, data_dir=new) as talk:
-        assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
+    assert log_in(new / "trainer.db") == {}
+    assert not Layout(new).restoring.exists()
 
 
 def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, folder):

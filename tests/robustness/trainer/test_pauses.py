@@ -41,13 +41,16 @@ def adapter(tmp_path, name):
 
 async def test_a_run_paused_over_a_restart_ends_in_the_weights_of_one_that_never_was(tmp_path):
     write_model(tmp_path / "models" / "real")
-    settings = {"worker_command": (), "checkpoint_grace": 120.0, "exit_grace": 20.0}
+    # Beside each other in two slots first, then one of them alone: neighbours change nothing either.
+    settings = {"worker_command": (), "checkpoint_grace": 120.0, "exit_grace": 20.0, "cpu_slots": 2, "cpu_threads": 1}
     async with trainer(tmp_path, **settings) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
-        straight, paused = [await train(talk, dataset) for _ in range(2)]
-        assert_whole(await talk.events(straight, 120))
+        paused, straight = [await train(talk, dataset) for _ in range(2)]
+        await talk.until(straight, lambda event: event.state_changed.current == job_pb2.JOB_STATE_PREPARING, 120)
+        assert (await talk.job(paused)).state in {job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_RUNNING}
         await talk.until(paused, lambda event: event.step_metrics.step >= 2, 120)
         await talk.pause(paused)
+        assert_whole(await talk.events(straight, 120))
         await talk.until(paused, lambda event: event.state_changed.current == job_pb2.JOB_STATE_PAUSED, 120)
     async with trainer(tmp_path, **settings) as talk:
         assert (await talk.job(paused)).state == job_pb2.JOB_STATE_PAUSED

@@ -104,3 +104,11 @@ def test_a_plan_that_differs_lists_each_difference():
     failure = of_service_error(error)
     assert failure.details == (f"{field}: now JSONL",)
     assert "data check" not in failure.remedy
+
+
+def test_a_service_that_is_there_need_not_be_started():
+    for message, reason in (
+        ("the TLS certificate of 127.0.0.1:1 has expired; whoever runs it has to renew it", "SERVICE_UNREACHABLE"),
+        ("this server cannot reach the issuer of the token", "ISSUER_UNAVAILABLE"),
+    ):
+        assert of_service_error(sdk.Unavailable(message, reason=reason)).remedy == ""

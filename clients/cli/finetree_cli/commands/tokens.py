@@ -137,7 +137,7 @@ def revoke(settings: Settings, token_id: str, access_dir: Path) -> None:
 @tokens.command(
     examples=(
         "finetree tokens grant oidc-group ml-search --project search --role train --access-dir /etc/finetree/access",
-        "finetree tokens grant certificate CN=trainer --operator --access-dir /etc/finetree/access",
+        "finetree tokens grant certificate trainer --operator --access-dir /etc/finetree/access",
     )
 )
 @click.argument("kind", type=click.Choice(KINDS))

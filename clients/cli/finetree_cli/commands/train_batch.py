@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 LABEL = "finetree.batch"
 """Label that the jobs of one batch share, by which they are followed, and found another day."""
-FOLLOWED = ("state_changed", "phase_progress", "step_metrics", "eval_metrics", "alert", "artifact_ready", "terminal")
+FOLLOWED = (
+    *("state_changed", "queue_changed", "phase_progress", "step_metrics", "eval_metrics", "alert", "artifact_ready"),
+    "terminal",
+)
 INTERVAL_SECONDS = 0.5
 """Least time between two batches of events: a person reads no faster."""
 

@@ -32,7 +32,7 @@ def judged(found: list[dict[str, Any]], now: datetime) -> Iterator[Finding]:
         yield Finding(SUBJECT, "newest", Level.PROBLEM, "there is no backup", "finetree backup create makes one")
         return
     age = now - datetime.fromisoformat(whole[-1]["time"])
-    text = f"{len(whole)} backups, the newest {units.duration(age.total_seconds())} old"
+    text = f"the newest of {len(whole)} is {units.duration(age.total_seconds())} old"
     if age > OLD:
         yield Finding(SUBJECT, "newest", Level.WARNING, text, "look why finetree backup create did not run")
     else:

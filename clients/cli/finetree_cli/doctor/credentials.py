@@ -111,7 +111,7 @@ def _access(file: Path) -> Finding:
         json.loads(file.read_bytes())
     except FileNotFoundError:
         text = "there is no access file: services that are given this folder take no call"
-        return Finding(SUBJECT, "access file", Level.PROBLEM, text, "make a first token")
+        return Finding(SUBJECT, "access file", Level.PROBLEM, text, "finetree tokens create NAME --access-dir makes it")
     except OSError as error:
         return Finding(
             SUBJECT, "access file", Level.PROBLEM, f"it cannot be read: {error.strerror}", "look at its owner"

@@ -2,6 +2,7 @@
 """The services that a client would call: whether they answer, are ready, and are of this release."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -30,12 +31,13 @@ def check(installation: Installation) -> Iterator[Finding]:
 
 
 def _asked(client: "Client", name: str, address: str, default: bool, timeout: float) -> Finding:
-    from finetree import FinetreeError, Unavailable
+    from finetree import FinetreeError, PermissionDenied, Unavailable
 
     try:
         found = client.server_info(name, timeout=timeout)  # type: ignore[arg-type]  # one of NAMES
         if name == "trainer":
-            client.capacity(timeout=timeout)
+            with suppress(PermissionDenied):  # a token that may ask for estimates alone
+                client.capacity(timeout=timeout)
     except Unavailable as error:
         text = f"{address} does not answer ({error.reason or error.message})"
         if default:

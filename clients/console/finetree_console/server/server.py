@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 from starlette.applications import Starlette
 
+from finetree_console.server.certificates import CHECK_SECONDS, Certificates
 from finetree_console.server.protocol import BoundedProtocol
 from finetree_console.settings import Settings
 
@@ -47,14 +48,21 @@ class Server(uvicorn.Server):
                 limit_concurrency=MAX_CONNECTIONS,
                 ssl_certfile=settings.tls_cert,
                 ssl_keyfile=settings.tls_key,
+                timeout_notify=CHECK_SECONDS,
+                callback_notify=self._refresh_certificates,
             )
         )
         self._app = app
+        self._settings = settings
+        self._certificates: Certificates | None = None
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to listen."""
         await super().startup(sockets)
+        context, cert, key = self.config.ssl, self._settings.tls_cert, self._settings.tls_key
+        if context is not None and cert is not None and key is not None:
+            self._certificates = Certificates(context, cert, key)
         if self._on_ready is not None:
             self._on_ready()
 
@@ -62,6 +70,10 @@ class Server(uvicorn.Server):
         """Stop to listen, tell streams to end, and wait for running requests."""
         self._app.state.draining.set()
         await super().shutdown(sockets)
+
+    async def _refresh_certificates(self) -> None:
+        if self._certificates is not None:
+            await self._certificates.refresh()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signature of uvicorn
         """Stop at the first signal; end at once at the second."""

@@ -23,7 +23,8 @@ class TLS:
     """Encryption. Each field is PEM bytes or a path to them.
 
     `ca` are the authorities to trust (None: the system's), `certificate` and `key` this client's own (mutual TLS),
-    `server_name` the name that the server's certificate must carry, when it is not the address's.
+    `server_name` the name that the server's certificate must carry, when it is not the address's. Files that change
+    are used from the next call on; streams that are open go on.
     """
 
     ca: bytes | Path | None = None

@@ -4,8 +4,6 @@
 from datetime import UTC, datetime
 
 import pytest
-from click.testing import CliRunner
-from finetree_cli.app import cli
 from finetree_cli.doctor.backups import judged
 from finetree_cli.doctor.finding import Level
 
@@ -26,8 +24,3 @@ DAMAGED = {"id": "c", "error": "the manifest of backup c is damaged"}
 )
 def test_backups_are_judged_by_the_newest_whole_one(found, levels):
     assert [each.level for each in judged(found, NOW)] == levels
-
-
-def test_a_folder_without_backups_is_a_problem(tmp_path):
-    done = CliRunner().invoke(cli, ["doctor", "--only", "backups", "--backups", str(tmp_path)])
-    assert "problem  backups check: the folder keeps no backups" in done.output

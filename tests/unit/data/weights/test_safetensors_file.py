@@ -23,6 +23,13 @@ def entry(**changes: object) -> bytes:
     return len(text).to_bytes(8, "little") + text + b"1234"
 
 
+def two(*offsets: list[int]) -> bytes:
+    text = json.dumps(
+        {name: {"dtype": "F32", "shape": [1], "data_offsets": at} for name, at in zip("ab", offsets, strict=True)}
+    )
+    return len(text).to_bytes(8, "little") + text.encode() + bytes(8)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -42,6 +49,11 @@ def entry(**changes: object) -> bytes:
         entry(data_offsets=[0]),
         entry(data_offsets=[0, 2**70]),
         entry(data_offsets=None),
+        # A header of 100 GB, tensors that share numbers, and a hole between two.
+        (100 << 30).to_bytes(8, "little") + WHOLE[8:],
+        two([0, 8], [4, 8]),
+        two([0, 8], [0, 8]),
+        two([0, 2], [4, 8]),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, content):

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a backup holds: what the database names, and nothing else."""
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing
 
 import pytest
 from finetree_runtime.config.settings import SettingsError
+from finetree_trainer.backup import create as module
 from finetree_trainer.backup.contents import Contents
 from finetree_trainer.backup.create import Sources, create
 from finetree_trainer.backup.database_copy import View
@@ -59,8 +61,6 @@ def test_the_second_one_writes_what_is_new_alone(data):
 
 def test_what_is_removed_between_the_database_and_the_files_is_in_no_backup(data, monkeypatch):
     """Retention removes the row first and the folder then: the second view does not name it any more."""
-    from finetree_trainer.backup import create as module
-
     listed = module.contents_of
 
     def removed(layout: Layout, view: View, *, with_models: bool) -> Contents:
@@ -106,13 +106,37 @@ def test_a_damaged_database_is_not_taken(data):
     assert data.repository.ids() == []
 
 
-def test_a_link_that_leaves_the_folder_is_named_and_not_followed(data, tmp_path):
-    secret = tmp_path / "secret"
-    secret.write_text("secret")
+def test_links_are_named_and_not_followed(data, tmp_path):
+    """A worker may write in its job's folder: a link there must not bring another project's file into it."""
+    secret = data.write("datasets/another.jsonl", b"secret")
     (data.root / "models/linked.json").symlink_to(secret)
+    (data.root / "models/alias.json").symlink_to(data.root / "models/hub/acme/c1/config.json")
+    (data.root / "jobs/runs/attempts/1/stolen.log").symlink_to(secret)
+    (data.root / "jobs/runs/attempts/1/artifacts").symlink_to(data.root / "datasets")
+    (data.root / "jobs/ended/checkpoints").symlink_to(data.root / "datasets")
+    os.mkfifo(data.root / "jobs/runs/attempts/1/pipe")
     found = create(data.repository, data.sources).manifest
-    assert found.missing == ("models/linked.json (a link that leaves the folder)",)
-    assert paths(found) == EXPECTED
+    assert paths(found) == EXPECTED | {"trainer/models/alias.json"}
+    assert found.missing == (
+        "jobs/ended/checkpoints (a link)",
+        "jobs/runs/attempts/1/stolen.log (a link)",
+        "models/linked.json (a link)",
+    )
+
+
+def test_a_file_that_becomes_a_link_once_it_is_listed_is_not_followed(data, monkeypatch):
+    secret = data.write("datasets/another.jsonl", b"secret")
+    log, listed = data.root / "jobs/runs/attempts/1/job.log", module.contents_of
+
+    def replaced(layout: Layout, view: View, *, with_models: bool) -> Contents:
+        found = listed(layout, view, with_models=with_models)
+        log.unlink()
+        log.symlink_to(secret)
+        return found
+
+    monkeypatch.setattr(module, "contents_of", replaced)
+    found = create(data.repository, data.sources).manifest
+    assert "trainer/jobs/runs/attempts/1/job.log" not in paths(found)
 
 
 def test_a_folder_of_finetree_up_has_both_services(data, tmp_path):
@@ -123,3 +147,13 @@ def test_a_folder_of_finetree_up_has_both_services(data, tmp_path):
     found = Sources.of(suite)
     assert (found.trainer, found.estimator, found.layout) == (suite / "trainer", suite / "estimator", SUITE)
     assert create(data.repository, found).manifest.parts == ("trainer",)
+
+
+def test_what_stays_as_it_is_costs_one_more_look_at_the_database(data, monkeypatch):
+    """An attempt's folder is made before the attempt is in the log, and may be left by one that never began."""
+    data.write("jobs/runs/attempts/2/job.log", b"never begun")
+    looks, copy = [], module.database_copy.copy_database
+    monkeypatch.setattr(module.database_copy, "copy_database", lambda *given: looks.append(1) or copy(*given))
+    found = create(data.repository, data.sources).manifest
+    assert len(looks) == 2
+    assert paths(found) == EXPECTED

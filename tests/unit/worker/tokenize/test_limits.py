@@ -4,16 +4,19 @@
 import copy
 import resource
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from finetree_worker.errors import DataError
+from finetree_worker.errors import DataError, PlanError
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenize import limits
 from finetree_worker.tokenize.cache import TableInput, tokenized
+from finetree_worker.tokenize.chat_template import ChatTemplate
 from finetree_worker.tokenize.rows import RowSource
 from finetree_worker.tokenize.tokenizer import RowTokenizer
 
@@ -81,3 +84,32 @@ def test_every_block_has_the_limits_anew(monkeypatch: pytest.MonkeyPatch) -> Non
             sum(range(3_000_000))
             assert 90 < signal.getitimer(signal.ITIMER_PROF)[0] <= 100
             assert held.first_row == row
+
+
+@pytest.mark.parametrize(("attack", "said"), [(LOOPS, "0.5 s of processor time"), (GROWS, "2 GiB of memory")])
+def test_a_single_conversation_is_limited_too_as_when_a_served_model_is_asked(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, *, attack: str, said: str
+) -> None:
+    monkeypatch.setattr(limits, "CALL_SECONDS", 0.5 if attack is LOOPS else 30.0)
+    hostile = copy.deepcopy(tokenizer)
+    hostile.chat_template = attack + tokenizer.chat_template
+    kinds = (resource.RLIMIT_DATA, resource.RLIMIT_CPU)
+    before = [resource.getrlimit(kind) for kind in kinds]
+    with pytest.raises(PlanError, match=f"Rendering these messages took more than {said}") as error:
+        ChatTemplate(hostile).render([{"role": "user", "content": "a"}], None, prompt=True, plain=True)
+    assert error.value.reason == "TOKENIZATION_LIMIT"
+    assert [resource.getrlimit(kind) for kind in kinds] == before
+    assert not limits.held()
+
+
+def test_what_never_comes_back_to_python_is_ended_by_the_kernel() -> None:
+    program = (
+        "import collections, itertools\n"
+        "from finetree_worker.tokenize import limits\n"
+        "limits.BLOCK_SECONDS, limits.GRACE_SECONDS = 0.25, 0.0\n"
+        "with limits.limited() as held:\n"
+        "    held.begin(1)\n"
+        "    collections.deque(itertools.repeat(0), maxlen=0)\n"
+    )
+    child = subprocess.run((sys.executable, "-c", program), check=False, capture_output=True, timeout=120)
+    assert child.returncode == -signal.SIGXCPU

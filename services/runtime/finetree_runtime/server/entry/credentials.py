@@ -42,9 +42,9 @@ def grant_missing(principal: str, lines: Sequence[tuple[str, str]]) -> Permissio
     The names are the caller's own, which its token or certificate carries.
     """
     kind, name = lines[0]
-    others = f", or to one of its groups ({', '.join(group for _, group in lines[1:6])})" if lines[1:] else ""
+    others = f" (or for its group {', '.join(group for _, group in lines[1:6])})" if lines[1:] else ""
     text = (
-        f"{principal} is known and was granted nothing: whoever runs this service grants a role to it by "
-        f"`finetree tokens grant {kind} {name}`{others}"
+        f"{principal} is known and was granted nothing: whoever runs this service writes it a line with "
+        f"`finetree tokens grant {kind} {name} --project … --role …`{others}"
     )
     return PermissionDenied("GRANT_MISSING", text, metadata={"kind": kind, "name": name})

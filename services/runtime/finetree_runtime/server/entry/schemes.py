@@ -21,6 +21,8 @@ class OidcScheme:
     """Recognises JSON Web Tokens of one issuer, for one audience."""
 
     def __init__(self, access: AccessFile, keys: IssuerKeys, *, issuer: str, audience: str, groups_claim: str) -> None:
+        import jwt  # noqa: F401  # a tenth of a second, which no call is to wait for
+
         self._access, self._keys = access, keys
         self._issuer, self._audience, self._groups_claim = issuer, audience, groups_claim
 

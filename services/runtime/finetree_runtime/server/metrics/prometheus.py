@@ -132,5 +132,9 @@ class _Histogram:
     def __init__(self, histogram: Any, *, named: bool) -> None:
         self._histogram, self._named = histogram, named
 
+    def begin(self, *labels: str) -> None:
+        if self._named:
+            self._histogram.labels(*labels)
+
     def observe(self, value: float, *labels: str) -> None:
         (self._histogram.labels(*labels) if self._named else self._histogram).observe(value)

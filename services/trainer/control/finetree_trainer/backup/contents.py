@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which files of the trainer's folder belong to a backup: those that its database names, in the order of reading.
 
+Links are named and not followed, but those of base models among themselves: a worker writes into its job's folder, and
+a link there would bring what it must not read into the folder as a file of its own.
+
 A job's folder is read as a crash would leave it. Checkpoints come before the journal: its worker writes a checkpoint
 first and the event that tells of it then, so that the journal knows every checkpoint that was read.
 """
@@ -29,13 +32,13 @@ class Found:
 class Contents:
     """Files and folders of a backup, and what the database names and the disk has not.
 
-    `newer` is set where an attempt that the view does not know has begun already: the view is too old for its job.
+    `newer` has attempts that the view does not know: it is too old for their jobs, or they have never begun.
     """
 
     files: list[Found] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    newer: bool = False
+    newer: list[str] = field(default_factory=list)
 
 
 def contents_of(layout: Layout, view: View, *, with_models: bool) -> Contents:
@@ -58,14 +61,15 @@ def contents_of(layout: Layout, view: View, *, with_models: bool) -> Contents:
 
 def _job(found: Contents, layout: Layout, uid: str, newest: int) -> None:
     folder = layout.job(uid)
-    if newest and not folder.is_dir():
+    if folder.is_symlink() or (newest and not folder.is_dir()):
         found.missing.append(_name(layout, folder))
         return
     _walk(found, layout, layout.checkpoints(uid), drafts=False)
     attempts = folder / "attempts"
-    for attempt in sorted(_entries(attempts), key=lambda path: path.name):
+    for attempt in () if attempts.is_symlink() else _entries(attempts):
         if not attempt.name.isdecimal() or int(attempt.name) > newest:
-            found.newer = found.newer or attempt.name.isdecimal()
+            if attempt.name.isdecimal():
+                found.newer.append(_name(layout, attempt))
             continue
         _walk(found, layout, attempt, drafts=False, last=journal.FILE_NAME)
     for other in _entries(folder):
@@ -82,6 +86,9 @@ def _walk(found: Contents, layout: Layout, folder: Path, *, drafts: bool, last: 
     A draft stands beside the folders that it will be one of; below those, a dot is a part of a name.
     """
     behind: list[Path] = []
+    if folder.is_symlink():
+        found.missing.append(f"{_name(layout, folder)} (a link)")
+        return
     for place, folders, names in os.walk(folder):
         here = Path(place)
         skipped = "." if drafts or here.name in ("checkpoints", "artifacts") else "/"
@@ -97,9 +104,14 @@ def _walk(found: Contents, layout: Layout, folder: Path, *, drafts: bool, last: 
 
 
 def _take(found: Contents, layout: Layout, place: Path, *, limit: int | None = None) -> None:
-    """Take a regular file; of a link what it leads to, if that is inside of the folder."""
-    if place.is_symlink() and not place.resolve().is_relative_to(layout.root.resolve()):
-        found.missing.append(f"{_name(layout, place)} (a link that leaves the folder)")
+    """Take a regular file, and of a link between base models the file that it leads to."""
+    if place.is_symlink():
+        models = layout.models.resolve()
+        leads_to = place.resolve()
+        if place.is_relative_to(layout.models) and leads_to.is_relative_to(models) and leads_to.is_file():
+            found.files.append(Found(_name(layout, place), leads_to))
+        else:
+            found.missing.append(f"{_name(layout, place)} (a link)")
     elif place.is_file():
         found.files.append(Found(_name(layout, place), place, limit))
     elif not os.path.lexists(place):

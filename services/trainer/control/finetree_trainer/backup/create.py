@@ -6,6 +6,7 @@ which is gone by then is one that a later view of the database does not name: th
 is new since. A folder of a service is only read.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from finetree_trainer.layout import Layout
 
 ROUNDS = 5
 """How often the database is read before what it names and the disk has not is taken for lost, not for just removed."""
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""How a file is opened: it may have become a link or a pipe since it was listed."""
 OBSERVATIONS = "observations.db"
 """The estimator's database, in its folder."""
 TRAINER, ESTIMATOR = "trainer", "estimator"
@@ -85,9 +88,14 @@ class _Taken:
     gone: list[str]
 
     @property
+    def lacking(self) -> set[str]:
+        """Paths that the view names and the disk has not."""
+        return {*self.gone, *self.contents.missing}
+
+    @property
     def settled(self) -> bool:
         """Whether the disk had everything that the view names, and the view is no older than a job's attempt."""
-        return not (self.gone or self.contents.missing or self.contents.newer)
+        return not (self.lacking or self.contents.newer)
 
 
 @dataclass(slots=True)
@@ -106,9 +114,12 @@ class _Work:
         layout = Layout(self.sources.trainer)
         taken = self._taken(layout)
         for _ in range(ROUNDS - 1):
-            if taken.settled:
+            before = taken
+            if before.settled:
                 break
             taken = self._taken(layout)
+            if taken.lacking == before.lacking and taken.contents.newer == before.contents.newer:
+                break  # the trainer lacks it too
         view, contents, files = taken.view, taken.contents, [*taken.files, taken.database]
         folders = [
             Folder(f"{TRAINER}/{path.relative_to(layout.root).as_posix()}", path.stat().st_mtime_ns)
@@ -131,7 +142,7 @@ class _Work:
             live=view.live,
             files=tuple(files),
             folders=tuple(folders),
-            missing=tuple(sorted({*contents.missing, *taken.gone})),
+            missing=tuple(sorted(taken.lacking)),
         )
 
     def _taken(self, layout: Layout) -> "_Taken":
@@ -174,9 +185,11 @@ class _Work:
         for found in contents.files:
             path = f"{TRAINER}/{found.path}"
             try:
-                with found.place.open("rb") as stream:
+                with open(os.open(found.place, _READ), "rb") as stream:  # noqa: PTH123 - of a descriptor
                     file = self._kept(path, stream, found.limit)
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):
+                    raise
                 gone.append(found.path)
                 continue
             if found.limit is not None and file.size < found.limit:

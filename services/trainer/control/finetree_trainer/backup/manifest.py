@@ -115,4 +115,4 @@ def _canonical(content: dict[str, Any]) -> bytes:
 
 
 def _damaged(name: str) -> SettingsError:
-    return SettingsError("BACKUP_DAMAGED", f"the manifest of backup {name} is damaged; take another backup")
+    return SettingsError("BACKUP_DAMAGED", f"the manifest of backup {name} is damaged; restore another backup")

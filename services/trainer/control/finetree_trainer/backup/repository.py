@@ -153,7 +153,7 @@ class Repository:
         for digest in file.pieces:
             content = self._read_piece(digest)
             if content is None:
-                text = f"piece {digest} of {file.path} is damaged or missing; take another backup"
+                text = f"piece {digest} of {file.path} is damaged or missing; restore another backup"
                 raise SettingsError("BACKUP_DAMAGED", text)
             yield content
 

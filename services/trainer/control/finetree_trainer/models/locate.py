@@ -2,6 +2,8 @@
 """Base models of specs: the folder of each one, and where a PREPARE job can get it."""
 
 import difflib
+import itertools
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +12,14 @@ from typing import Any
 
 from finetree_api.trainer.v1 import artifact_pb2, job_pb2
 from finetree_api.types.v1 import model_pb2
-from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
+from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied
 
 from finetree_trainer.models import hub
 from finetree_trainer.models.json_file import json_object
 from finetree_trainer.paths import inside
 
+MAX_ENTRIES = 10_000
+"""Most entries of a model's folder; the largest models have some hundred files."""
 _RELOCATED = "job.model"
 """Field path in errors about the model of a job that exists: no request names it."""
 _POSITIONS = ("max_position_embeddings", "n_positions")
@@ -118,7 +122,36 @@ class Models:
             raise NotFound(
                 "MODEL_NOT_FOUND", f"{field_path}.path: {path[:80]!r} is not a model folder (no config.json)."
             )
+        _require_own_files(folder, self.roots, field_path=f"{field_path}.path")
         return BaseModel(folder.name, folder, hub_id_in(folder / "config.json"))
+
+
+def _require_own_files(folder: Path, roots: tuple[str, ...], *, field_path: str) -> None:
+    """Refuse a folder whose files are not files, or lie outside of the roots: a link in it could name any file.
+
+    Raises PermissionDenied PATH_OUTSIDE_ROOTS, InvalidArgument MODEL_UNREADABLE.
+    """
+    with os.scandir(folder) as entries:
+        found = sorted(itertools.islice(entries, MAX_ENTRIES + 1), key=lambda entry: entry.name)
+    if len(found) > MAX_ENTRIES:
+        text = f"{field_path}: the model's folder has more than {MAX_ENTRIES} entries; keep the model alone in it."
+        raise InvalidArgument("MODEL_UNREADABLE", text, violations=[(field_path, text, "MODEL_UNREADABLE")])
+    for entry in found:
+        if entry.is_symlink() and not _is_under(roots, Path(entry.path)):
+            # Without where it leads: that may be what somebody wants to find out.
+            text = f"{field_path}: {entry.name[:80]!r} in the model's folder is a link out of the configured roots."
+            raise PermissionDenied("PATH_OUTSIDE_ROOTS", text, metadata={"field": field_path})
+        if not (entry.is_file() or entry.is_dir()):
+            text = f"{field_path}: {entry.name[:80]!r} in the model's folder is neither a file nor a folder; remove it."
+            raise InvalidArgument("MODEL_UNREADABLE", text, violations=[(field_path, text, "MODEL_UNREADABLE")])
+
+
+def _is_under(roots: tuple[str, ...], link: Path) -> bool:
+    try:
+        target = link.resolve()
+    except (OSError, RuntimeError):  # a loop
+        return False
+    return any(target.is_relative_to(Path(root).expanduser().resolve()) for root in roots)
 
 
 def model_of(record: job_pb2.Job) -> model_pb2.ModelSource:

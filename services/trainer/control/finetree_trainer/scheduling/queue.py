@@ -87,6 +87,8 @@ class JobQueue:
         slots += [Slot(device.node, CPU, PREPARING) for device in self._devices if device.id == CPU]
         self._holders: dict[Slot, Holder | None] = dict.fromkeys(slots)
         self._demands: dict[str, Demand] = {}
+        self._ended: set[str] = set()
+        """Jobs that have ended and hold a slot still."""
         self._waiting: dict[str, _Waiting] = {}
         self._positions = Positions()
         self._wake = asyncio.Event()
@@ -116,7 +118,9 @@ class JobQueue:
         if row.record:
             self._demands[row.uid] = demand_of(job_pb2.Job.FromString(row.record), self._devices)
         if row.state in states.TERMINAL:
-            self._demands.pop(row.uid, None)
+            # What its process was promised is its until it is dead.
+            self._ended.add(row.uid)
+            self._forget(row.uid)
         if row.state not in states.WAITING:
             if self._waiting.pop(row.uid, None) is not None:
                 self._positions.clear()
@@ -165,6 +169,14 @@ class JobQueue:
             holder = self._holders.get(slot)
             if holder is not None and holder.uid == uid:
                 self._holders[slot] = None
+        self._forget(uid)
+
+    def _forget(self, uid: str) -> None:
+        """Drop what is known of a job that has ended and holds no slot any more."""
+        held = any(holder is not None and holder.uid == uid for holder in self._holders.values())
+        if uid in self._ended and not held:
+            self._ended.discard(uid)
+            self._demands.pop(uid, None)
 
     def holders(self) -> Mapping[Slot, Holder | None]:
         """Every slot, with the job that holds it."""

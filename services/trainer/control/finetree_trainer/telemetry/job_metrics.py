@@ -4,6 +4,7 @@
 from typing import Any
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.types.v1 import run_spec_pb2
 from finetree_runtime.meter import Meter, Values
 
 from finetree_trainer.joblog import states
@@ -32,6 +33,7 @@ OUTCOMES = ("succeeded", "failed", "cancelled", "paused", "lost", "interrupted",
 """What becomes of an attempt."""
 
 _TASKS = tuple(task_name(task) for task in job_pb2.TaskKind.values() if task)
+_METHODS = tuple(field.name for field in run_spec_pb2.RunSpec.DESCRIPTOR.oneofs_by_name["method"].fields)
 _CATEGORIES = tuple(
     job_pb2.FailureCategory.Name(category).removeprefix("FAILURE_CATEGORY_").lower()
     for category in job_pb2.FailureCategory.values()
@@ -88,7 +90,11 @@ class JobMetrics:
             read=lambda: {(): float(log.fenced_writes)},
         )
         # From 0 on: Prometheus sees no increase in a series that begins with 1.
+        for method in _METHODS:
+            self._time_ratio.begin(method)
+            self._memory_ratio.begin(method)
         for task in _TASKS:
+            self._waits.begin(task)
             for outcome in OUTCOMES:
                 self._attempts.add(task, outcome, by=0)
             for state, category in _ENDS:

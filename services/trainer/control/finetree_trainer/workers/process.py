@@ -249,11 +249,19 @@ class Process:
             os.close(descriptor)
 
 
+_SIGNS = {
+    "SIGKILL": " (often a sign of too little memory)",
+    "SIGXCPU": " (the model's chat template or tokenizer did not come to an end)",
+    "SIGSYS": " (it made a system call that its confinement forbids)",
+}
+"""What ends by some signals are signs of."""
+
+
 def _exit_text(code: int) -> str:
     if code >= 0:
         return f"it exited with status {code}"
     name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else f"signal {-code}"
-    return f"it was ended by {name}" + (" (often a sign of too little memory)" if name == "SIGKILL" else "")
+    return f"it was ended by {name}{_SIGNS.get(name, '')}"
 
 
 def _start_ticks(pid: int) -> int:

@@ -40,17 +40,23 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     if not isinstance(header, dict):
         raise _damaged(file)
     header.pop(_METADATA, None)
-    tensors, end = {}, 0
+    tensors, places = {}, []
     for name, entry in header.items():
-        tensor, last = _tensor(file, entry)
-        tensors[name], end = tensor, max(end, last)
+        tensors[name], place = _tensor(file, entry)
+        places.append(place)
+    end = 0
+    for begin, last in sorted(places):
+        # The format has neither holes nor tensors that share numbers: one file would be many times its size in memory.
+        if begin != end:
+            raise _damaged(file)
+        end = last
     if 8 + length + end != size:
         raise WeightsError(f"has a file {file.name!r} that is cut off or has bytes after its tensors", remedy=_FETCH)
     return tensors
 
 
-def _tensor(file: Path, entry: Any) -> tuple[StoredTensor, int]:
-    """Return a tensor of the header, and where its numbers end."""
+def _tensor(file: Path, entry: Any) -> tuple[StoredTensor, tuple[int, int]]:
+    """Return a tensor of the header, and where its numbers begin and end."""
     try:
         shape = tuple(entry["shape"])
         begin, end = entry["data_offsets"]
@@ -59,7 +65,7 @@ def _tensor(file: Path, entry: Any) -> tuple[StoredTensor, int]:
         raise _damaged(file) from error
     if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)) or begin > end:
         raise _damaged(file)
-    return StoredTensor(dtype, shape), end
+    return StoredTensor(dtype, shape), (begin, end)
 
 
 def _damaged(file: Path) -> WeightsError:

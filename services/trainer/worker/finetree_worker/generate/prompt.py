@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.errors import PlanError
 from finetree_worker.tokenize.chat_template import ChatTemplate
+from finetree_worker.tokenize.limits import limited_call
 from finetree_worker.tokenize.tokenizer import leading_bos
 from finetree_worker.tokenize.tool_calls import TEMPLATE_ERRORS
 
@@ -40,10 +41,11 @@ class Prompts:
         """Return the tokens of a request's input, at least one.
 
         Raises PlanError: NO_CHAT_TEMPLATE and TEMPLATE_REFUSED_ROW for a conversation, INVALID_REQUEST for an empty
-        prompt.
+        prompt, TOKENIZATION_LIMIT.
         """
         talk = request.WhichOneof("input") == "conversation"
-        ids = self._ids(self._rendered(request.conversation) if talk else request.prompt)
+        with limited_call("Rendering and tokenizing this prompt"):
+            ids = self._ids(self._rendered(request.conversation) if talk else request.prompt)
         if self._bos is not None and ids[:1] != [self._bos]:
             ids = [self._bos, *ids]
         if not ids:

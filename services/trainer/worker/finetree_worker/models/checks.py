@@ -13,7 +13,7 @@ from finetree_worker.errors import ModelError, PlanError
 
 INDEX = "model.safetensors.index.json"
 """Name of the index that names the file of each tensor of a sharded model."""
-PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 """Suffixes of weights that are Python pickles: reading one runs the code in it."""
 _WEIGHTS = frozenset({"F64", "F32", "F16", "BF16"})
 """Number formats of weights that can be trained, in safetensors' names."""

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from finetree_worker.errors import DataError
+from finetree_worker.tokenize.limits import held, limited_call
 from finetree_worker.tokenize.rows import Message, Row
 from finetree_worker.tokenize.tool_calls import TEMPLATE_ERRORS, knows_tools
 
@@ -75,8 +76,14 @@ class ChatTemplate:
     def render(self, turns: list[dict[str, Any]], tools: list[Any] | None, *, prompt: bool, plain: bool) -> str:
         """Render turns like `apply_chat_template`; `plain` says that turns and tools are (`is_plain`).
 
-        Raises the template's errors (TEMPLATE_ERRORS).
+        Raises the template's errors (TEMPLATE_ERRORS), and PlanError TOKENIZATION_LIMIT where no limits hold yet.
         """
+        if held():  # as for all rows of a file
+            return self._rendered(turns, tools, prompt=prompt, plain=plain)
+        with limited_call("Rendering these messages"):
+            return self._rendered(turns, tools, prompt=prompt, plain=plain)
+
+    def _rendered(self, turns: list[dict[str, Any]], tools: list[Any] | None, *, prompt: bool, plain: bool) -> str:
         if not (plain and turns and self._direct):
             found = self.tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompt)
             return str(found)

@@ -14,6 +14,7 @@ from finetree_data.remarks import Remark
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from finetree_worker.tokenize.limits import limited_call
 from finetree_worker.tokenize.rows import Message, Row
 
 WRITTEN_AS_TEXT = Remark(
@@ -52,8 +53,9 @@ def knows_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
     schema = {"name": _PROBE, "description": "d", "parameters": {"type": "object", "properties": {}}}
     tools: list[Any] = [{"type": "function", "function": schema}]
     try:
-        offered = str(tokenizer.apply_chat_template(turns[:1], tools=tools, tokenize=False))
-        called = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        with limited_call("Rendering a call of a function"):
+            offered = str(tokenizer.apply_chat_template(turns[:1], tools=tools, tokenize=False))
+            called = str(tokenizer.apply_chat_template(turns, tokenize=False))
     except TEMPLATE_ERRORS:
         return False
     return _PROBE in offered and _PROBE in called
