@@ -44,6 +44,7 @@ COMMANDS: dict[str, str] = {
     "prices": "finetree_cli.commands.prices:prices",
     "capacity": "finetree_cli.commands.capacity:capacity",
     "storage": "finetree_cli.commands.storage:storage",
+    "limits": "finetree_cli.commands.limits:limits",
     "tokens": "finetree_cli.commands.tokens:tokens",
     "login": "finetree_cli.commands.login:login",
     "whoami": "finetree_cli.commands.whoami:whoami",

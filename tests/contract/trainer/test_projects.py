@@ -32,7 +32,7 @@ WITHOUT = {
     *("CreateDataset", "ListDatasets", "CreateJob", "ListJobs", "ValidateJob"),
     *("CreateSweep", "ListSweeps", "ValidateSweep"),
     "WatchJobs",
-    *("ListBaseModels", "GetBaseModel", "DeleteBaseModel", "GetCapacity", "GetServerInfo", "GetStorage"),
+    *("ListBaseModels", "GetBaseModel", "DeleteBaseModel", "GetCapacity", "GetServerInfo", "GetStorage", "GetLimits"),
 }
 """Rpcs that name a project, or what belongs to none."""
 TARGET = serving_pb2.ServeTarget(name="theirs", weights=weights_pb2.TrainedWeights(path="adapter"))

@@ -35,7 +35,7 @@ ACROSS = {
 MAX_ROOMS = 9
 MORE_ROOMS = {
     "services/trainer/worker/finetree_worker": 12,
-    "services/trainer/control/finetree_trainer": 10,
+    "services/trainer/control/finetree_trainer": 11,
     "clients/cli/finetree_cli": 10,
 }
 """Packages that may have more rooms: a worker has one for each kind of task, the trainer one for what works on its

@@ -26,7 +26,7 @@ EARNED = 0.1
 """Retries that an answer earns: in the long run at most every tenth call is sent again."""
 SPREAD = 0.5
 """Share of `retry_after` over which the next attempts of many clients are spread."""
-REFUSED = frozenset({"SERVER_OVERLOADED", "TOO_MANY_STREAMS"})
+REFUSED = frozenset({"SERVER_OVERLOADED", "TOO_MANY_STREAMS", "RATE_LIMIT_EXCEEDED"})
 """Reasons of calls for which the server had no place: nothing was done, and the same call may succeed soon."""
 STALLED = 45.0
 """Seconds of silence that end a transfer: longer than a keepalive round (30 s + 10 s), which detects a dead peer."""

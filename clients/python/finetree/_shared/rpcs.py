@@ -19,6 +19,7 @@ from finetree_api.trainer.v1 import (
     event_log_pb2,
     job_log_pb2,
     lifecycle_pb2,
+    limits_pb2,
     metrics_pb2,
     retention_pb2,
     serving_pb2,
@@ -162,6 +163,7 @@ RESUME_JOB = _of("trainer", "ResumeJob", lifecycle_pb2.ResumeJobRequest, lifecyc
 MOVE_JOB = _of("trainer", "MoveJob", lifecycle_pb2.MoveJobRequest, lifecycle_pb2.MoveJobResponse)
 DELETE_JOB = _of("trainer", "DeleteJob", retention_pb2.DeleteJobRequest, retention_pb2.DeleteJobResponse, SEGMENT)
 GET_STORAGE = _of("trainer", "GetStorage", retention_pb2.GetStorageRequest, retention_pb2.GetStorageResponse, SEGMENT)
+GET_LIMITS = _of("trainer", "GetLimits", limits_pb2.GetLimitsRequest, limits_pb2.GetLimitsResponse)
 VALIDATE_SWEEP = _of(
     "trainer", "ValidateSweep", sweep_pb2.ValidateSweepRequest, sweep_pb2.ValidateSweepResponse, SEGMENT
 )

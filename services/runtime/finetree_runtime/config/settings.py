@@ -118,6 +118,7 @@ class ServiceSettings:
     audit_dir: Path | None = setting(None, "Folder of audit logs; each service writes in a folder of its own below it.")
     audit_required: bool = setting(default=False, text="Refuse changes while the audit log cannot be written.")
     audit_file_bytes: Size = setting(64 * 1024**2, "Size at which the audit log goes on in another file.")
+    limits_file: Path | None = setting(None, "Limits of principals and projects (TOML, docs/limits.md).")
     page_token_key: Secret = setting(
         Secret(), "Key that signs page tokens; the same for all replicas. Default: random."
     )

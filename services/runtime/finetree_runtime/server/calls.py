@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interceptor around every call of a service.
 
-request id → authentication → authorization → a place → deadline → validation → the servicer's method → errors →
-metrics → one log line and, for what changes something or is refused, an audit record
+request id → authentication → authorization → rate limits → a place → deadline → validation → the servicer's method →
+errors → metrics → one log line and, for what changes something or is refused, an audit record
 
 A call that arrives when there is no place is refused before any of that: its request is not even read.
 """
@@ -15,12 +15,11 @@ import inspect
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
-from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 from grpc import aio
 from grpc_status import rpc_status
@@ -30,19 +29,19 @@ from finetree_runtime.errors import (
     DeadlineExceeded,
     DomainError,
     Internal,
-    InvalidArgument,
-    ResourceExhausted,
     to_status,
 )
 from finetree_runtime.ids import uuid7
-from finetree_runtime.server import context, validation
+from finetree_runtime.server import context
 from finetree_runtime.server.access.authorizer import authorize
 from finetree_runtime.server.access.requirement import requirement_of
 from finetree_runtime.server.audit.calls import Auditor, Trail
 from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
 from finetree_runtime.server.entry.auth import Authenticator
 from finetree_runtime.server.entry.credentials import Peer
+from finetree_runtime.server.entry.requests import CheckedStream, check, lenient, named_in, projects_of
 from finetree_runtime.server.entry.revalidation import while_valid
+from finetree_runtime.server.limits.rate import RateLimits
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.replies import or_serialized
@@ -90,12 +89,14 @@ class CallInterceptor(aio.ServerInterceptor):
         max_request_bytes: int,
         admission: Admission,
         auditor: Auditor,
+        rates: RateLimits,
         metrics: CallMetrics | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self._version = version
         self._admission = admission
         self._auditor = auditor
+        self._rates = rates
         self._authenticator = authenticator
         self._max_call_seconds = max_call_seconds
         self._max_request_bytes = max_request_bytes
@@ -140,7 +141,7 @@ class CallInterceptor(aio.ServerInterceptor):
             made = factory(behavior, handler.request_deserializer, handler.response_serializer)
             return _Method(kind, made, stream=stream, side=True)
         limit = None if handler.request_streaming else self._max_request_bytes
-        deserialize = _lenient(handler.request_deserializer or bytes, limit)  # None: the request stays bytes
+        deserialize = lenient(handler.request_deserializer or bytes, limit)  # None: the request stays bytes
         serialize = or_serialized(handler.response_serializer)
         surrounded = self._surrounded(method, kind, inner)
         if self._tracing is not None:
@@ -177,15 +178,18 @@ class CallInterceptor(aio.ServerInterceptor):
             code = Code.OK.name
 
             async def let_in() -> None:
-                named = _named_in(request)
+                named = named_in(request)
                 trail.received(named)
                 call.principal = await self._authenticator.authenticate(method, metadata, peer)
                 authorize(needed, named, call.principal)
 
             if kind in ("client_stream", "bidi_stream"):
-                request = _CheckedStream(request, let_in, trail)
+                request = CheckedStream(request, let_in, trail.begin)
             try:
                 await let_in()
+                self._rates.take(
+                    call.principal.name, lambda: projects_of(needed, named_in(request), call.principal.project)
+                )
                 async with while_valid(let_in) if call.principal.kind != "local" else contextlib.nullcontext():
                     if kind == "unary":
                         async with self._admission.unary(call):
@@ -220,8 +224,8 @@ class CallInterceptor(aio.ServerInterceptor):
 
     async def _run(self, kind: str, inner: Behavior, request: Any, rpc: Context, trail: Trail) -> Any:
         """Validate the request and call the servicer's method; only unary calls have a time limit."""
-        if not isinstance(request, _CheckedStream):
-            _check(request)
+        if not isinstance(request, CheckedStream):
+            check(request)
             await trail.begin()
         if kind == "unary":
             reply = await self._within_limit(inner(request, rpc))
@@ -330,43 +334,9 @@ class _Method:
     side: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Rejected:
-    """Stands for a request that was not parsed, so that its error is raised where errors are mapped."""
-
-    error: DomainError
-
-
-class _CheckedStream:
-    """The messages of a client's stream, each one validated as it is read; `let_in` is asked again with the first."""
-
-    def __init__(self, messages: AsyncIterator[Any], let_in: Callable[[], Awaitable[None]], trail: Trail) -> None:
-        self._messages, self._let_in, self._trail = messages, let_in, trail
-        self.first: Any = None
-        """The message that names what the call is about; None until it is read."""
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> Any:
-        message = await anext(self._messages)
-        if self.first is None:
-            self.first = message
-            await self._let_in()
-        _check(message)
-        await self._trail.begin()
-        return message
-
-
 def _credential(principal: context.Principal) -> dict[str, str]:
     """Id of the token that a call came with, for its log line."""
     return {"credential": principal.credential} if principal.credential else {}
-
-
-def _named_in(request: Any) -> Any:
-    """Return the message with the names of a call; None where it is not read yet, or is no message."""
-    message = request.first if isinstance(request, _CheckedStream) else request
-    return None if isinstance(message, _Rejected) else message
 
 
 def _texts(rpc: Context) -> dict[str, str]:
@@ -386,33 +356,6 @@ def _begin(method: str, metadata: dict[str, str], rpc: Context, now: float) -> c
     )
     context.CURRENT.set(call)
     return call
-
-
-def _lenient(deserialize: Callable[[bytes], Any], limit: int | None) -> Callable[[bytes], Any]:
-    """Return a deserializer that gives a _Rejected in place of an exception, which gRPC would answer with INTERNAL.
-
-    Parsing a request takes the loop up to 60 ms a megabyte (a map of short keys), hence `limit`, its largest size in
-    bytes; the limit of the channel has to let pieces of an upload through.
-    """
-
-    def attempt(raw: bytes) -> Any:
-        if limit is not None and len(raw) > limit:
-            text = f"the request has {len(raw)} bytes, and this server takes {limit}: send less in one request"
-            return _Rejected(ResourceExhausted("REQUEST_TOO_LARGE", text, metadata={"limit_bytes": str(limit)}))
-        try:
-            return deserialize(raw)
-        except DecodeError:
-            text = "the request is not a message of its type: check the client's stubs"
-            return _Rejected(InvalidArgument("MALFORMED_REQUEST", text))
-
-    return attempt
-
-
-def _check(message: Any) -> None:
-    """Validate a message of a client. Raises DomainError."""
-    if isinstance(message, _Rejected):
-        raise message.error
-    validation.validate(message)
 
 
 async def _write_all(responses: Any, rpc: Context) -> None:

@@ -41,6 +41,8 @@ from finetree_runtime.server.audit.start import start_auditor
 from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.entry.admission import Admission, CallLimits
 from finetree_runtime.server.entry.auth import Authenticator, LocalAuthenticator, authenticator_of
+from finetree_runtime.server.limits.file import LimitsFile
+from finetree_runtime.server.limits.rate import RateLimits
 from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.metrics.prometheus import PrometheusMeter
 from finetree_runtime.server.tracing.otlp import Tracing, tracing_of
@@ -77,6 +79,7 @@ class Service:
         stop_seconds: Seconds that `on_stop` gets after the last call; then the process ends whatever still runs.
         draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
         certificates: What it serves TLS with; None before the start and for plain text.
+        limits: Limits of principals and projects; None: those of its settings' file alone.
         meter: Where the service counts; from `on_start` on the one of its page, if it has one.
         ready: Whether the service reports that it serves.
         tracing: Where spans go, from `on_start` on; None where the environment asks for none.
@@ -94,6 +97,7 @@ class Service:
     stop_seconds: float = STOP_SECONDS
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     certificates: tls.ServerCertificates | None = None
+    limits: LimitsFile | None = None
     meter: Meter = OFF
     ready: bool = False
     tracing: Tracing | None = None
@@ -141,6 +145,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
     certificates = service.certificates = tls.server_certificates(settings)
     authenticator = service.authenticator or authenticator_of(settings)
     page = _page(service)
+    limits = service.limits or LimitsFile(settings.limits_file)
     service.tracing = tracing_of(service.name, service.version, os.environ)
     auditor = start_auditor(service.name, service.version, settings)
     tls.show(certificates, service.meter)
@@ -157,6 +162,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
             max_request_bytes=settings.max_request_bytes,
             admission=admission,
             auditor=auditor,
+            rates=RateLimits(limits),
             metrics=CallMetrics(service.meter, admission) if page is not None else None,
             tracing=service.tracing,
         )

@@ -4,7 +4,9 @@
 import asyncio
 import fcntl
 import os
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
@@ -16,6 +18,7 @@ from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.paging import PageTokens
 from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
+from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
 from sqlalchemy.exc import DatabaseError
@@ -57,13 +60,15 @@ from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout
+from finetree_trainer.limits.quotas import WAITING_FOR_QUOTA, Quotas, usual_limits
+from finetree_trainer.limits.report import LimitReport
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.outages import keep_running
 from finetree_trainer.scheduling import devices
-from finetree_trainer.scheduling.fit import Holder
+from finetree_trainer.scheduling.fit import Blocked, Holder
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
@@ -112,6 +117,8 @@ class Application:
         self._settings, self._service, self._estimator = settings, service_, estimator
         self._layout = Layout(settings.data_dir)
         self._policy = read_policy(settings)
+        self._quotas = Quotas(LimitsFile(settings.limits_file, usual_limits(settings)))
+        service_.limits = self._quotas.file
         self._lock = -1
         self._built = False
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -151,8 +158,10 @@ class Application:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
         settings, log, layout = self._settings, self._log, self._layout
         models = Models(layout.models, settings.model_roots)
-        limits = Limits(settings.max_upload_bytes, settings.max_project_bytes, settings.disk_reserve_bytes)
-        datasets = Datasets(self._store, log.clock, layout, limits=limits)
+        quotas = self._quotas
+        log.listeners.append(quotas.on_change)
+        limits = Limits(settings.max_upload_bytes, settings.disk_reserve_bytes)
+        datasets = Datasets(self._store, log.clock, layout, limits=limits, quotas=quotas)
         weights = WeightsLocator(self._store, layout, models)
         tasks = TaskBuilder(
             log,
@@ -189,8 +198,9 @@ class Application:
             serving=serving,
             exports=exports,
         )
-        jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
-        self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
+        self._queue.may_start = self._may_start
+        jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
+        self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
         self._pausing = Pausing(log, self._supervisor)
         self._leases = Leases(log, self._queue, self._supervisor)
@@ -229,6 +239,8 @@ class Application:
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
             generations=self._generations,
+            open_streams=quotas.open,
+            limit_report=LimitReport(self._store, log.clock, quotas),
             resting=self._supervisor.resting,
             confinement=confinement,
             host=self._host,
@@ -268,12 +280,13 @@ class Application:
         self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
-        loops = {
+        loops: dict[str, Callable[[], Awaitable[None]]] = {
             "queue": self._queue.run,
             "time_limits": self._time_limits.run,
             "leases": self._leases.run,
             "sweeps": self._sweep_controller.run,
             "retention": self._retention.run,
+            "limits": partial(self._quotas.watch_file, self._queue.wake),
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
             "machine": MachineWatch(self._log, self._queue, self._memory).run,
@@ -284,6 +297,10 @@ class Application:
         for name, loop in loops.items():
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
             self._running[name] = asyncio.create_task(work)
+
+    def _may_start(self, row: JobRow) -> Blocked | None:
+        text = self._quotas.held_back(row)
+        return Blocked(WAITING_FOR_QUOTA, text) if text else None
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
@@ -336,6 +353,7 @@ class Application:
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
+        self._quotas.recover(rows)
         self._queue.recover(rows)
         if self._metrics is not None:
             self._metrics.jobs.recover(rows)

@@ -125,14 +125,14 @@ def test_a_database_without_checksums_gets_them_once(file):
         for table, column in (("jobs", "snapshot"), ("job_records", "record")):
             for key, sealed in connection.execute(f"SELECT uid, {column} FROM {table}").fetchall():
                 connection.execute(f"UPDATE {table} SET {column} = ? WHERE uid = ?", (sealed[:-4], key))
-        for later in ("sweeps", "removed_jobs"):
+        for later in ("sweeps", "removed_jobs", "job_costs", "uploaded_bytes"):
             connection.execute(f"DROP TABLE {later}")
         for column in ("priority", "place"):
             connection.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         connection.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
     assert read_all(file) == whole
     assert read_all(file) == whole
-    assert len(MIGRATIONS) == 5
+    assert len(MIGRATIONS) == 6
 
 
 @pytest.mark.parametrize("content", [b"", b"x", bytes(range(256))])

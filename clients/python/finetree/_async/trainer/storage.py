@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ASYNC109 - the parameters are the synchronous client's; a timeout becomes the call's deadline
-"""Calls of the trainer about what it stores."""
+"""Calls of the trainer about what it stores and allows."""
 
 from __future__ import annotations
 
-from finetree_api.trainer.v1 import retention_pb2
+from finetree_api.trainer.v1 import limits_pb2, retention_pb2
 
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
 from finetree._shared.trainer import storage
+from finetree._shared.trainer_requests import project_name
 
 
 class AsyncStorageCalls:
-    """What takes how much room on the trainer's disk."""
+    """What takes how much room on the trainer's disk, and what is used of which limit."""
 
     _transport: AsyncTransport
 
@@ -28,3 +29,12 @@ class AsyncStorageCalls:
         """
         request = storage.get_storage(self._transport.options.project, all_projects=all_projects, limit=max_removals)
         return await self._transport.unary(rpcs.GET_STORAGE, request, timeout=timeout)
+
+    async def get_limits(self, *, timeout: float | None = None) -> limits_pb2.GetLimitsResponse:
+        """Get the limits of the client's project and of the caller, and what is used of them.
+
+        Args:
+            timeout: seconds; None means the client's timeout, else 60.
+        """
+        request = limits_pb2.GetLimitsRequest(parent=project_name(self._transport.options.project))
+        return await self._transport.unary(rpcs.GET_LIMITS, request, timeout=timeout)

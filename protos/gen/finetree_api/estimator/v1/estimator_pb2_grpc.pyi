@@ -37,7 +37,7 @@ class EstimatorServiceStub:
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
     the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send fewer
-    runs in one request; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
+    runs in one request; SERVER_OVERLOADED, RATE_LIMIT_EXCEEDED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
     for less in one call; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR:
     report the error_id in the metadata). Rpcs without side effects may be retried freely.
 
@@ -130,7 +130,7 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
     the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send fewer
-    runs in one request; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
+    runs in one request; SERVER_OVERLOADED, RATE_LIMIT_EXCEEDED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
     for less in one call; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR:
     report the error_id in the metadata). Rpcs without side effects may be retried freely.
 
@@ -219,7 +219,7 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
     the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send fewer
-    runs in one request; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
+    runs in one request; SERVER_OVERLOADED, RATE_LIMIT_EXCEEDED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask
     for less in one call; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR:
     report the error_id in the metadata). Rpcs without side effects may be retried freely.
 

@@ -38,7 +38,7 @@ class RecommenderServiceStub:
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
     the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send at
-    most limit_bytes; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
+    most limit_bytes; SERVER_OVERLOADED, RATE_LIMIT_EXCEEDED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
     later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
     error_id in the metadata).
 
@@ -117,7 +117,7 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
     the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send at
-    most limit_bytes; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
+    most limit_bytes; SERVER_OVERLOADED, RATE_LIMIT_EXCEEDED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
     later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
     error_id in the metadata).
 
@@ -192,7 +192,7 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
     the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send at
-    most limit_bytes; SERVER_OVERLOADED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
+    most limit_bytes; SERVER_OVERLOADED, RATE_LIMIT_EXCEEDED: retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
     later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
     error_id in the metadata).
 

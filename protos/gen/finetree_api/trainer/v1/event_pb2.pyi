@@ -482,10 +482,10 @@ class QueueChanged(_message.Message):
     no event.
     """
     code: _builtins.str
-    """Stable code of what it waits for: "WAITING_FOR_DEVICE" (no slot of its devices is free), "MEMORY_IN_USE" (too much of
-    the memory is used or promised, by this trainer or by other programs), "KEPT_FOR_ANOTHER" (what is free is kept for a
-    larger job that others have passed), "DEVICE_LOST" (its devices do not work), or a limit. Empty: it is suspended, or is
-    tried again later.
+    """Stable code of what it waits for: "WAITING_FOR_DEVICE" (no slot of its devices is free), "WAITING_FOR_QUOTA" (as many
+    jobs of its project or principal run as may), "MEMORY_IN_USE" (too much of the memory is used or promised, by this
+    trainer or by other programs), "KEPT_FOR_ANOTHER" (what is free is kept for a larger job that others have passed),
+    "DEVICE_LOST" (its devices do not work), or a limit. Empty: it is suspended, or is tried again later.
     """
     def __init__(
         self,

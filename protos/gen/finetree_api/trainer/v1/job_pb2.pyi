@@ -358,7 +358,7 @@ class StateReason(_message.Message):
     REMEDY_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Stable code: "WAITING_FOR_DEVICE", "MEMORY_IN_USE", "KEPT_FOR_ANOTHER", "DEVICE_LOST" (see QueueChanged), "STARTING",
+    """Stable code: "WAITING_FOR_DEVICE", "WAITING_FOR_QUOTA", "MEMORY_IN_USE", "KEPT_FOR_ANOTHER", "DEVICE_LOST" (see QueueChanged), "STARTING",
     "TRAINING", "WORKER_LOST" and others; of a failed job an ErrorReason without its prefix.
     """
     text: _builtins.str

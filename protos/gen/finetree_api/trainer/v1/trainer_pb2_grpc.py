@@ -12,6 +12,7 @@ from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
 from finetree_api.trainer.v1 import lifecycle_pb2 as finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2
+from finetree_api.trainer.v1 import limits_pb2 as finetree__api_dot_trainer_dot_v1_dot_limits__pb2
 from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
 from finetree_api.trainer.v1 import retention_pb2 as finetree__api_dot_trainer_dot_v1_dot_retention__pb2
 from finetree_api.trainer.v1 import serving_pb2 as finetree__api_dot_trainer_dot_v1_dot_serving__pb2
@@ -147,6 +148,11 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/GetStorage',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageResponse.FromString,
+                _registered_method=True)
+        self.GetLimits = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/GetLimits',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_limits__pb2.GetLimitsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_limits__pb2.GetLimitsResponse.FromString,
                 _registered_method=True)
         self.ValidateSweep = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ValidateSweep',
@@ -393,6 +399,12 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetStorage(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetLimits(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -650,6 +662,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.GetStorage,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageResponse.SerializeToString,
+            ),
+            'GetLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLimits,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_limits__pb2.GetLimitsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_limits__pb2.GetLimitsResponse.SerializeToString,
             ),
             'ValidateSweep': grpc.unary_unary_rpc_method_handler(
                     servicer.ValidateSweep,
@@ -1317,6 +1334,33 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/GetStorage',
             finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/GetLimits',
+            finetree__api_dot_trainer_dot_v1_dot_limits__pb2.GetLimitsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_limits__pb2.GetLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

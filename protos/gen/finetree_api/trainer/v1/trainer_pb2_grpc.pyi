@@ -13,6 +13,7 @@ from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
 from finetree_api.trainer.v1 import lifecycle_pb2 as _lifecycle_pb2
+from finetree_api.trainer.v1 import limits_pb2 as _limits_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
 from finetree_api.trainer.v1 import retention_pb2 as _retention_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
@@ -49,10 +50,10 @@ class TrainerServiceStub:
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
-    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
-    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
-    error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, TOO_MANY_STREAMS, streams and calls that
+    wait, and RATE_LIMIT_EXCEEDED: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED
+    (CALL_TIME_LIMIT, unary calls: try again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and
+    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -90,7 +91,7 @@ class TrainerServiceStub:
     more than it may: send another file; COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: name columns that the file has),
     NOT_FOUND (DATASET_NOT_FOUND: create it first), OUT_OF_RANGE (OFFSET_MISMATCH: go on from committed_bytes in the
     metadata), FAILED_PRECONDITION (DATASET_READY: nothing is left to write), RESOURCE_EXHAUSTED (DISK_FULL: free
-    space, then go on).
+    space, then go on; QUOTA_EXCEEDED: go on after the time in RetryInfo).
     """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetRequest, _dataset_pb2.GetDatasetResponse]
     """Gets a dataset; during an upload, how far it is.
@@ -162,8 +163,9 @@ class TrainerServiceStub:
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
-    one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
-    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
+    one; JOB_DELETED: take a new request_id; COST_UNKNOWN: name hardware with a price), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
+    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; QUOTA_EXCEEDED: lower limits.max_cost, or wait for
+    the next month; DISK_FULL: free space;
     OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
     EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
     that a task names: those of LoadTarget.
@@ -229,6 +231,11 @@ class TrainerServiceStub:
     GetStorage: _grpc.UnaryUnaryMultiCallable[_retention_pb2.GetStorageRequest, _retention_pb2.GetStorageResponse]
     """Answers what takes how many bytes, by project and kind, and what the next sweep of retention removes. Slow where many
     jobs have files.
+
+    Errors: none but those of every rpc.
+    """
+    GetLimits: _grpc.UnaryUnaryMultiCallable[_limits_pb2.GetLimitsRequest, _limits_pb2.GetLimitsResponse]
+    """Answers the limits of a project and of the caller, and what is used of them.
 
     Errors: none but those of every rpc.
     """
@@ -433,10 +440,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
-    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
-    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
-    error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, TOO_MANY_STREAMS, streams and calls that
+    wait, and RATE_LIMIT_EXCEEDED: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED
+    (CALL_TIME_LIMIT, unary calls: try again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and
+    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -471,7 +478,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     more than it may: send another file; COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: name columns that the file has),
     NOT_FOUND (DATASET_NOT_FOUND: create it first), OUT_OF_RANGE (OFFSET_MISMATCH: go on from committed_bytes in the
     metadata), FAILED_PRECONDITION (DATASET_READY: nothing is left to write), RESOURCE_EXHAUSTED (DISK_FULL: free
-    space, then go on).
+    space, then go on; QUOTA_EXCEEDED: go on after the time in RetryInfo).
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_dataset_pb2.GetDatasetRequest, _dataset_pb2.GetDatasetResponse]  # type: ignore[assignment]
     """Gets a dataset; during an upload, how far it is.
@@ -543,8 +550,9 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
-    one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
-    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
+    one; JOB_DELETED: take a new request_id; COST_UNKNOWN: name hardware with a price), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
+    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; QUOTA_EXCEEDED: lower limits.max_cost, or wait for
+    the next month; DISK_FULL: free space;
     OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
     EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
     that a task names: those of LoadTarget.
@@ -610,6 +618,11 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     GetStorage: _aio.UnaryUnaryMultiCallable[_retention_pb2.GetStorageRequest, _retention_pb2.GetStorageResponse]  # type: ignore[assignment]
     """Answers what takes how many bytes, by project and kind, and what the next sweep of retention removes. Slow where many
     jobs have files.
+
+    Errors: none but those of every rpc.
+    """
+    GetLimits: _aio.UnaryUnaryMultiCallable[_limits_pb2.GetLimitsRequest, _limits_pb2.GetLimitsResponse]  # type: ignore[assignment]
+    """Answers the limits of a project and of the caller, and what is used of them.
 
     Errors: none but those of every rpc.
     """
@@ -813,10 +826,10 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
-    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
-    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
-    error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, TOO_MANY_STREAMS, streams and calls that
+    wait, and RATE_LIMIT_EXCEEDED: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED
+    (CALL_TIME_LIMIT, unary calls: try again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and
+    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -861,7 +874,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         more than it may: send another file; COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: name columns that the file has),
         NOT_FOUND (DATASET_NOT_FOUND: create it first), OUT_OF_RANGE (OFFSET_MISMATCH: go on from committed_bytes in the
         metadata), FAILED_PRECONDITION (DATASET_READY: nothing is left to write), RESOURCE_EXHAUSTED (DISK_FULL: free
-        space, then go on).
+        space, then go on; QUOTA_EXCEEDED: go on after the time in RetryInfo).
         """
 
     @_abc_1.abstractmethod
@@ -987,8 +1000,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
         configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
         the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
-        one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
-        RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
+        one; JOB_DELETED: take a new request_id; COST_UNKNOWN: name hardware with a price), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
+        RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; QUOTA_EXCEEDED: lower limits.max_cost, or wait for
+        the next month; DISK_FULL: free space;
         OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
         EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
         that a task names: those of LoadTarget.
@@ -1108,6 +1122,17 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_retention_pb2.GetStorageResponse, _abc.Awaitable[_retention_pb2.GetStorageResponse]]:
         """Answers what takes how many bytes, by project and kind, and what the next sweep of retention removes. Slow where many
         jobs have files.
+
+        Errors: none but those of every rpc.
+        """
+
+    @_abc_1.abstractmethod
+    def GetLimits(
+        self,
+        request: _limits_pb2.GetLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_limits_pb2.GetLimitsResponse, _abc.Awaitable[_limits_pb2.GetLimitsResponse]]:
+        """Answers the limits of a project and of the caller, and what is used of them.
 
         Errors: none but those of every rpc.
         """

@@ -757,6 +757,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     The audit log cannot be written, and this service changes nothing without it (UNAVAILABLE, every rpc that changes
     something). Nothing was done: retry after the time in RetryInfo; the operator must free the disk.
     """
+    ERROR_REASON_RATE_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 311
+    """The caller, or the project, sends more requests a second than it may (RESOURCE_EXHAUSTED, every rpc). Nothing was
+    done: retry after the time in RetryInfo. The metadata has the limit, its subject and its value.
+    """
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 312
+    """A limit of the project or of the caller would be exceeded (RESOURCE_EXHAUSTED, CreateJob, WriteDataset, Generate).
+    The metadata has the limit's name, the subject that it is for, its value and what is used; a RetryInfo, where time
+    helps, says when more is allowed. GetLimits shows all of them.
+    """
+    ERROR_REASON_COST_UNKNOWN: _ErrorReason.ValueType  # 313
+    """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
+    currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1501,5 +1514,18 @@ ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 310
 
 The audit log cannot be written, and this service changes nothing without it (UNAVAILABLE, every rpc that changes
 something). Nothing was done: retry after the time in RetryInfo; the operator must free the disk.
+"""
+ERROR_REASON_RATE_LIMIT_EXCEEDED: ErrorReason.ValueType  # 311
+"""The caller, or the project, sends more requests a second than it may (RESOURCE_EXHAUSTED, every rpc). Nothing was
+done: retry after the time in RetryInfo. The metadata has the limit, its subject and its value.
+"""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 312
+"""A limit of the project or of the caller would be exceeded (RESOURCE_EXHAUSTED, CreateJob, WriteDataset, Generate).
+The metadata has the limit's name, the subject that it is for, its value and what is used; a RetryInfo, where time
+helps, says when more is allowed. GetLimits shows all of them.
+"""
+ERROR_REASON_COST_UNKNOWN: ErrorReason.ValueType  # 313
+"""The project or the caller may spend so much a month, and what the training costs is not known, or is in another
+currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

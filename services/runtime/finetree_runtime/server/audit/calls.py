@@ -85,6 +85,7 @@ class Auditor:
     def close(self) -> None:
         """Write what was recorded, and close the log. Blocks while it does."""
         if self._log is not None:
+            self._note_uncounted()
             self._log.note("stop", {})
             self._log.close()
 

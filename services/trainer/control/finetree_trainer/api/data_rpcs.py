@@ -12,7 +12,7 @@ from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server import context
 
 from finetree_trainer.api.names import Names
-from finetree_trainer.api.requests import page_scope, parent_project, request_key
+from finetree_trainer.api.requests import caller_in, page_scope, parent_project, request_key
 from finetree_trainer.datasets.datasets import Datasets
 from finetree_trainer.datasets.previews import DEFAULT_ROWS, MAX_ROWS, Previews
 from finetree_trainer.models.base_models import BaseModels
@@ -42,9 +42,10 @@ class DataRpcs(trainer_pb2_grpc.TrainerServiceServicer):
         first = await anext(pieces, None)
         if first is None or not first.name:
             raise invalid_field("name", "the first message must name the dataset")
-        uid = (await self.names.dataset(first.name)).id
-        context.bind(dataset=uid)
-        return dataset_pb2.WriteDatasetResponse(dataset=await self.datasets.write(uid, _pieces(first, pieces)))
+        name = await self.names.dataset(first.name)
+        context.bind(dataset=name.id)
+        dataset = await self.datasets.write(name.id, _pieces(first, pieces), caller=caller_in(name.project))
+        return dataset_pb2.WriteDatasetResponse(dataset=dataset)
 
     async def GetDataset(self, request: dataset_pb2.GetDatasetRequest, context_: Any) -> dataset_pb2.GetDatasetResponse:
         """Return a dataset."""

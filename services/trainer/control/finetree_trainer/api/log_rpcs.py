@@ -10,7 +10,7 @@ from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server import context
 
 from finetree_trainer.api.names import Names
-from finetree_trainer.api.requests import page_scope, parent_project
+from finetree_trainer.api.requests import caller_in, page_scope, parent_project
 from finetree_trainer.clock import seconds_of
 from finetree_trainer.joblog.list import EventLister, requested_kinds
 from finetree_trainer.joblog.live.batches import Filter
@@ -38,7 +38,8 @@ class LogRpcs(trainer_pb2_grpc.TrainerServiceServicer):
 
     async def WatchJob(self, request: event_log_pb2.WatchJobRequest, context_: Any) -> AsyncIterator[Any]:
         """Stream a job's events."""
-        uid = (await self.names.job(request.name)).id
+        name = await self.names.job(request.name)
+        uid = name.id
         context.bind(job=uid)
         chosen = Filter(
             mask=requested_kinds(request.kinds),
@@ -48,7 +49,7 @@ class LogRpcs(trainer_pb2_grpc.TrainerServiceServicer):
             heartbeat=seconds_of(request.heartbeat) or Filter().heartbeat,
         )
         after = await self.watches.start(request, uid)
-        async for batch in self.watches.watch(uid, after, chosen, principal=context.principal().name):
+        async for batch in self.watches.watch(uid, after, chosen, caller=caller_in(name.project)):
             yield batch
 
     async def ListEvents(
@@ -73,9 +74,9 @@ class LogRpcs(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: job_log_pb2.ReadJobLogRequest, context_: Any
     ) -> AsyncIterator[job_log_pb2.ReadJobLogResponse]:
         """Stream the log of a job's worker."""
-        uid = (await self.names.job(request.name)).id
-        context.bind(job=uid)
-        async for piece in self.logs.read(uid, request, principal=context.principal().name):
+        name = await self.names.job(request.name)
+        context.bind(job=name.id)
+        async for piece in self.logs.read(name.id, request, caller=caller_in(name.project)):
             yield piece
 
     async def ListJobLogs(
@@ -87,12 +88,12 @@ class LogRpcs(trainer_pb2_grpc.TrainerServiceServicer):
 
     async def WaitJob(self, request: waiting_pb2.WaitJobRequest, context_: Any) -> waiting_pb2.WaitJobResponse:
         """Return a job once it is in one of the asked states."""
-        uid = (await self.names.job(request.name)).id
-        context.bind(job=uid)
+        name = await self.names.job(request.name)
+        context.bind(job=name.id)
         context.only_waits()
-        principal, seconds = context.principal().name, float(request.wait_seconds)
-        reached = await self.waits.reached(uid, list(request.states), seconds=seconds, principal=principal)
-        return waiting_pb2.WaitJobResponse(job=await self.jobs.get(uid), reached=reached)
+        caller, seconds = caller_in(name.project), float(request.wait_seconds)
+        reached = await self.waits.reached(name.id, list(request.states), seconds=seconds, caller=caller)
+        return waiting_pb2.WaitJobResponse(job=await self.jobs.get(name.id), reached=reached)
 
     async def WatchJobs(
         self, request: waiting_pb2.WatchJobsRequest, context_: Any
@@ -107,5 +108,5 @@ class LogRpcs(trainer_pb2_grpc.TrainerServiceServicer):
             heartbeat=seconds_of(request.heartbeat) or Filter().heartbeat,
         )
         after = await self.project_watches.start(request, project)
-        async for batch in self.project_watches.watch(project, after, chosen, principal=context.principal().name):
+        async for batch in self.project_watches.watch(project, after, chosen, caller=caller_in(project)):
             yield batch

@@ -5,8 +5,14 @@ from typing import Any
 
 from finetree_runtime.ids import parse_parent
 from finetree_runtime.server import context
+from finetree_runtime.server.limits.table import Caller
 
 from finetree_trainer.store.request_ids import RequestKey, body_hash
+
+
+def caller_in(project: str) -> Caller:
+    """Who calls, for limits of a project and of a principal."""
+    return Caller(context.principal().name, project)
 
 
 def request_key(request: Any, project: str, method: str) -> RequestKey:

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_api.trainer.v1 import capacity_pb2, trainer_pb2
+from finetree_api.trainer.v1 import capacity_pb2, limits_pb2, trainer_pb2
 from finetree_runtime.server import context
 from finetree_runtime.server.identity import server_info
 
@@ -13,12 +13,14 @@ from finetree_trainer.api.hidden_jobs import hide_jobs
 from finetree_trainer.api.job_rpcs import JobRpcs
 from finetree_trainer.api.lifecycle_rpcs import LifecycleRpcs
 from finetree_trainer.api.log_rpcs import LogRpcs
+from finetree_trainer.api.requests import caller_in, parent_project
 from finetree_trainer.api.result_rpcs import ResultRpcs
 from finetree_trainer.api.serving_rpcs import ServingRpcs
 from finetree_trainer.api.sweep_rpcs import SweepRpcs
 from finetree_trainer.clock import seconds_of
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.serving.leases import Leases
+from finetree_trainer.limits.report import LimitReport
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.workers.confinement import WorkerConfinement
@@ -44,6 +46,7 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
     confinement: WorkerConfinement
     host: Host
     queue: JobQueue
+    limit_report: LimitReport
     version: str
     limits: dict[str, int]
     """Limits of this service by name, as in GetServerInfo."""
@@ -64,6 +67,10 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
         )
         hide_jobs(reply, context.principal().grants)
         return reply
+
+    async def GetLimits(self, request: limits_pb2.GetLimitsRequest, context_: Any) -> limits_pb2.GetLimitsResponse:
+        """Report what a project and the caller use of their limits."""
+        return await self.limit_report.report(caller_in(parent_project(request.parent)))
 
     async def GetServerInfo(self, request: trainer_pb2.GetServerInfoRequest, context_: Any) -> Any:
         """Report the server's version, features and limits."""

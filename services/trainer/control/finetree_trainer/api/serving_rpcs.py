@@ -8,9 +8,10 @@ from typing import Any
 
 from finetree_api.trainer.v1 import serving_pb2, trainer_pb2_grpc
 from finetree_runtime.server import context
+from finetree_runtime.server.limits.places import OpenStreams
 
 from finetree_trainer.api.names import Names
-from finetree_trainer.api.requests import request_key
+from finetree_trainer.api.requests import caller_in, request_key
 from finetree_trainer.jobs.serving.generations import Generations
 
 
@@ -20,16 +21,18 @@ class ServingRpcs(trainer_pb2_grpc.TrainerServiceServicer):
 
     names: Names
     generations: Generations
+    open_streams: OpenStreams
 
     async def Generate(
         self, request: serving_pb2.GenerateRequest, context_: Any
     ) -> AsyncIterator[serving_pb2.GenerateResponse]:
         """Stream answers of a served base model and its targets."""
-        uid = (await self.names.job(request.job, "job")).id
-        context.bind(job=uid)
-        async with aclosing(self.generations.generate(uid, request)) as answers:
-            async for response in answers:
-                yield response
+        name = await self.names.job(request.job, "job")
+        context.bind(job=name.id)
+        with self.open_streams.taken("generations", caller_in(name.project), reason="TOO_MANY_GENERATIONS"):
+            async with aclosing(self.generations.generate(name.id, request)) as answers:
+                async for response in answers:
+                    yield response
 
     async def LoadTarget(self, request: serving_pb2.LoadTargetRequest, context_: Any) -> serving_pb2.LoadTargetResponse:
         """Load trained weights on a served base model."""

@@ -12,6 +12,7 @@ from finetree_data.fail_points import fail_point
 from finetree_data.findings.finding import settled
 from finetree_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
+from finetree_runtime.server.limits.table import Caller
 from sqlalchemy import Connection
 
 from finetree_trainer.clock import Clock, timestamp
@@ -19,6 +20,7 @@ from finetree_trainer.datasets.uploads import Uploads
 from finetree_trainer.disk import private_folder, require_space
 from finetree_trainer.joblog import states
 from finetree_trainer.layout import Layout
+from finetree_trainer.limits.quotas import Quotas
 from finetree_trainer.store import datasets, jobs, request_ids
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.datasets import DatasetRow
@@ -27,21 +29,21 @@ from finetree_trainer.store.request_ids import RequestKey, body_hash
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Most bytes of one dataset and of a project's datasets, and the bytes that stay free on the disk."""
+    """Most bytes of one dataset, and the bytes that stay free on the disk."""
 
     dataset: int
-    project: int
     reserve: int
 
 
 class Datasets:
     """The datasets of all projects."""
 
-    def __init__(self, store: Store, clock: Clock, layout: Layout, *, limits: Limits) -> None:
+    def __init__(self, store: Store, clock: Clock, layout: Layout, *, limits: Limits, quotas: Quotas) -> None:
         self._store, self._clock, self._layout, self._limits = store, clock, layout, limits
+        self._quotas = quotas
         private_folder(layout.datasets)
         private_folder(layout.uploads)
-        self._uploads = Uploads(store, clock, layout)
+        self._uploads = Uploads(store, clock, layout, quotas)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
     async def create(self, project: str, owner: str, request: dataset_pb2.CreateDatasetRequest) -> dataset_pb2.Dataset:
@@ -68,22 +70,24 @@ class Datasets:
     def _require_room(self, connection: Connection, new: DatasetRow) -> None:
         limits = self._limits
         if new.size_bytes > limits.dataset:
-            raise _too_large(new.size_bytes, limits.dataset, "a dataset")
-        used = datasets.bytes_of_project(connection, new.project) + new.size_bytes
-        if used > limits.project:
-            raise _too_large(used, limits.project, "the datasets of a project")
+            raise _too_large(new.size_bytes, limits.dataset)
+        self._quotas.require_bytes(connection, Caller(new.owner, new.project), new.size_bytes)
         require_space(self._layout.uploads, new.size_bytes + limits.reserve)
 
-    async def write(self, uid: str, pieces: AsyncIterator[tuple[int, bytes]]) -> dataset_pb2.Dataset:
+    async def write(self, uid: str, pieces: AsyncIterator[tuple[int, bytes]], *, caller: Caller) -> dataset_pb2.Dataset:
         """Append pieces (offset, bytes). What has arrived is committed even when the stream is cut.
 
         With the last byte the hash and the rows are validated. Raises the errors that WriteDataset documents.
         """
+        with self._quotas.open.taken("uploads", caller):
+            return await self._write(uid, pieces, caller)
+
+    async def _write(self, uid: str, pieces: AsyncIterator[tuple[int, bytes]], caller: Caller) -> dataset_pb2.Dataset:
         async with self._exclusive(uid):
             row = await self._load(uid)
             if row.ready:
                 raise FailedPrecondition("DATASET_READY", "The dataset is complete; no bytes are missing.")
-            return to_message(await self._uploads.receive(row, pieces))
+            return to_message(await self._uploads.receive(row, pieces, caller))
 
     async def get(self, uid: str) -> dataset_pb2.Dataset:
         """Return a dataset. Raises NotFound DATASET_NOT_FOUND."""
@@ -213,10 +217,12 @@ def _require_row(row: DatasetRow | None) -> DatasetRow:
     return row
 
 
-def _too_large(size: int, limit: int, what: str) -> ResourceExhausted:
-    text = f"size_bytes: {size} bytes; {what} may have {limit}."
+def _too_large(size: int, limit: int) -> ResourceExhausted:
+    text = f"size_bytes: {size} bytes; a dataset may have {limit}."
     violations = [("size_bytes", text, "DATASET_TOO_LARGE")]
-    return ResourceExhausted("DATASET_TOO_LARGE", text, metadata={"limit": str(limit)}, violations=violations)
+    return ResourceExhausted(
+        "DATASET_TOO_LARGE", text, metadata={"limit": "max_upload_bytes", "value": str(limit)}, violations=violations
+    )
 
 
 def dataset_not_found(uid: str) -> NotFound:

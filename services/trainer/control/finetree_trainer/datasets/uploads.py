@@ -14,12 +14,14 @@ from finetree_data.contract import finding_message, to_reading
 from finetree_data.fail_points import fail_point
 from finetree_data.options import Reading
 from finetree_runtime.errors import DomainError, InvalidArgument, OutOfRange
+from finetree_runtime.server.limits.table import Caller
 from sqlalchemy import Connection
 
 from finetree_trainer.clock import Clock
 from finetree_trainer.datasets import validate
 from finetree_trainer.disk import full_disk_refused, in_thread, move_durably, sync_folder, uninterrupted
 from finetree_trainer.layout import Layout
+from finetree_trainer.limits.quotas import Quotas
 from finetree_trainer.store import datasets, request_ids
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.datasets import DatasetRow
@@ -39,6 +41,8 @@ class UploadFile:
             if not committed:
                 sync_folder(file.parent)  # or a power cut takes the name, and with it what was committed
             self.position = self.synced = min(committed, os.fstat(self._descriptor).st_size)
+            self.counted = self.position
+            """Bytes that count for the day already, or for an earlier one."""
             if os.fstat(self._descriptor).st_size > self.position:
                 os.ftruncate(self._descriptor, self.position)
 
@@ -74,18 +78,20 @@ class UploadFile:
 class Uploads:
     """Receives the files of datasets. The caller makes sure that there is one call at a time for each dataset."""
 
-    def __init__(self, store: Store, clock: Clock, layout: Layout) -> None:
-        self._store, self._clock, self._layout = store, clock, layout
+    def __init__(self, store: Store, clock: Clock, layout: Layout, quotas: Quotas) -> None:
+        self._store, self._clock, self._layout, self._quotas = store, clock, layout, quotas
 
-    async def receive(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]]) -> DatasetRow:
+    async def receive(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]], caller: Caller) -> DatasetRow:
         """Append pieces (offset, bytes); with the last byte the file is validated and the dataset is ready.
 
         What has arrived is committed even when the stream is cut. Raises the errors that WriteDataset documents.
         """
-        row.committed_bytes = await self._append(row, pieces)
+        row.committed_bytes = await self._append(row, pieces, caller)
         return await self._finish(row) if row.committed_bytes == row.size_bytes else row
 
-    async def _append(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]]) -> int:
+    async def _append(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]], caller: Caller) -> int:
+        now = self._clock()
+        await self._store.read(lambda connection: self._quotas.require_upload(connection, caller, now))
         upload = self._open(row)
         if upload is None:
             return row.size_bytes
@@ -94,14 +100,14 @@ class Uploads:
                 _require_offset(row, upload.position, offset=offset, length=len(data))
                 await in_thread(upload.write, data)
                 if upload.position - upload.synced >= SYNC_BYTES:
-                    await self._commit(row.uid, upload)
+                    await self._commit(row.uid, upload, caller, within_day=True)
         except BaseException:
             # What came is kept, as far as the disk takes it. The first error is the one to report.
             with suppress(OSError, DomainError):
-                await uninterrupted(self._close(row.uid, upload))
+                await uninterrupted(self._close(row.uid, upload, caller))
             raise
         # Also reached for a client that is gone: its pieces end, and the cancellation follows.
-        await uninterrupted(self._close(row.uid, upload))
+        await uninterrupted(self._close(row.uid, upload, caller))
         return upload.synced
 
     def _open(self, row: DatasetRow) -> UploadFile | None:
@@ -111,17 +117,27 @@ class Uploads:
             return None
         return UploadFile(part, row.committed_bytes)
 
-    async def _close(self, uid: str, upload: UploadFile) -> None:
+    async def _close(self, uid: str, upload: UploadFile, caller: Caller) -> None:
         try:
-            await self._commit(uid, upload)
+            await self._commit(uid, upload, caller)
         finally:
             await asyncio.to_thread(upload.close)
 
-    async def _commit(self, uid: str, upload: UploadFile) -> None:
+    async def _commit(self, uid: str, upload: UploadFile, caller: Caller, *, within_day: bool = False) -> None:
+        """Commit what has arrived, and count it; with `within_day`, refuse more where the day's bytes are used up."""
+        before = upload.counted
         committed = await in_thread(upload.sync)
         fail_point("upload.after_sync")
         now = self._clock()
-        await self._store.write(lambda connection: datasets.commit_bytes(connection, uid, committed, now=now))
+
+        def work(connection: Connection) -> None:
+            datasets.commit_bytes(connection, uid, committed, now=now)
+            self._quotas.note_uploaded(connection, caller, committed - before, now)
+
+        await self._store.write(work)
+        upload.counted = committed
+        if within_day:
+            await self._store.read(lambda connection: self._quotas.require_upload(connection, caller, now))
 
     async def _finish(self, row: DatasetRow) -> DatasetRow:
         part, content = self._layout.upload_file(row.uid), self._layout.dataset_file(row.sha256)

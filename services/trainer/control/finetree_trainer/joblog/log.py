@@ -23,6 +23,7 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.live.pace import Pace
 from finetree_trainer.joblog.live.tail import TAIL_EVENTS, Tail
 from finetree_trainer.joblog.transaction import Transaction
+from finetree_trainer.limits.spending import settle
 from finetree_trainer.store import events, jobs
 from finetree_trainer.store.database import Store
 
@@ -105,8 +106,11 @@ class EventLog:
                 raise FencedError(row.attempt)
             expected = row.attempt, row.last_seq
             transaction = Transaction(row, self.clock())
+            ended = transaction.finished
             result = decide(transaction, connection)
             position = 0
+            if transaction.finished and not ended:
+                settle(connection, row, transaction.snapshot, transaction.now)
             if transaction.flush():
                 position = events.append(connection, row, transaction.events, attempt=expected[0], last_seq=expected[1])
             return Change(result, row, transaction.events, position)

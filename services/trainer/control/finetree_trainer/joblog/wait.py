@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import Collection
 
 from finetree_api.trainer.v1 import event_pb2
+from finetree_runtime.server.limits.table import Caller
 
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
@@ -19,7 +20,7 @@ class Waits:
     def __init__(self, log: EventLog, watches: Watches) -> None:
         self._log, self._watches = log, watches
 
-    async def reached(self, uid: str, asked: Collection[int], *, seconds: float, principal: str) -> bool:
+    async def reached(self, uid: str, asked: Collection[int], *, seconds: float, caller: Caller) -> bool:
         """Return whether a job is in one of the states now, or comes to one within the seconds.
 
         Without states the terminal ones are meant. A job that has ended, and a server that stops, are not waited for.
@@ -28,7 +29,7 @@ class Waits:
         wanted = frozenset(asked) or states.TERMINAL
         now = asyncio.get_running_loop().time
         until = now() + seconds
-        with self._watches.admitted(principal) as stop, self._log.watching(uid):
+        with self._watches.admitted(caller) as stop, self._log.watching(uid):
             reach = await self._log.span(uid)
             state, after = reach.state, reach.last_seq
             while state not in wanted:

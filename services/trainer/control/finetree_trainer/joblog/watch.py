@@ -4,7 +4,6 @@
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,9 @@ from finetree.joblog.metrics import StepSampler
 from finetree_api.trainer.v1 import event_log_pb2
 from finetree_runtime.errors import ResourceExhausted, Unavailable
 from finetree_runtime.meter import NOT_MEASURED
+from finetree_runtime.server.limits.file import LimitsFile
+from finetree_runtime.server.limits.places import OpenStreams
+from finetree_runtime.server.limits.table import Caller
 from finetree_runtime.server.replies import SerializedReply
 
 from finetree_trainer.joblog import cursor
@@ -21,23 +23,23 @@ from finetree_trainer.store import events
 
 
 class Watches:
-    """Serves watchers until `drain`. At most `limit` at once, `per_principal` of one caller."""
+    """Serves watchers until `drain`. At most `limit` at once, of a caller as many as `streams` lets in."""
 
-    def __init__(self, log: EventLog, *, limit: int, per_principal: int) -> None:
+    def __init__(self, log: EventLog, *, limit: int, streams: OpenStreams | None = None) -> None:
         self._log = log
         self._limit = limit
-        self._per_principal = per_principal
+        self._streams = streams or OpenStreams(LimitsFile(None))
         self.made = Batches(log)
         """What makes the batches of all of them."""
         self.lag = NOT_MEASURED
         """Measures the time until events are sent, in seconds."""
-        self._open: Counter[str] = Counter()
+        self._open = 0
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def count(self) -> int:
         """Watches that are open."""
-        return self._open.total()
+        return self._open
 
     def drain(self) -> None:
         """Send every watcher its cursor and end its stream; it can go on from there with another call."""
@@ -69,29 +71,31 @@ class Watches:
         return after
 
     async def watch(
-        self, uid: str, after: int, chosen: Filter, *, principal: str
+        self, uid: str, after: int, chosen: Filter, *, caller: Caller
     ) -> AsyncIterator[event_log_pb2.WatchJobResponse | SerializedReply]:
         """Batches after number `after` until the Terminal event; an empty batch is a heartbeat that moves the cursor.
 
         Raises ResourceExhausted TOO_MANY_WATCHERS, and Unavailable SERVER_STOPPING after the last cursor on `drain`.
         """
-        with self.admitted(principal), self._log.watching(uid):
+        with self.admitted(caller), self._log.watching(uid):
             async for batch in self._batches(uid, after, chosen):
                 yield batch
 
     @contextmanager
-    def admitted(self, principal: str) -> Iterator["asyncio.Future[None]"]:
+    def admitted(self, caller: Caller) -> Iterator["asyncio.Future[None]"]:
         """Count a stream of a caller while it is open; yield what is done once the server stops.
 
         Raises ResourceExhausted TOO_MANY_WATCHERS.
         """
-        self._admit(principal)
-        try:
-            yield self._stop
-        finally:
-            self._open[principal] -= 1
-            if not self._open[principal]:
-                del self._open[principal]
+        if self._open >= self._limit:
+            text = f"At most {self._limit} watches may be open at once; end some, or use ListEvents."
+            raise ResourceExhausted("TOO_MANY_WATCHERS", text, retry_delay=5.0)
+        with self._streams.taken("watchers", caller, reason="TOO_MANY_WATCHERS"):
+            self._open += 1
+            try:
+                yield self._stop
+            finally:
+                self._open -= 1
 
     async def _batches(
         self, uid: str, after: int, chosen: Filter
@@ -120,13 +124,3 @@ class Watches:
                 await asyncio.wait([self._stop], timeout=chosen.min_interval)
             elif after >= batch.last_seq:
                 await self._log.wait(uid, after, seconds=sent + chosen.heartbeat - time.monotonic(), stop=self._stop)
-
-    def _admit(self, principal: str) -> None:
-        if self._open.total() >= self._limit or self._open[principal] >= self._per_principal:
-            raise ResourceExhausted(
-                "TOO_MANY_WATCHERS",
-                f"At most {self._per_principal} watches of one caller and {self._limit} in all may be open at once; "
-                "end some, or use ListEvents.",
-                retry_delay=5.0,
-            )
-        self._open[principal] += 1

@@ -10,6 +10,7 @@ from finetree_api.trainer.v1 import job_log_pb2
 from finetree_data import log_file
 from finetree_data.log_file import JOB_LOG
 from finetree_runtime.errors import NotFound, OutOfRange, Unavailable
+from finetree_runtime.server.limits.table import Caller
 from sqlalchemy import Connection
 
 from finetree_trainer.clock import timestamp
@@ -65,7 +66,7 @@ class AttemptLogs:
         )
 
     async def read(
-        self, uid: str, request: job_log_pb2.ReadJobLogRequest, *, principal: str
+        self, uid: str, request: job_log_pb2.ReadJobLogRequest, *, caller: Caller
     ) -> AsyncIterator[job_log_pb2.ReadJobLogResponse]:
         """Stream a log from where the request says; the first piece comes at once, with or without text.
 
@@ -86,7 +87,7 @@ class AttemptLogs:
                 if piece.text:
                     yield piece
             return
-        with self._watches.admitted(principal) as stop:
+        with self._watches.admitted(caller) as stop:
             async for piece in self._follow(uid, number, offset, last=request.last_attempt, stop=stop):
                 yield piece
 

@@ -9,6 +9,7 @@ from finetree_api.types.v1 import training_data_pb2
 from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import FailedPrecondition, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
+from finetree_runtime.server.limits.table import Caller
 from sqlalchemy import Connection
 
 from finetree_trainer.clock import timestamp
@@ -18,6 +19,7 @@ from finetree_trainer.joblog.log import EventLog, job_not_found
 from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.jobs.lifecycle import update
 from finetree_trainer.jobs.planner import PlannedJob, Planner
+from finetree_trainer.limits.quotas import Quotas
 from finetree_trainer.models.lineage import lineage
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.settings import Settings
@@ -36,10 +38,17 @@ class Jobs:
     """Creates, reads, lists, updates and cancels jobs for the trainer's clients."""
 
     def __init__(
-        self, log: EventLog, planner: Planner, *, queue: JobQueue, supervisor: Supervisor, settings: Settings
+        self,
+        log: EventLog,
+        planner: Planner,
+        *,
+        queue: JobQueue,
+        supervisor: Supervisor,
+        settings: Settings,
+        quotas: Quotas,
     ) -> None:
         self._log, self._planner, self._queue = log, planner, queue
-        self._supervisor, self._settings = supervisor, settings
+        self._supervisor, self._settings, self._quotas = supervisor, settings, quotas
         self.longest_kept: Callable[[str], float] = lambda _project: 0.0
         """Seconds after its end at which retention deletes a job of a project; 0 for never."""
 
@@ -70,6 +79,8 @@ class Jobs:
                 return known
             request_ids.claim(connection, key, record.uid, now=now)
             self._require_place(connection)
+            self._quotas.require_queue(connection, Caller(owner, project))
+            self._quotas.reserve(connection, record, now)
             _require_datasets(connection, planned)
             _require_weights(connection, planned)
             return _insert(connection, record, planned, project=project, now=now)

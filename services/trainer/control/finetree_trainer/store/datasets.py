@@ -99,9 +99,3 @@ def remove(connection: Connection, uid: str) -> None:
 def count_of_content(connection: Connection, sha256: str) -> int:
     """How many datasets, over all projects, share a content file."""
     return int(connection.execute(select(func.count()).where(_datasets.sha256 == sha256)).scalar_one())
-
-
-def bytes_of_project(connection: Connection, project: str) -> int:
-    """Bytes of all datasets of a project, complete or not."""
-    query = select(func.coalesce(func.sum(_datasets.size_bytes), 0)).where(_datasets.project == project)
-    return int(connection.execute(query).scalar_one())

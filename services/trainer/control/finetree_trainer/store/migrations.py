@@ -94,8 +94,21 @@ ALTER TABLE jobs ADD COLUMN place TEXT NOT NULL DEFAULT ''
 """
 """Jobs of before are of normal priority and have the place of their creation."""
 
+_USAGE = """
+CREATE TABLE job_costs (
+  job_uid TEXT PRIMARY KEY, shard INTEGER NOT NULL, project TEXT NOT NULL, owner TEXT NOT NULL, month TEXT NOT NULL,
+  currency TEXT NOT NULL, hourly BIGINT NOT NULL, reserved BIGINT NOT NULL, spent BIGINT NOT NULL,
+  ended INTEGER NOT NULL);
+CREATE INDEX job_costs_by_project ON job_costs (project, month);
+CREATE INDEX job_costs_by_owner ON job_costs (owner, month);
+CREATE TABLE uploaded_bytes (
+  project TEXT NOT NULL, owner TEXT NOT NULL, day TEXT NOT NULL, bytes BIGINT NOT NULL,
+  PRIMARY KEY (project, owner, day))
+"""
+"""Jobs of before have no cost that counts in a month."""
+
 MIGRATIONS: tuple[str | Callable[[Connection], None], ...] = (
-    *(_FIRST, _seal_records, _SWEEPS, _REMOVED_JOBS, _QUEUE_ORDER),
+    *(_FIRST, _seal_records, _SWEEPS, _REMOVED_JOBS, _QUEUE_ORDER, _USAGE),
 )
 """Step N takes a database from version N - 1 to N. Statements of a text are separated by semicolons."""
 

@@ -190,6 +190,35 @@ removed_jobs = Table(
 """Jobs that were deleted, on request or by retention: nothing else is left of them. `files_left` is 1 until their
 folder is gone, which a kill may put off to the next start."""
 
+job_costs = Table(
+    "job_costs",
+    metadata,
+    Column("job_uid", String, primary_key=True),
+    Column("shard", Integer, nullable=False),
+    Column("project", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("month", String, nullable=False),
+    Column("currency", String, nullable=False),
+    Column("hourly", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+    Column("ended", Integer, nullable=False),
+    Index("job_costs_by_project", "project", "month"),
+    Index("job_costs_by_owner", "owner", "month"),
+)
+"""What each job costs, in millionths of its currency: a row outlives its job, so that a deleted one still counts in the
+month ("2026-11", UTC) in which it was created. `currency` is empty where the price is not known."""
+
+uploaded_bytes = Table(
+    "uploaded_bytes",
+    metadata,
+    Column("project", String, primary_key=True),
+    Column("owner", String, primary_key=True),
+    Column("day", String, primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+)
+"""Bytes that arrived on a day ("2026-11-28", UTC), also of uploads that were never finished."""
+
 
 def shard_of(uid: str) -> int:
     """Virtual shard of a uid: CRC-32 (the same on every platform and in every language), modulo `SHARDS`."""

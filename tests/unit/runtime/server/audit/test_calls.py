@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a record of a call has, and which calls have one."""
 
+import asyncio
+
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.recommender.v1 import recommender_pb2
 from finetree_api.trainer.v1 import dataset_pb2, job_pb2, serving_pb2, trainer_pb2
-from finetree_runtime.server.audit.calls import Auditor, changes, uploads
+from finetree_cli.backends.audit.records import lines
+from finetree_runtime.server.audit.calls import REFUSALS_A_SECOND, Auditor, changes, uploads
+from finetree_runtime.server.audit.log import AuditLog
 from finetree_runtime.server.context import Call
 
 SERVICES = [
@@ -74,3 +78,27 @@ def test_texts_and_bytes_of_a_request_are_in_no_record():
 def test_an_error_leaves_its_reason_and_id():
     found = trail("DeleteJob", None, {"reason": "JOB_IN_USE", "error_id": "e-1"}).fields("FAILED_PRECONDITION")
     assert (found["code"], found["reason"], found["error_id"]) == ("FAILED_PRECONDITION", "JOB_IN_USE", "e-1")
+
+
+async def test_a_flood_of_refusals_is_counted_by_address_and_reason(tmp_path):
+    auditor = Auditor(AuditLog.at(tmp_path, 10**6))
+    for number in range(90):
+        call = Call(method=TRAINER + "ListJobs", fields={"reason": "TOKEN_INVALID" if number % 3 else "TOKEN_EXPIRED"})
+        auditor.trail(call, f"ipv4:10.0.0.7:{number}").end("UNAUTHENTICATED")
+    await asyncio.to_thread(auditor.close)
+    records = [line.record for line in lines(tmp_path)]
+    single = [record for record in records if record["event"] == "call"]
+    counted = {record["reason"]: record["count"] for record in records if record["event"] == "refusals"}
+    assert len(single) == REFUSALS_A_SECOND
+    assert sum(counted.values()) == 90 - REFUSALS_A_SECOND
+    assert counted.keys() == {"TOKEN_INVALID", "TOKEN_EXPIRED"}
+    assert {record["peer"] for record in records if record["event"] == "refusals"} == {"ipv4:10.0.0.7"}
+
+
+async def test_reads_that_are_answered_have_no_record(tmp_path):
+    auditor = Auditor(AuditLog.at(tmp_path, 10**6))
+    auditor.trail(Call(method=TRAINER + "WatchJob"), "ipv4:10.0.0.7:1").end("OK")
+    auditor.trail(Call(method=TRAINER + "Generate"), "ipv4:10.0.0.7:1").end("CANCELLED")
+    auditor.trail(Call(method=TRAINER + "DeleteJob"), "ipv4:10.0.0.7:1").end("OK")
+    await asyncio.to_thread(auditor.close)
+    assert [line.record["event"] for line in lines(tmp_path)] == ["call", "stop"]

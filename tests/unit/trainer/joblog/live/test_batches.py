@@ -6,6 +6,7 @@ import asyncio
 import pytest
 from finetree.joblog.metrics import StepSampler
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2
+from finetree_runtime.server.limits.table import Caller
 from finetree_runtime.server.replies import SerializedReply
 from finetree_trainer.joblog.live import batches as batches_
 from finetree_trainer.joblog.live.batches import KEPT, Batches, Filter
@@ -46,7 +47,7 @@ async def finish(log):
 
 async def collect(watches, after=0, chosen=Filter()):  # noqa: B008 - frozen
     """The batches with events; those without, which only move the cursor, are each watcher's own."""
-    found = [batch async for batch in watches.watch("j1", after, chosen, principal="me")]
+    found = [batch async for batch in watches.watch("j1", after, chosen, caller=Caller("me", "default"))]
     return [batch for batch in found if isinstance(batch, SerializedReply)]
 
 
@@ -57,7 +58,7 @@ def parsed(batch):
 async def test_two_hundred_watchers_get_each_batch_from_one_serialization(log, monkeypatch):
     # However slow the machine is: what a batch costs is counted here, not how long it is kept.
     monkeypatch.setattr(batches_, "KEPT_SECONDS", 60.0)
-    watches = Watches(log, limit=WATCHERS, per_principal=WATCHERS)
+    watches = Watches(log, limit=WATCHERS)
     tasks = [asyncio.create_task(collect(watches)) for _ in range(WATCHERS)]
     await asyncio.sleep(0)
     for number in range(20):
@@ -73,7 +74,7 @@ async def test_two_hundred_watchers_get_each_batch_from_one_serialization(log, m
 
 
 async def test_watchers_with_another_filter_get_batches_of_their_own(log):
-    watches = Watches(log, limit=10, per_principal=10)
+    watches = Watches(log, limit=10)
     lines, all_ = (asyncio.create_task(collect(watches, 0, Filter(mask=mask))) for mask in (LINE, Filter().mask))
     await asyncio.sleep(0)
     await add(log, "a", "b")
@@ -96,8 +97,8 @@ async def test_a_client_that_goes_takes_no_batch_from_the_others(log):
 async def test_a_watcher_that_comes_after_the_end_is_told_it_at_once(log, monkeypatch):
     monkeypatch.setattr(batches_, "KEPT_SECONDS", 60.0)
     await add(log, "a")
-    watches = Watches(log, limit=10, per_principal=10)
-    early = watches.watch("j1", 0, Filter(), principal="me")
+    watches = Watches(log, limit=10)
+    early = watches.watch("j1", 0, Filter(), caller=Caller("me", "default"))
     await anext(early)  # keeps a batch that is the newest one as yet
     await early.aclose()
     await finish(log)
@@ -120,7 +121,7 @@ async def test_sampled_watchers_count_their_own_steps(log):
 
     await log.change("j1", decide)
     await finish(log)
-    watches = Watches(log, limit=10, per_principal=10)
+    watches = Watches(log, limit=10)
     for _ in range(2):
         (batch,) = await collect(watches, 0, Filter(steps_per_second=1))
         assert [event.step_metrics.step for event in parsed(batch).events if event.HasField("step_metrics")] == [1]
@@ -128,7 +129,7 @@ async def test_sampled_watchers_count_their_own_steps(log):
 
 
 async def test_a_watch_that_ends_leaves_nothing_behind(log):
-    watches = Watches(log, limit=10, per_principal=10)
+    watches = Watches(log, limit=10)
     for _ in range(50):
         task = asyncio.create_task(collect(watches))
         await asyncio.sleep(0.001)

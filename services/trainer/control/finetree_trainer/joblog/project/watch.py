@@ -16,6 +16,7 @@ from typing import Any
 
 from finetree_api.trainer.v1 import event_pb2, waiting_pb2
 from finetree_runtime.errors import Unavailable
+from finetree_runtime.server.limits.table import Caller
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog.live.batches import BATCH_BYTES
@@ -94,14 +95,14 @@ class ProjectWatches:
                 return Place()
 
     async def watch(
-        self, project: str, after: Place, chosen: ProjectFilter, *, principal: str
+        self, project: str, after: Place, chosen: ProjectFilter, *, caller: Caller
     ) -> AsyncIterator[waiting_pb2.WatchJobsResponse]:
         """Batches after a place, without end; an empty batch is a heartbeat that moves the cursor.
 
         Raises ResourceExhausted TOO_MANY_WATCHERS, OutOfRange EVENTS_EXPIRED, FailedPrecondition EVENTS_DAMAGED, and
         Unavailable SERVER_STOPPING after the last cursor.
         """
-        with self._watches.admitted(principal) as stop, self._listening(project) as signal:
+        with self._watches.admitted(caller) as stop, self._listening(project) as signal:
             sent, place, reached = -math.inf, after, after
             removed: int | None = None
             while True:

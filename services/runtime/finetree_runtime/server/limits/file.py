@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The limits file, read as strictly as settings are, and read again when it changes.
+
+[default.principal]
+requests_per_second = 50
+
+[projects.search]
+running_jobs = 4
+monthly_cost = "500 USD"
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from finetree_runtime.config.settings import SettingsError, Size
+from finetree_runtime.config.values import convert
+from finetree_runtime.server.limits.table import PRINCIPALS, PROJECTS, UNPRICED, WORDS, Budget, LimitTable
+from finetree_runtime.server.logging import get_logger
+
+LOOK_SECONDS = 1.0
+"""Time between two looks whether the file has changed."""
+_KINDS = {"project": PROJECTS, "principal": PRINCIPALS}
+_BYTES = ("upload_bytes_per_day", "dataset_bytes")
+_MONEY = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ([A-Z]{3})")
+
+
+class LimitsFile:
+    """The limits in force: those of the file, behind them the settings of the service."""
+
+    def __init__(self, file: Path | None, usual: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Read the file. `usual` has the defaults by kind of subject that the file's own go before.
+
+        Raises SettingsError SETTING_INVALID, which names the key.
+        """
+        self._file, self._usual = file, usual or {}
+        self._looked, self._seen = time.monotonic(), self._stat()
+        self._table = self._read()
+
+    @property
+    def table(self) -> LimitTable:
+        """The limits now. A file that has become wrong changes nothing: the log says what is wrong with it."""
+        now = time.monotonic()
+        if self._file is not None and now - self._looked >= LOOK_SECONDS:
+            self._looked, seen = now, self._stat()
+            if seen != self._seen:
+                self._seen = seen
+                self._read_again()
+        return self._table
+
+    def _read_again(self) -> None:
+        try:
+            self._table = self._read()
+        except SettingsError as error:
+            get_logger().error("limits_file_refused", error=str(error))
+        else:
+            get_logger().info("limits_file_read")
+
+    def _stat(self) -> tuple[int, int, int]:
+        try:
+            found = self._file.stat() if self._file is not None else None
+        except OSError:
+            found = None
+        return (found.st_ino, found.st_size, found.st_mtime_ns) if found is not None else (0, 0, 0)
+
+    def _read(self) -> LimitTable:
+        if self._file is None:
+            return LimitTable(self._usual)
+        return parse(_content(self._file), self._usual)
+
+
+def parse(content: Mapping[str, Any], usual: Mapping[str, Mapping[str, Any]]) -> LimitTable:
+    """Build the limits of a file's content. Raises SettingsError SETTING_INVALID, which names the key."""
+    _refuse_unknown(content, ("default", PROJECTS, PRINCIPALS), "")
+    given = _table(content.get("default", {}), "default")
+    _refuse_unknown(given, tuple(_KINDS), "default.")
+    defaults = {kind: dict(limits) for kind, limits in usual.items()}
+    for name, kind in _KINDS.items():
+        defaults[kind] = defaults.get(kind, {}) | _limits(given.get(name, {}), f"default.{name}", kind)
+    own = {
+        f"{kind}/{name}": _limits(limits, f"{kind}.{name}", kind)
+        for kind in (PROJECTS, PRINCIPALS)
+        for name, limits in _table(content.get(kind, {}), kind).items()
+    }
+    return LimitTable(defaults, own)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise _invalid(f"{file.name} cannot be read: {why}") from None
+
+
+def _limits(given: Any, key: str, kind: str) -> dict[str, Any]:
+    known = (*WORDS, UNPRICED) if kind == PROJECTS else tuple(WORDS)
+    stated = _table(given, key)
+    _refuse_unknown(stated, known, f"{key}.")
+    return {name: _value(name, raw, f"{key}.{name}") for name, raw in stated.items()}
+
+
+def _value(name: str, raw: Any, key: str) -> Any:
+    if name == "monthly_cost":
+        found = _MONEY.fullmatch(raw) if isinstance(raw, str) else None
+        if found is None:
+            raise _invalid(f'{key}: {raw!r} is not an amount such as "500 USD"')
+        return Budget(Decimal(found[1]), found[2])
+    if name == UNPRICED:
+        if raw not in ("refuse", "allow"):
+            raise _invalid(f"{key}: {raw!r} is neither refuse nor allow")
+        return raw
+    try:
+        value = convert(Size if name in _BYTES else float if name == "requests_per_second" else int, raw)
+    except ValueError as error:
+        raise _invalid(f"{key}: {error}") from None
+    if value < 0 or (name in ("requests_per_second", "burst") and value <= 0):
+        raise _invalid(f"{key}: {raw!r} is too small")
+    return value
+
+
+def _table(given: Any, key: str) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise _invalid(f"{key}: is not a table")
+    return given
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
+    if unknown := sorted(given.keys() - set(known)):
+        raise _invalid(f"{prefix}{unknown[0]}: is none of {', '.join(known)}")
+
+
+def _invalid(text: str) -> SettingsError:
+    return SettingsError("SETTING_INVALID", f"limits_file: {text}")
