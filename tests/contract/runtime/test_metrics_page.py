@@ -12,6 +12,8 @@ import pytest
 from finetree_api.estimator.v1 import catalog_pb2
 from finetree_api.trainer.v1 import event_log_pb2
 from finetree_runtime.config.settings import SettingsError
+from finetree_runtime.server.metrics import page as metrics_page
+from finetree_runtime.server.metrics import prometheus
 from finetree_runtime.server.service import serving
 
 WAIT = 15.0
@@ -72,9 +74,8 @@ async def test_readiness_and_liveness_are_told_apart(program):
 
 
 async def test_a_blocked_service_is_not_alive(program, monkeypatch):
-    from finetree_runtime.server.metrics import page
-
-    monkeypatch.setattr(page, "READ_SECONDS", 0.2)
+    for module in (metrics_page, prometheus):
+        monkeypatch.setattr(module, "READ_SECONDS", 0.2)
     port = free_port()
     async with serving(program.build(program.Settings(metrics_address=str(port)))):
         with ThreadPoolExecutor() as pool:
