@@ -122,7 +122,7 @@ refused TOKEN_MISSING "$finetree" recommend --model smollm2-135m-instruct --gpu 
 refused TOKEN_MISSING "$finetree" jobs list
 refused 401 curl --silent --show-error --fail --cacert "$work/ca.pem" https://localhost:21080/trainer/v1/ListJobs
 refused "" curl --silent --show-error --fail http://localhost:21080/trainer/v1/ListJobs
-FINETREE_PROFILE="" refused TLS "$finetree" jobs list --trainer http://localhost:21053
+FINETREE_PROFILE="" refused TLS "$finetree" jobs list --trainer http://127.0.0.1:21053
 say "refused: calls without a token, and in plain text"
 "${compose[@]}" run --rm -T login token 2>"$work/login" | tee "$work/token" | "$finetree" login --profile compose --token-stdin
 refused "was shown before" "${compose[@]}" run --rm -T login token
