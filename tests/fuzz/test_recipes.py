@@ -85,6 +85,7 @@ def planner(folder) -> Planner:
         devices=devices,
         estimator=estimator,
         rates=lambda: None,
+        capacity=lambda device: device.total_bytes,
         serving=other,
         evaluations=other,
         exports=other,

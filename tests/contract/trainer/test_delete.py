@@ -158,7 +158,7 @@ async def test_the_command_deletes_what_it_is_told_and_asks_before(tmp_path, mon
         assert (await run("--failed", "--yes"))[0] == 0
         assert (await run("--older-than", "60d", "--yes"))[0] == 0
         code, out, err = await run(first.uid, "--yes")
-        assert (code, out.split()[0], out.split()[-1]) == (0, first.name, "deleted")
+        assert (code, out.split()[0], out.split()[-1]) == (0, first.uid, "deleted")
         code, out, err = await run(first.uid, second.uid, "--yes", "--json")
         told = json.loads(out)
-        assert (code, told["refused"][0]["reason"], told["deleted"][0]["name"]) == (4, "JOB_NOT_FOUND", second.name)
+        assert (code, told["refused"][0]["reason"], told["deleted"][0]["name"]) == (4, "JOB_NOT_FOUND", second.uid)

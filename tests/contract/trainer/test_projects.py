@@ -178,7 +178,7 @@ async def test_lists_pages_and_cursors_are_of_ones_own_project(tmp_path):
     access = tmp_path / "access"
     changes.create_token(access, "first", Granted("ours", Grants()), expires=None)
     async with (
-        trainer(tmp_path, {"hold": True}, access_dir=access) as nobody,
+        trainer(tmp_path, {"steps": 1000, "delay": 0.05}, access_dir=access) as nobody,
         principals(nobody.address, access, ours=Role.TRAIN, theirs=Role.TRAIN) as talks,
     ):
         ours, theirs = talks["ours"], talks["theirs"]
@@ -196,6 +196,8 @@ async def test_lists_pages_and_cursors_are_of_ones_own_project(tmp_path):
         assert (await theirs.train(request_id="job-0")).name.startswith("projects/theirs/jobs/")
         assert await running_jobs(ours) == {jobs[0].name}
         assert await running_jobs(theirs) == {"-"}
+        for job in jobs:
+            await ours.cancel(job.name)
 
 
 async def running_jobs(talk):

@@ -190,7 +190,7 @@ async def test_capacity_tells_what_a_program_of_others_takes(tmp_path):
                 if near and node.processors.used_by_others > 0.5:
                     break
         assert after.total_bytes == before.total_bytes
-        assert after.used_by_us_bytes < 2**29
+        assert after.used_by_us_bytes - before.used_by_us_bytes < 2**28
         assert node.processors.cores >= 1
 
 

@@ -18,11 +18,19 @@ CASE = "smollm2-135m lora fp32 64"
 
 def test_the_predicted_peaks_are_within_a_tenth_of_what_the_worker_needs(smollm2: Path, tmp_path: Path) -> None:
     target = tmp_path / "found.json"
-    command = [sys.executable, str(BENCHMARK), f"--only={CASE}", f"--models={smollm2.parent}", f"--output={target}"]
+    command = [
+        sys.executable,
+        str(BENCHMARK),
+        f"--only={CASE}",
+        f"--models={smollm2.parent}",
+        f"--output={target}",
+        "--quick",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert target.exists(), done.stderr
     (found,) = json.loads(target.read_text())["cases"]
     assert found["case"] == CASE
-    assert [found["error"][peak] for peak in ("allocated", "process")] == pytest.approx([0.0, 0.0], abs=0.1)
+    # One process, whose tensors are counted; what it takes as a whole would include the profiler's records.
+    assert found["error"]["allocated"] == pytest.approx(0.0, abs=0.1)
     assert found["measured"]["allocated"] > found["measured"]["weights"] > 500e6

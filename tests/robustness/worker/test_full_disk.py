@@ -20,8 +20,11 @@ from finetree_worker.events.journal import Journal
 
 folder = Path(sys.argv[1])
 journal = Journal(folder)
-go_on = threading.Event()
-reporter = JournalReporter(journal, attempt=1, on_written=go_on.wait, on_phase=lambda phase: None)
+stands, go_on = threading.Event(), threading.Event()
+def stop_here():
+    stands.set()
+    go_on.wait()
+reporter = JournalReporter(journal, attempt=1, on_written=stop_here, on_phase=lambda phase: None)
 
 def emit():
     reporter.emit(event_pb2.LogLine(logger="test", text="x" * 1000))
@@ -43,6 +46,7 @@ except (StorageError, OSError) as error:
 
 _ALL_AT_ONCE = """
 emit()  # the writer's thread stops behind it, until told to go on
+stands.wait()
 try:
     while True:
         fill(1000)
