@@ -72,6 +72,14 @@ def test_every_setting_is_shown_with_its_origin_and_without_its_secret(finetree,
     assert str(home) not in finetree("config", "show", "--profile", "lab")
 
 
+def test_with_a_token_and_no_project_the_project_is_the_tokens(finetree):
+    finetree("profile", "set", "lab", "address=lab:1", "token=geheim")
+    shown = json.loads(finetree("config", "show", "--profile", "lab", "--json"))["settings"]
+    assert shown["project"] == {"value": "", "origin": "token"}
+    elsewhere = json.loads(finetree("config", "show", "--profile", "lab", "--address", "127.0.0.1:9", "--json"))
+    assert elsewhere["settings"]["project"] == {"value": "default", "origin": "default"}
+
+
 def test_a_token_that_is_not_sent_says_so(finetree):
     finetree("profile", "set", "default", "address=lab:1", "token_command=vault read 'a b'")
     shown = finetree("config", "show", "--address", "127.0.0.1:9")

@@ -47,6 +47,9 @@ def show(settings: Settings, *, origin: bool) -> None:
         }
         for name, target in options.targets.items()
     }
+    if any(each["token_sent"] for each in services.values()):
+        # Names without a project are then of the token's own, which the server knows.
+        found = [_of_token(each) if each.key == "project" else each for each in found]
     if settings.out.json:
         shown = {each.key: {"value": each.shown(), "origin": each.origin} for each in found}
         settings.out.document({"settings": shown, "services": services})
@@ -95,6 +98,13 @@ def _settings(settings: Settings) -> "list[Setting]":
     others = [resolved.found[key] for key in KEYS if key in resolved.found]
     named = [dataclasses.replace(each, origin=_option(each.key, each)) for each in (resolved.profile, *others)]
     return [named[0], *addresses, *named[1:]]
+
+
+def _of_token(project: "Setting") -> "Setting":
+    """Return the project as a caller with a token has it: the token's own where none was given."""
+    import dataclasses
+
+    return dataclasses.replace(project, value="", origin="token") if project.level == "default" else project
 
 
 def _option(key: str, setting: "Setting") -> str:
