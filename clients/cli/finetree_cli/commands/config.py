@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`finetree config`: the settings that hold, where each comes from, and the file that profiles are in."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from finetree_cli.options.command import Group, Settings, pass_settings
 
 if TYPE_CHECKING:
-    from finetree.config.options import Options
     from finetree.config.settings import Setting
 
 NOT_SENT = "not sent: the addresses are not the profile's"
@@ -38,7 +37,7 @@ def show(settings: Settings, *, origin: bool) -> None:
     token is read.
     """
     found = _settings(settings)
-    options = _options(settings)
+    options = settings.options()
     services = {
         name: {
             "address": target.address,
@@ -113,15 +112,3 @@ def _option(key: str, setting: "Setting") -> str:
         return setting.origin
     own = setting.key if setting.key in ("address", "profile", "project") else key.removesuffix("_address")
     return f"--{own}"
-
-
-def _options(settings: Settings) -> "Options":
-    """Make the options of a client without a client: that would load gRPC."""
-    from finetree.config.options import make_options
-
-    own: dict[Any, str | None] = {
-        "recommender": settings.recommender,
-        "estimator": settings.estimator,
-        "trainer": settings.trainer,
-    }
-    return make_options(settings.address, own, profile=settings.profile, project=settings.project)

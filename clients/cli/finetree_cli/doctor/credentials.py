@@ -44,18 +44,16 @@ def _tls_servers(installation: Installation) -> list[tuple[str, int, str | None]
     from finetree import InvalidArgument
 
     try:
-        resolved = installation.settings.resolved()
+        targets = installation.settings.options().targets.values()
     except InvalidArgument:
         return []  # `services` says so
     found: dict[tuple[str, int, str | None], None] = {}
-    for service, setting in resolved.addresses.items():
-        address = str(setting.value)
-        plain = address.startswith(("unix:", "http://"))
-        if plain or not (address.startswith("https://") or resolved.get("tls", service) or resolved.token):
+    for target in targets:
+        if target.tls is None:
             continue
-        parts = urlsplit(address if "://" in address else f"https://{address}")
-        ca = resolved.get("tls_ca", service)
-        found[(parts.hostname or "", parts.port or 443, str(ca) if ca else None)] = None
+        parts = urlsplit(f"https://{target.address.removeprefix('dns:').lstrip('/')}")
+        ca = target.tls.ca
+        found[(parts.hostname or "", parts.port or 443, str(ca) if isinstance(ca, Path) else None)] = None
     return list(found)
 
 

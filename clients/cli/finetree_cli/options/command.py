@@ -17,6 +17,8 @@ from finetree_cli.output import Output
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from finetree import Client
+    from finetree.config.options import Options
+    from finetree.config.settings import Service
     from finetree.config.settings import Settings as ResolvedSettings
 
 T = TypeVar("T", bound="DataclassInstance")
@@ -58,6 +60,17 @@ class Settings:
         given = {"address": self.address, "project": self.project}
         given |= {f"{name}_address": getattr(self, name) for name in ("recommender", "estimator", "trainer")}
         return resolve(given, profile=self.profile, lines=lines)
+
+    def options(self) -> "Options":
+        """Make the options of a client without a client: that would load gRPC."""
+        from finetree.config.options import make_options
+
+        own: dict[Service, str | None] = {
+            "recommender": self.recommender,
+            "estimator": self.estimator,
+            "trainer": self.trainer,
+        }
+        return make_options(self.address, own, profile=self.profile, project=self.project)
 
 
 def settings(context: click.Context) -> Settings:

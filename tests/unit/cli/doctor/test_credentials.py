@@ -47,6 +47,13 @@ def test_a_server_without_tls_is_a_problem_where_the_settings_say_tls():
     assert "problem  credentials 127.0.0.1:1: no TLS connection" in CliRunner().invoke(cli, words).output
 
 
+def test_no_certificate_is_looked_for_where_a_token_goes_to_this_machine_in_plain_text(monkeypatch):
+    monkeypatch.setenv("FINETREE_TOKEN", "ft_secret")
+    words = ["doctor", "--only", "credentials", "--address"]
+    assert "no TLS connection" not in CliRunner().invoke(cli, [*words, "127.0.0.1:1"]).output
+    assert "no TLS connection" in CliRunner().invoke(cli, [*words, "finetree.invalid:1"]).output
+
+
 def test_certificates_of_a_private_authority_are_checked(tmp_path):
     pytest.importorskip("cryptography")
     CliRunner().invoke(cli, ["tls", "init", str(tmp_path), "--name", "localhost"], catch_exceptions=False)
