@@ -112,7 +112,8 @@ async def test_chat_answers_side_by_side_and_leaves_nothing_behind(tmp_path, mon
         code, out, err = await command(monkeypatch, capsys, talk, *ask)
         assert code == 0, err
         assert out == f"{label}:\n{label}:hello there \n\nbase:\nbase:hello there \n\n"
-        assert f"{label}: 2 tokens, stop; base: 2 tokens, stop; first token after 0.10 s" in err
+        (told,) = [line for line in err.splitlines() if "tokens, stop" in line]
+        assert f"{label}: 2 tokens, stop; base: 2 tokens, stop; first token after 0.10 s" in told
         code, out, _ = await command(monkeypatch, capsys, talk, *ask, "--json", "--keep")
         answers = json.loads(out)["answers"]
         assert [(each["target"], each["text"]) for each in answers] == [

@@ -80,8 +80,10 @@ def _with(first: Turn, turns: Iterator[Turn]) -> Iterator[Turn]:
 def speed(turn: Turn) -> str:
     """One line: what each answer has in tokens and how it ended, and the speed of all."""
     parts = [
-        f"{label}: {finish.new_tokens} tokens, {units.word(serving_pb2.FinishReason, finish.reason)}"
-        for label, finish in turn.finishes.items()
+        f"{label}: {turn.finishes[label].new_tokens} tokens, "
+        f"{units.word(serving_pb2.FinishReason, turn.finishes[label].reason)}"
+        for label in turn.texts  # in the order that they were named in, not that of their ends
+        if label in turn.finishes
     ]
     if turn.usages:
         parts.append(f"first token after {turn.first_token_seconds:.2f} s, {turn.tokens_per_second:.1f} tokens/s")
