@@ -65,16 +65,16 @@ class Meter(Protocol):
 class _Nothing:
     """A meter whose instruments do nothing, and those instruments."""
 
-    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:  # noqa: ARG002
+    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:  # noqa: ARG002 - counts nothing
         return self
 
     def histogram(
         self,
-        name: str,  # noqa: ARG002
-        text: str,  # noqa: ARG002
-        labels: Sequence[str] = (),  # noqa: ARG002
+        name: str,  # noqa: ARG002 - counts nothing
+        text: str,  # noqa: ARG002 - counts nothing
+        labels: Sequence[str] = (),  # noqa: ARG002 - counts nothing
         *,
-        buckets: Sequence[float] = SECONDS,  # noqa: ARG002
+        buckets: Sequence[float] = SECONDS,  # noqa: ARG002 - counts nothing
     ) -> Histogram:
         return self
 

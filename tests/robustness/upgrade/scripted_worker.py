@@ -69,4 +69,4 @@ class CountingCore:
 
 
 if __name__ == "__main__":
-    sys.exit(Process(parse(sys.argv[2:]), CountingCore(Path(sys.argv[1]))).run())  # type: ignore[arg-type]
+    sys.exit(Process(parse(sys.argv[2:]), CountingCore(Path(sys.argv[1]))).run())  # type: ignore[arg-type]  # has what is asked of a core

@@ -43,7 +43,7 @@ class Authenticator(Protocol):
 class LocalAuthenticator:
     """Takes every caller as the local user: for loopback, and for networks where something else authenticates."""
 
-    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:  # noqa: ARG002
+    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:  # noqa: ARG002 - the protocol's
         """Return the local principal."""
         return LOCAL
 
@@ -82,11 +82,11 @@ class TokenScheme:
     def __init__(self, access: AccessFile) -> None:
         self._access = access
 
-    def claims(self, metadata: Mapping[str, str], peer: Peer) -> bool:  # noqa: ARG002
+    def claims(self, metadata: Mapping[str, str], peer: Peer) -> bool:  # noqa: ARG002 - the protocol's
         """Whether the call has a bearer token with the prefix of ours."""
         return bearer(metadata).startswith(PREFIX)
 
-    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:  # noqa: ARG002
+    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:  # noqa: ARG002 - the protocol's
         """Return the principal of a token.
 
         Raises:

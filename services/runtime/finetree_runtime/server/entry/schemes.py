@@ -26,11 +26,11 @@ class OidcScheme:
         self._access, self._keys = access, keys
         self._issuer, self._audience, self._groups_claim = issuer, audience, groups_claim
 
-    def claims(self, metadata: Mapping[str, str], peer: Peer) -> bool:  # noqa: ARG002
+    def claims(self, metadata: Mapping[str, str], peer: Peer) -> bool:  # noqa: ARG002 - the protocol's
         """Whether the call has a bearer token that looks like a JSON Web Token."""
         return FORM.fullmatch(bearer(metadata)) is not None
 
-    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:  # noqa: ARG002
+    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:  # noqa: ARG002 - the protocol's
         """Return the principal "oidc:<subject>" of a token; its grants are those of the subject and of its groups.
 
         Raises:
@@ -64,7 +64,7 @@ class CertificateScheme:
         """Whether the connection has a client's certificate, and the call no other credentials."""
         return "x509_pem_cert" in peer.auth and "authorization" not in metadata
 
-    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:  # noqa: ARG002
+    async def authenticate(self, method: str, metadata: Mapping[str, str], peer: Peer) -> Principal:  # noqa: ARG002 - the protocol's
         """Return the principal "certificate:<name>".
 
         Raises:

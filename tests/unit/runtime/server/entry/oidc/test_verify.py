@@ -113,8 +113,13 @@ async def test_a_token_for_several_audiences_is_taken(keys):
 
 async def test_tokens_that_nobody_has_signed_are_refused(keys):
     public = PRIVATE["rsa"].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    shared = lambda text: hmac.new(public, text, hashlib.sha256).digest()  # noqa: E731
-    weakly = lambda text: PRIVATE["weak"].sign(text, PKCS1v15(), SHA256())  # noqa: E731
+
+    def shared(text: bytes) -> bytes:
+        return hmac.new(public, text, hashlib.sha256).digest()
+
+    def weakly(text: bytes) -> bytes:
+        return PRIVATE["weak"].sign(text, PKCS1v15(), SHA256())
+
     for token in (
         by_hand({"alg": "none", "kid": "rsa"}, claims()),
         by_hand({"alg": "None", "kid": "rsa"}, claims()),
