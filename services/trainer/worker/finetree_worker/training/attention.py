@@ -20,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from finetree_worker.errors import ModelError
+from finetree_worker.training.fused.causal_attention import causal_attention, suits
 
 NAME = "finetree_documents"
 """Name under which the function is registered with transformers."""
@@ -172,6 +173,8 @@ def _attend(
     queries, keys, values = (_stacked(part, documents) for part in (query, key, value))
     if before is not None:
         keys, values = (_behind(part, own) for part, own in zip(before, (keys, values), strict=True))
+    if not _bounded(keys.shape[2], rule) and suits(queries, keys, values):
+        return _packed(causal_attention(queries, keys, values, rule.scaling), documents)
     repeats = query.shape[1] // key.shape[1]
     keys, values = keys.repeat_interleave(repeats, dim=1), values.repeat_interleave(repeats, dim=1)
     mask = _mask(documents.length, keys.shape[2] - documents.length, rule=rule, device=query.device)
@@ -183,6 +186,16 @@ def _attend(
             out = scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=rule.scaling
             )
+    return _packed(out, documents)
+
+
+def _bounded(keys: int, rule: _Rule) -> bool:
+    """Return whether more than the causal mask decides the scores of a document: a window, a bound, or the model."""
+    return rule.eager or (rule.window is not None and keys > rule.window)
+
+
+def _packed(out: Tensor, documents: DocumentGroup) -> Tensor:
+    """Rearrange (documents, heads, length, d) to (tokens of the group, heads, d)."""
     heads, size = out.shape[1], out.shape[3]
     stacked = out.transpose(1, 2).reshape(documents.documents * documents.length, heads * size)
     if documents.tokens != stacked.shape[0]:

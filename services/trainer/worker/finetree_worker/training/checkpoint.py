@@ -26,6 +26,7 @@ from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
 from finetree_worker.errors import CheckpointError
 from finetree_worker.portable import Portable
 from finetree_worker.training import optimizers
+from finetree_worker.training.fused.levers import in_force
 
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
 FORMAT = 1
@@ -42,13 +43,15 @@ class Environment:
     machine: str
     threads: int
     device: str
+    ways: str = ""
+    """Faster ways of the step that round otherwise than the plain one; checkpoints of older workers have none."""
 
     @classmethod
     def here(cls, threads: int, device: torch.device) -> "Environment":
         """Return the environment of this process."""
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         torch_, transformers, peft = (version(name) for name in ("torch", "transformers", "peft"))
-        return cls(torch_, transformers, peft, platform.machine(), threads, kind)
+        return cls(torch_, transformers, peft, platform.machine(), threads, kind, in_force(device.type))
 
 
 @dataclass(frozen=True, slots=True)
