@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Causal attention by blocks of queries, forward and backward by hand, for CPUs.
 
-torch has two ways on a CPU. Its plain products turn bfloat16 into float32 first, compute the half of the scores that the
-mask drops, and look for rows without a key; its flash kernel computes each head's small products at a tenth of the
+torch has two ways on a CPU. Its plain products turn bfloat16 into float32 first, compute the half of the scores that
+the mask drops, and look for rows without a key; its flash kernel computes each head's small products at a tenth of the
 matrix rate. Here a block of queries meets only the keys up to its own end, all heads of a key head in one batched
 product of the inputs' own type, and nothing is repeated for grouped queries. Scores are rounded to the inputs' type,
 as in transformers' eager attention, and the softmax sums in float32.

@@ -11,6 +11,8 @@ class Lever(enum.StrEnum):
 
     ATTENTION = "attention"
     """Causal attention by blocks on a CPU: `fused.causal_attention`."""
+    LORA = "lora"
+    """LoRA layers that read one input in one forward and backward pass: `fused.lora_groups`."""
     HEAP = "heap"
     """Freed memory is kept for the next tensor on a CPU: `fused.heap`."""
 
@@ -39,5 +41,9 @@ def in_force(device_type: str) -> str:
     return " ".join(sorted(lever for lever in _on if device_type in _ROUNDS[lever]))
 
 
-_ROUNDS: dict[Lever, tuple[str, ...]] = {Lever.ATTENTION: ("cpu",), Lever.HEAP: ()}
+_ROUNDS: dict[Lever, tuple[str, ...]] = {
+    Lever.ATTENTION: ("cpu",),
+    Lever.LORA: ("cpu", "cuda"),
+    Lever.HEAP: (),
+}
 """Devices on which a way rounds otherwise than the plain one."""
