@@ -3,7 +3,7 @@
 """A worker without torch: a real process that speaks Attach, told by a JSON script what to do.
 
 Script keys, all optional: `steps`, `delay` (seconds between steps), `start_delay`, `kill_at` {attempt: step},
-`deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores SIGTERM), `outcome`
+`kill_by` (the name of that signal), `deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores SIGTERM), `outcome`
 ("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit after its outcome),
 `never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split), `offline_after` (ends its
 stream after that step and never comes back), `loss` (one for each step), `environment`, `evaluations` and `samples`
@@ -319,7 +319,7 @@ class ScriptedWorker:
                 break
             self._say(step)
             if step == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.Signals[script.get("kill_by", "SIGKILL")])
             self._step(step, steps)
             self._checkpoint(step)
             if script.get("offline_after") == step:

@@ -94,6 +94,9 @@ class Process:
         self.pid = pid
         self.exit: str = ""
         self.reason: str = ""
+        self.overran = False
+        """Whether the kernel ended it since what it rendered or tokenized did not come to an end: never of an adopted
+        one, whose status goes to another process."""
         self.signalled = False
         """Whether the service has asked it to end by a signal."""
         self.dead = asyncio.Event()
@@ -232,7 +235,9 @@ class Process:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-            self.exit = _exit_text(self._child.wait())
+            code = self._child.wait()
+            # Workers have this limit while they render and tokenize alone (finetree_worker.tokenize.limits).
+            self.overran, self.exit = code == -signal.SIGXCPU, _exit_text(code)
             return True
         try:
             descriptor = os.pidfd_open(self.pid)

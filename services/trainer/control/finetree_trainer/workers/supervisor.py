@@ -422,7 +422,8 @@ class Supervisor:
         await asyncio.to_thread(
             remove_drafts, layout.checkpoints(worker.job), layout.artifacts(worker.job, worker.attempt)
         )
-        ended = DeadAttempt(worker.job, worker.attempt, folder, ending)
+        overran = worker.process is not None and worker.process.overran
+        ended = DeadAttempt(worker.job, worker.attempt, folder, ending, overran=overran)
         closing = self._spawn(close_attempt(self._log, ended, tries=self._settings.system_retries))
         # So that the job comes before others that wait for its slot; but that nothing works on it is proof enough.
         await asyncio.wait((closing,), timeout=CLOSE_SECONDS)
