@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC110 - a folder that goes sets no event
 """kill -9 in the middle of deletions and of changes to what is kept: whole or gone, and a repeat is answered."""
 
 import asyncio
@@ -8,7 +9,7 @@ import grpc
 import pytest
 from campaign.campaign import OF_DELETION, Service, broken_off
 from finetree_api.trainer.v1 import checkpoint_pb2, job_pb2, retention_pb2
-from trainer_harness import ROWS, assert_whole, jsonl, refusal, write_script
+from trainer_harness import ROWS, Talker, assert_whole, jsonl, refusal, write_script
 
 pytestmark = [pytest.mark.slow(20), pytest.mark.timeout(300)]
 SCRIPT = {"steps": 6, "checkpoints": [2, 4, 6]}
@@ -23,7 +24,7 @@ async def killed(tmp_path, preloaded):
     service = Service(tmp_path, preloaded("trainer").wait(), SimpleNamespace(command=command))
     write_script(tmp_path, SCRIPT)
 
-    async def kill(point, method, request):
+    async def kill(point: str, method: str, request) -> Talker:
         if service.pid:
             await service.kill()
         assert await service.start(point)
@@ -85,7 +86,7 @@ async def test_a_change_of_a_checkpoint_is_made_once_and_its_request_answered_ag
     talk = await killed("", "", None)
     job = await ended(talk)
 
-    async def steps(talk):
+    async def steps(talk) -> dict[int, checkpoint_pb2.Checkpoint]:
         listed = checkpoint_pb2.ListCheckpointsRequest(parent=job.name)
         return {each.step: each for each in (await talk.stub.ListCheckpoints(listed)).checkpoints}
 
