@@ -385,7 +385,7 @@ class FakeTrainer:
         return ""
 
     def _capacity(self, request: capacity_pb2.GetCapacityRequest) -> capacity_pb2.GetCapacityResponse:
-        node = node_of(self._devices, self._live())
+        node = node_of(self._devices, list(self._live()))
         if request.wait_for_rate.ToNanoseconds():
             node.matrix_rates.bf16_flops_per_second = node.matrix_rates.fp32_flops_per_second = 1e12
         queued = sum(job.state == job_pb2.JOB_STATE_QUEUED for job in self._live())
