@@ -128,7 +128,9 @@ class ScriptedWorker:
                 await call.write(worker_pb2.AttachRequest(hello=self._hello()))
             await self._read_one(call)
             if (profile := self.script.get("profile")) and self.task is None:
-                rates = hardware_pb2.MatrixRates(bf16_flops_per_second=profile, fp32_flops_per_second=profile / 4)
+                fields = profile if isinstance(profile, dict) else {"bf16": profile, "fp32": profile / 4}
+                named = {f"{name}_flops_per_second": value for name, value in fields.items()}
+                rates = hardware_pb2.MatrixRates(**named)
                 measured = worker_pb2.HostProfile(matrix_rates=rates, threads=2, cpu_name="scripted")
                 await call.write(worker_pb2.AttachRequest(host_profile=measured))
             self.call = call
