@@ -121,7 +121,7 @@ class _LoraGroup(torch.autograd.Function):
         return tuple(made)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch leaves it untyped
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dropped, narrow, *rest = ctx.saved_tensors
         ups, for_input = rest[: len(grads)], rest[len(grads) :]
@@ -134,12 +134,13 @@ class _LoraGroup(torch.autograd.Function):
             out.copy_(grad @ up).mul_(scale)
         if ctx.needs_input_grad[0]:
             keep, down, *weights = for_input
-            for grad, weight in zip(grads, weights, strict=True):
-                grad_x = grad @ weight if grad_x is None else grad_x.addmm_(grad, weight)
+            grad_x = grads[0] @ weights[0]
+            for grad, weight in zip(grads[1:], weights[1:], strict=True):
+                grad_x.addmm_(grad, weight)
             if keep is None:
-                grad_x.addmm_(grad_narrow, down)  # type: ignore[union-attr]  # a group has a layer
+                grad_x.addmm_(grad_narrow, down)
             else:
-                grad_x.addcmul_(grad_narrow @ down, keep)  # type: ignore[union-attr]  # likewise
+                grad_x.addcmul_(grad_narrow @ down, keep)
         return grad_x, None, grad_narrow.t() @ dropped, None, None, *grad_ups
 
 
