@@ -87,7 +87,7 @@ class SimulatedProcess:
         self.machine.watch(self)
 
     @classmethod
-    def start(cls, command: Any, environment: Any, folder: Path) -> "SimulatedProcess":
+    def start(cls, command: Any, environment: Any, folder: Path, user: Any = None) -> "SimulatedProcess":
         del command
         machine = cls.machine
         if machine.disk_full:

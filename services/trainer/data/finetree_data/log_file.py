@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetree_data.own_files import open_own
+
 OPERATOR_LOG = "worker.log"
 """Name of the log in an attempt's folder that is the operator's alone: it may hold paths and secrets."""
 JOB_LOG = "job.log"
@@ -140,7 +142,7 @@ def _line_starts(found: list[Segment]) -> Iterator[int]:
 
 
 def _bytes(segment: Segment, start: int, count: int) -> bytes:
-    with segment.path.open("rb") as stream:
+    with open_own(segment.path) as stream:
         stream.seek(start - segment.start)
         return stream.read(count)
 

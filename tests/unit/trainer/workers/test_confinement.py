@@ -25,8 +25,8 @@ def confining(folder: Path, **settings: object) -> WorkerConfinement:
 def tried(monkeypatch: pytest.MonkeyPatch, *found: Measure) -> None:
     """Have the system allow these measures."""
 
-    async def attempt(*, namespace: bool) -> tuple[Measure, ...]:
-        return found if namespace else ()
+    async def attempt(policy: Policy) -> confinement._Tried | None:
+        return confinement._Tried(found) if policy.namespace and found else None
 
     monkeypatch.setattr(confinement, "_try", attempt)
 

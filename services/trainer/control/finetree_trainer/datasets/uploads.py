@@ -25,6 +25,7 @@ from finetree_trainer.limits.quotas import Quotas
 from finetree_trainer.store import datasets, request_ids
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.datasets import DatasetRow
+from finetree_trainer.worker_user import lend
 
 SYNC_BYTES = 8 * 1024 * 1024
 """Bytes between two commits of an upload: the most that is sent again after a cut."""
@@ -151,6 +152,7 @@ class Uploads:
             raise
         fail_point("upload.before_move")
         if file is part:
+            await asyncio.to_thread(lend, part, self._layout.user)
             await asyncio.to_thread(move_durably, part, content)
         fail_point("upload.before_ready")
         record.file_format, record.row_format = valid.file_format, valid.row_format
