@@ -88,7 +88,7 @@ class SimulatedProcess:
 
     @classmethod
     def start(cls, command: Any, environment: Any, folder: Path, user: Any = None) -> "SimulatedProcess":
-        del command
+        del command, user
         machine = cls.machine
         if machine.disk_full:
             raise OSError(28, "No space left on device")

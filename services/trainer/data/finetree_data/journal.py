@@ -16,7 +16,7 @@ from typing import BinaryIO
 from finetree_api.worker.v1 import worker_pb2
 from google.protobuf.message import DecodeError
 
-from finetree_data.own_files import open_own
+from finetree_data.confinement.own_files import open_own
 
 FILE_NAME = "journal.bin"
 """Name of the journal in an attempt's folder."""

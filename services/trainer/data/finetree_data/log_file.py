@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_data.own_files import open_own
+from finetree_data.confinement.own_files import open_own
 
 OPERATOR_LOG = "worker.log"
 """Name of the log in an attempt's folder that is the operator's alone: it may hold paths and secrets."""
@@ -85,7 +85,7 @@ def segments(folder: Path, name: str) -> list[Segment]:
         for path in folder.iterdir():
             if (match := suffix.fullmatch(path.name)) is not None:
                 with suppress(FileNotFoundError):
-                    found.append(Segment(int(match[1] or 0), path.stat().st_size, path))
+                    found.append(Segment(int(match[1] or 0), path.lstat().st_size, path))
     return sorted(found, key=lambda segment: segment.start)
 
 

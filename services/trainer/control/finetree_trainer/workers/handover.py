@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gives a data folder's files to the user that workers run as: of a folder from before, or after a restore.
 
-It is done at a start, before anything of the folder is used, and costs one look where it was done already: the folder of
-models changes hands last. Links are never followed, and a file with a second name elsewhere is left to its owner.
+It is done at a start, before anything of the folder is used, and costs one look where it was done already: the folder
+of models changes hands last. Links are never followed, and a file with a second name elsewhere is left to its owner.
 """
 
 import os

@@ -192,7 +192,7 @@ class Process:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             with (
                 (self.folder / OUTPUT).open("rb") as printed,
-                open(os.open(folder / OUTPUT, flags, 0o600), "wb") as kept,
+                os.fdopen(os.open(folder / OUTPUT, flags, 0o600), "wb") as kept,
             ):
                 shutil.copyfileobj(printed, kept)
             os.truncate(self.folder / OUTPUT, 0)

@@ -51,6 +51,9 @@ def become(user: int, group: int) -> None:
 
     Only root can. It is checked afterwards: a program that believes that it is somebody else is worse than none.
     """
+    # Also loads what Python reads such files with: its folder may be closed to that user, which is for others to say.
+    if not effective():
+        raise PermissionError(errno.EPERM, "only root can become another user")
     _empty_bounding_set()
     os.setgroups([])
     os.setresgid(group, group, group)

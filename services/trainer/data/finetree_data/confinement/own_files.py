@@ -23,4 +23,4 @@ def open_own(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise FileNotFoundError(path)
-    return open(descriptor, "rb")
+    return os.fdopen(descriptor, "rb")
