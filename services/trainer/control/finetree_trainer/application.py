@@ -331,7 +331,7 @@ class Application:
     def _claim_folder(self) -> None:
         """Lock the data folder: two trainers in it would give one job to two workers."""
         try:
-            passage(self._layout.root, self._layout.user)
+            passage(self._layout.root.resolve(), self._layout.user)
             self._lock = os.open(self._layout.service_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -105,3 +105,19 @@ def test_files_of_workers_that_are_alive_are_not_taken_from_them(data):
 def test_a_new_folder_needs_nothing(tmp_path):
     assert not hand_over(Layout(tmp_path / "new", USER))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_knows_no_owners_is_refused_for_a_user_and_left_alone_without_one(data, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(SettingsError, match="use a folder on a local disk") as caught:
+        hand_over(Layout(data, USER))
+    assert caught.value.reason == "WORKER_USER_UNUSABLE"
+    monkeypatch.undo()
+    os.chown(data / "models", USER.uid, USER.gid)
+    monkeypatch.setattr(os, "chown", refuse)
+    monkeypatch.setattr(os, "fchown", refuse)
+    assert not hand_over(Layout(data))

@@ -25,7 +25,7 @@ def hand_over(layout: Layout) -> bool:
     """Give the files of a data folder to the user of its workers; return whether anything had to be.
 
     Raises SettingsError: WORKERS_RUNNING while workers of another user are at work, whose files these are;
-    WORKER_USER_UNUSABLE where the file system refuses it.
+    WORKER_USER_UNUSABLE where the file system refuses to give them to the user of the setting.
     """
     if os.geteuid() != 0 or _is_done(layout):
         return False
@@ -33,6 +33,10 @@ def hand_over(layout: Layout) -> bool:
     try:
         changed = _hand_over(layout, layout.user or _ROOT)
     except OSError as error:
+        if layout.user is None:
+            # A disk on which nothing has another owner, as some of virtual machines; it went without this before.
+            get_logger().warning("data_folder_not_taken_back", why=error.strerror)
+            return False
         text = f"the files of data_dir cannot be given to this user: {error.strerror}; use a folder on a local disk"
         raise SettingsError("WORKER_USER_UNUSABLE", f"worker_user: {text}") from error
     get_logger().info("data_folder_handed_over", user=(layout.user or _ROOT).name, entries=changed)
@@ -46,7 +50,8 @@ def _is_done(layout: Layout) -> bool:
     except FileNotFoundError:
         # A new folder, unless jobs of an old trainer are in it, which kept models elsewhere.
         return not layout.jobs.is_dir() and not layout.tokens.is_dir()
-    return (found.st_uid, found.st_gid) == (user.uid, user.gid)
+    # Which group root's files have is of no matter: their folders are closed to it.
+    return found.st_uid == user.uid and (layout.user is None or found.st_gid == user.gid)
 
 
 def _require_no_workers(layout: Layout) -> None:
