@@ -3,11 +3,11 @@
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
-def open_own(path: Path) -> BinaryIO:
+def open_own(path: Path) -> BufferedReader:
     """Open a regular file to read; a link, a pipe or a device in its place counts as no file.
 
     Whoever writes to the folder could have put it there to be shown a file that they cannot read, or to stop whoever
