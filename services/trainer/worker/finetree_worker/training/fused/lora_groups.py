@@ -146,4 +146,4 @@ class _LoraGroup(torch.autograd.Function):
 
 def _parts(narrow: Tensor, ups: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Split the columns of (tokens, all ranks) by the layers' ranks."""
-    return narrow.split([up.shape[1] for up in ups], dim=1)
+    return torch.split(narrow, [up.shape[1] for up in ups], dim=1)
