@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data.confinement.policy import VARIABLE, Policy
@@ -24,7 +23,8 @@ _TINY = Path(__file__).parents[1] / "trainer" / "tiny_model.py"
 
 def base(folder: Path) -> Path:
     spec = importlib.util.spec_from_file_location("tiny_model", _TINY)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.write(folder)
@@ -104,6 +104,11 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in found.split()]
 
 
+def exists(pid: int) -> bool:
+    """Whether there is such a process."""
+    return Path(f"/proc/{pid}").exists()
+
+
 def holders(lock: Path) -> set[int]:
     """Processes that hold a file open."""
     found = set()
@@ -172,4 +177,4 @@ async def start_and_finish(trainer: Any, tmp_path: Path, model: Path, done: int)
     assert holders(tmp_path / "alive.lock") == set()
     saved = [e.event.checkpoint_saved.step for e in trainer.stored if e.event.HasField("checkpoint_saved")]
     assert saved[-1] == max(trainer.steps)
-    assert not Path(f"/proc/{rank}").exists()
+    assert not exists(rank)
