@@ -707,6 +707,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
     from a backup, or run the job again.
     """
+    ERROR_REASON_INPUT_NOT_READABLE: _ErrorReason.ValueType  # 326
+    """A file of the model, the weights or the dataset is closed to the user that workers run as (INVALID_ARGUMENT, job
+    errors). Let that user read it and pass through its folders (`--worker-user`), and create the job again.
+    """
     ERROR_REASON_TOKEN_MISSING: _ErrorReason.ValueType  # 285
     """Who may do what.
 
@@ -779,6 +783,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RANK_WEIGHTS_DIFFER: _ErrorReason.ValueType  # 315
     """The weights of a rank differ from those of the others, which all have the same (INTERNAL, job errors). The next
     attempt resumes from the last checkpoint; where it happens again, suspect the memory of that rank's device.
+    """
+    ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: _ErrorReason.ValueType  # 319
+    """Number formats of a processor.
+
+    The products of a training step in the named precision were measured to take more than 4 times as long as float32's
+    on the CPU that would train (INVALID_ARGUMENT, the trainer). Leave precision unset, or take PRECISION_FP32. The
+    metadata has the ratio as `times_slower`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -1475,6 +1486,10 @@ ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
 """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
 from a backup, or run the job again.
 """
+ERROR_REASON_INPUT_NOT_READABLE: ErrorReason.ValueType  # 326
+"""A file of the model, the weights or the dataset is closed to the user that workers run as (INVALID_ARGUMENT, job
+errors). Let that user read it and pass through its folders (`--worker-user`), and create the job again.
+"""
 ERROR_REASON_TOKEN_MISSING: ErrorReason.ValueType  # 285
 """Who may do what.
 
@@ -1547,5 +1562,12 @@ message names its rank; the next attempt resumes from the last checkpoint.
 ERROR_REASON_RANK_WEIGHTS_DIFFER: ErrorReason.ValueType  # 315
 """The weights of a rank differ from those of the others, which all have the same (INTERNAL, job errors). The next
 attempt resumes from the last checkpoint; where it happens again, suspect the memory of that rank's device.
+"""
+ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: ErrorReason.ValueType  # 319
+"""Number formats of a processor.
+
+The products of a training step in the named precision were measured to take more than 4 times as long as float32's
+on the CPU that would train (INVALID_ARGUMENT, the trainer). Leave precision unset, or take PRECISION_FP32. The
+metadata has the ratio as `times_slower`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
