@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A PostgreSQL server of the tests' own, on loopback: the programs of a wheel, started, killed and started again."""
+"""A PostgreSQL server of the tests' own, on loopback: the programs of a wheel, started, killed and started again.
+
+Tests that use it take the fixture `postgresql`; what only needs another module's tests on it, `tests_of`.
+"""
 
 import contextlib
 import importlib.util
@@ -9,11 +12,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
-
-import psycopg
+from typing import Any
 
 START_SECONDS = 30.0
 NOBODY = 65534
@@ -68,6 +71,8 @@ class PostgreSQLServer:
                 cwd="/",
                 **self._as,
             )
+        import psycopg
+
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -114,6 +119,8 @@ class PostgreSQLServer:
 
     def run(self, statement: str, *, database: str = "postgres") -> list[tuple[object, ...]]:
         """Run a statement as the server's owner, and return its rows."""
+        import psycopg
+
         with psycopg.connect(
             host="127.0.0.1", port=self.port, user="finetree", dbname=database, autocommit=True
         ) as connection:
@@ -123,3 +130,15 @@ class PostgreSQLServer:
     def _run(self, program: str, *arguments: object) -> None:
         command = [self.programs / program, *map(str, arguments)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **self._as)
+
+
+def tests_of(file: Path, *names: str) -> dict[str, Any]:
+    """Tests of another file by their names, all of them without names: to be run here with other fixtures."""
+    name = f"{file.stem}_on_postgresql"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = {key: value for key, value in vars(module).items() if key.startswith("test_")}
+    return {key: found[key] for key in names} if names else found

@@ -126,6 +126,10 @@ class PostgreSQL:
                     found = connection.execute(_VALUE, {"key": FOLDER}).scalar()
         except DBAPIError as error:
             raise self.refused(error) from None
+        self.require_folder(found)
+
+    def require_folder(self, found: str | None) -> None:
+        """Refuse a database that belongs to another folder. Raises SettingsError DATABASE_OF_OTHER_FOLDER."""
         if found is not None and found != self._folder:
             raise self._setting(
                 "DATABASE_OF_OTHER_FOLDER",
