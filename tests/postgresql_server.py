@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A PostgreSQL server of the tests' own, on loopback: the programs of a wheel, started, killed and started again.
 
-Tests that use it take the fixture `postgresql`; what only needs another module's tests on it, `tests_of`.
+Tests that use it take the fixture `postgresql`; what only needs another module's tests on it, `repeated`.
 """
 
 import contextlib
@@ -107,23 +107,29 @@ class PostgreSQLServer:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def url(self, database: str = "postgres", *, user: str = "finetree") -> str:
-        """The URL of a database, as the trainer takes it."""
-        return f"postgresql+psycopg://{user}@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str = "", *, user: str = "finetree") -> str:
+        """The URL of what `new_database` or `new_schema` has made, as the trainer takes it."""
+        where = "" if database.startswith("db") else f"?options=-csearch_path%3D{database or 'public'}"
+        name = database if database.startswith("db") else "postgres"
+        return f"postgresql+psycopg://{user}@127.0.0.1:{self.port}/{name}{where}"
+
+    def new_schema(self) -> str:
+        """Create an empty schema, which is to a trainer what a database is and costs no 300 files; return its name."""
+        name = f"schema{next(self._numbers)}"
+        self.run(f"CREATE SCHEMA {name}")
+        return name
 
     def new_database(self, *, options: str = "") -> str:
         """Create an empty database and return its name."""
-        name = f"test{next(self._numbers)}"
+        name = f"db{next(self._numbers)}"
         self.run(f"CREATE DATABASE {name} {options}")
         return name
 
-    def run(self, statement: str, *, database: str = "postgres") -> list[tuple[object, ...]]:
-        """Run a statement as the server's owner, and return its rows."""
+    def run(self, statement: str, *, database: str = "") -> list[tuple[object, ...]]:
+        """Run a statement as the server's owner in a database or schema, and return its rows."""
         import psycopg
 
-        with psycopg.connect(
-            host="127.0.0.1", port=self.port, user="finetree", dbname=database, autocommit=True
-        ) as connection:
+        with psycopg.connect(self.url(database).replace("+psycopg", ""), autocommit=True) as connection:
             found = connection.execute(statement)
             return found.fetchall() if found.description else []
 
@@ -132,7 +138,7 @@ class PostgreSQLServer:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **self._as)
 
 
-def tests_of(file: Path, *names: str) -> dict[str, Any]:
+def repeated(file: Path, *names: str) -> dict[str, Any]:
     """Tests of another file by their names, all of them without names: to be run here with other fixtures."""
     name = f"{file.stem}_on_postgresql"
     spec = importlib.util.spec_from_file_location(name, file)
