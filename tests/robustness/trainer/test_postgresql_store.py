@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from finetree_runtime.config.settings import SettingsError
-from finetree_runtime.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from finetree_runtime.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from finetree_trainer.store import events, jobs, migrations, schema
 from finetree_trainer.store.backends import postgresql as backend_module
 from finetree_trainer.store.backends.postgresql import PostgreSQL
@@ -335,6 +335,13 @@ def test_a_full_disk_of_the_server_is_named(store, postgresql, database, new_row
     assert error.value.reason == "DISK_FULL"
     postgresql.run("DROP TRIGGER full_disk ON jobs", database=database)
     create(store, new_row("a")).result(30)
+
+
+def test_a_text_that_the_server_cannot_store_is_refused_as_the_callers_and_changes_nothing(store, new_row):
+    with pytest.raises(InvalidArgument) as error:
+        store.submit(lambda connection: jobs.create(connection, new_row("a"), {"team": "a\0b"})).result(30)
+    assert error.value.reason == "INVALID_REQUEST"
+    assert uids(store) == []
 
 
 def test_tables_that_somebody_has_changed_are_damage_not_an_outage(store, postgresql, database, new_row):

@@ -7,8 +7,8 @@ need not be there to name them.
 
 import sqlite3
 
-from finetree_runtime.errors import DomainError, FailedPrecondition, ResourceExhausted, Unavailable
-from sqlalchemy.exc import DBAPIError
+from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from sqlalchemy.exc import DataError, DBAPIError
 
 from finetree_trainer.disk import disk_full
 
@@ -51,27 +51,32 @@ def is_lost(error: BaseException) -> bool:
 def as_domain(error: Exception) -> Exception:
     """A database's own failure as a DomainError; others unchanged, and statements that can never succeed.
 
-    RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION STORE_DAMAGED, or UNAVAILABLE STORE_UNAVAILABLE.
+    RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION STORE_DAMAGED, or UNAVAILABLE STORE_UNAVAILABLE; INVALID_ARGUMENT
+    INVALID_REQUEST for a text that PostgreSQL cannot store.
     """
     if isinstance(error, DomainError) or not isinstance(error, DBAPIError):
         return error
+    found = _named(error)
+    if found is None:
+        return error
+    found.__cause__ = error
+    return found
+
+
+def _named(error: DBAPIError) -> DomainError | None:
+    state = sqlstate(error)
     if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
         return disk_full()
-    state = sqlstate(error)
     if state == _DISK_FULL:
         text = "The disk of the trainer's database is full; free space and try again."
         return ResourceExhausted("DISK_FULL", text, retry_delay=30.0)
     if is_corrupt(error):
-        damaged = FailedPrecondition(
+        return FailedPrecondition(
             "STORE_DAMAGED", "The trainer's database is damaged on disk; restore the trainer's data from a backup."
         )
-        damaged.__cause__ = error
-        return damaged
-    if state[:2] in _OUR_FAULT:
-        return error
-    refusal = unavailable()
-    refusal.__cause__ = error
-    return refusal
+    if isinstance(error, DataError) and "NUL" in str(error.orig):  # the driver's own, before anything is sent
+        return InvalidArgument("INVALID_REQUEST", "A text has the character U+0000, which PostgreSQL does not store.")
+    return None if state[:2] in _OUR_FAULT else unavailable()
 
 
 def unavailable() -> Unavailable:

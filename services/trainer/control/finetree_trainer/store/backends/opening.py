@@ -4,6 +4,7 @@
 import json
 import os
 import secrets
+from functools import partial
 from pathlib import Path
 
 from finetree_runtime.config.settings import SecretUrl, SettingsError
@@ -50,7 +51,8 @@ def _on_server(layout: Layout, database_url: SecretUrl) -> Store:
     if layout.database.exists():
         text = f"it has a database of its own, {layout.database.name}, whose jobs would be left; name an empty folder"
         raise SettingsError("DATA_DIR_HAS_DATABASE", f"data_dir: {text}, or leave database_url out")
-    backend = PostgreSQL(url, folder_id(layout.database_mark))
+    folder = folder_id(layout.database_mark)
+    backend = PostgreSQL(url, folder, partial(_tie, layout.database_mark, folder))
     try:
         return Store(backend)
     except SchemaTooNewError as error:
@@ -60,22 +62,34 @@ def _on_server(layout: Layout, database_url: SecretUrl) -> Store:
 
 
 def folder_id(mark: Path) -> str:
-    """What a data folder is known by in its database; made, and on disk, before the database knows of it.
+    """What a data folder is known by in its database; a new one where there is no mark yet.
 
     Raises SettingsError DATA_DIR_UNUSABLE.
     """
     try:
-        if mark.exists():
-            return str(json.loads(mark.read_text(encoding="utf-8"))["data_folder"])
-        made = secrets.token_hex(16)
-        draft = mark.with_name(f"{mark.name}.draft")
+        return str(json.loads(mark.read_text(encoding="utf-8"))["data_folder"])
+    except FileNotFoundError:
+        return secrets.token_hex(16)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _unusable(mark) from None
+
+
+def _tie(mark: Path, folder: str) -> None:
+    """Write the mark, and have it on disk: the database learns of the folder only after this."""
+    if mark.exists():
+        return
+    draft = mark.with_name(f"{mark.name}.draft")
+    try:
         with draft.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps({"data_folder": made}) + "\n")
+            stream.write(json.dumps({"data_folder": folder}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(mark)
         sync_folder(mark.parent)
-    except (OSError, ValueError, KeyError, TypeError):
-        text = f"data_dir: {mark.name} in it cannot be read or made; restore the folder from a backup"
-        raise SettingsError("DATA_DIR_UNUSABLE", text) from None
-    return made
+    except OSError:
+        raise _unusable(mark) from None
+
+
+def _unusable(mark: Path) -> SettingsError:
+    text = f"data_dir: {mark.name} in it cannot be read or made; look at the disk and the rights of the folder"
+    return SettingsError("DATA_DIR_UNUSABLE", text)

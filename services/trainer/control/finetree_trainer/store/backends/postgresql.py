@@ -10,6 +10,7 @@ answer.
 import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,10 +88,13 @@ class _Facts:
 
 
 class PostgreSQL:
-    """A database on a server, for the trainer of one data folder, which `folder` identifies."""
+    """A database on a server, for the trainer of one data folder, which `folder` identifies.
 
-    def __init__(self, url: URL, folder: str) -> None:
-        self._url, self._folder = url, folder
+    `tie` marks the folder as belonging to a database; it is called once that is known to be usable.
+    """
+
+    def __init__(self, url: URL, folder: str, tie: Callable[[], None] = lambda: None) -> None:
+        self._url, self._folder, self._tie = url, folder, tie
         self._run = secrets.token_hex(8)
         self._taken = False
 
@@ -131,14 +135,12 @@ class PostgreSQL:
     def require_folder(self, found: str | None) -> None:
         """Refuse a database that belongs to another folder. Raises SettingsError DATABASE_OF_OTHER_FOLDER."""
         if found is not None and found != self._folder:
-            raise self._setting(
-                "DATABASE_OF_OTHER_FOLDER",
-                "it belongs to another data folder, which has the files and the workers of its jobs; name that one in "
-                "data_dir, or an empty database",
-            )
+            why = "it belongs to another data folder, which has the files and the workers of its jobs; name that one in"
+            raise SettingsError("DATABASE_OF_OTHER_FOLDER", self._told(f"{why} data_dir, or an empty database"))
 
     def take(self, engine: Engine) -> None:
         """Note which folder and which run of a service the database belongs to."""
+        self._tie()
         with engine.begin() as connection:
             connection.execute(_PUT, [{"key": FOLDER, "value": self._folder}, {"key": OWNER, "value": self._run}])
         self._taken = True
@@ -155,13 +157,15 @@ class PostgreSQL:
 
     def is_committed(self, connection: Connection, mark: str) -> bool | None:
         """Return what became of a transaction: the lock that this connection holds says that it is over."""
+        asking = connection.begin()
         try:
-            with connection.begin():
-                fate = connection.execute(_FATE, {"mark": mark}).scalar()
+            fate = connection.execute(_FATE, {"mark": mark}).scalar()
         except DBAPIError as error:
             if sqlstate(error) == _UNKNOWN_TRANSACTION:
                 return False
             raise
+        finally:
+            asking.rollback()
         return {"committed": True, "aborted": False}.get(str(fate))
 
     def abandon(self, connection: Connection) -> None:
@@ -176,14 +180,16 @@ class PostgreSQL:
         said = " ".join(redacted(self._url, str(error.orig)).split())[:300]
         if any(words in said for words in _REFUSED_USER):
             why = f"the server refuses the user or the password ({said}); docs/scale.md says how to give them"
-            return self._setting("DATABASE_CREDENTIALS", why)
+            return SettingsError("DATABASE_CREDENTIALS", self._told(why))
         if _NO_DATABASE.search(said):
-            return self._setting("DATABASE_MISSING", "there is no such database on the server; create it first")
+            return SettingsError(
+                "DATABASE_MISSING", self._told("there is no such database on the server; create it first")
+            )
         if not state:
-            return self._setting("DATABASE_UNREACHABLE", f"no connection ({said})")
+            return SettingsError("DATABASE_UNREACHABLE", self._told(f"no connection ({said})"))
         if state[:2] in ("08", "53", "57"):
-            return self._setting("DATABASE_UNREACHABLE", f"the server takes no connection now ({said})")
-        return self._setting("DATABASE_UNUSABLE", f"it cannot be used ({said})")
+            return SettingsError("DATABASE_UNREACHABLE", self._told(f"the server takes no connection now ({said})"))
+        return SettingsError("DATABASE_UNUSABLE", self._told(f"it cannot be used ({said})"))
 
     def _engine(self, *, size: int, isolation: Any) -> Engine:
         options = {name: value for name, value in KEEP_ALIVE.items() if name not in self._url.query}
@@ -219,7 +225,8 @@ class PostgreSQL:
     def _require(self, facts: _Facts) -> None:
         refusal = facts.refusal()
         if refusal is not None:
-            raise unavailable() if self._taken else self._setting(*refusal)
+            reason, why = refusal
+            raise unavailable() if self._taken else SettingsError(reason, self._told(why))
 
     def _lock(self, driver: Any) -> None:
         deadline = time.monotonic() + (0.0 if self._taken else LOCK_SECONDS)
@@ -236,10 +243,8 @@ class PostgreSQL:
     def _in_use(self) -> Exception:
         if self._taken:
             return unavailable()
-        return self._setting(
-            "DATABASE_IN_USE",
-            "another trainer uses it; stop it first. Where its machine is gone, the server lets go within a minute",
-        )
+        why = "another trainer uses it; stop it first. Where its machine is gone, the server lets go within a minute"
+        return SettingsError("DATABASE_IN_USE", self._told(why))
 
-    def _setting(self, reason: str, why: str) -> SettingsError:
-        return SettingsError(reason, f"database_url: {named(self._url)}: {why}")
+    def _told(self, why: str) -> str:
+        return f"database_url: {named(self._url)}: {why}"
