@@ -9,7 +9,6 @@ import importlib.util
 import itertools
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 START_SECONDS = 30.0
 NOBODY = 65534
@@ -67,7 +68,6 @@ class PostgreSQLServer:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,
                 cwd="/",
                 **self._as,
             )
@@ -86,21 +86,18 @@ class PostgreSQLServer:
 
     def kill(self) -> None:
         """Kill every process of the server, as the end of its machine does."""
-        self._signal(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Stop without waiting for clients."""
-        self._signal(signal.SIGINT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            if number == signal.SIGKILL:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, number)
-            else:
-                self._process.send_signal(number)
-            self._process.wait(START_SECONDS)
-            self._process = None
+        if self._process is None:
+            return
+        own = psutil.Process(self._process.pid)
+        # Each of them has a session of its own.
+        processes = [own, *own.children(recursive=True)]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait(START_SECONDS)
+        _, alive = psutil.wait_procs(processes, START_SECONDS)
+        assert not alive
+        self._process = None
 
     def close(self) -> None:
         """Stop, and remove the folder."""

@@ -84,6 +84,7 @@ async def test_a_connection_that_is_lost_at_every_write_costs_no_job(
     monkeypatch.setattr(_outages, "REFUSED_COMMITS", 2)
     monkeypatch.setitem(_outages.FAULTS, "terminated", lambda talk: Terminated(talk, postgresql))
     monkeypatch.setitem(_outages.AWAY, "terminated", ("UNAVAILABLE", "STORE_UNAVAILABLE"))
+    monkeypatch.setattr(availability, "TICK_SECONDS", 60.0)  # its look would be one of the writes that fail
     _outages_soon(monkeypatch)
     await _at_every_write(tmp_path, monkeypatch, None, "terminated")
 

@@ -164,15 +164,17 @@ def test_what_was_acknowledged_before_kill_9_of_the_server_is_there_and_both_sid
 
     writing = threading.Thread(target=write)
     writing.start()
-    while len(acknowledged) < 20:
-        stop.wait(0.01)
-    postgresql.kill()
-    before = len(acknowledged)
-    postgresql.start()
-    while len(acknowledged) < before + 5:
-        stop.wait(0.01)
-    stop.set()
-    writing.join()
+    try:
+        while len(acknowledged) < 20:
+            stop.wait(0.01)
+        postgresql.kill()
+        before = len(acknowledged)
+        postgresql.start()
+        while len(acknowledged) < before + 5:
+            stop.wait(0.01)
+    finally:
+        stop.set()
+        writing.join()
     # The pool's connections are of the server that was killed: a read finds that out and is answered all the same.
     found = uids(store)
     assert set(acknowledged) <= set(found)
