@@ -60,13 +60,8 @@ class PostgreSQLServer:
         """Start, and wait until connections are taken."""
         options = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": self.folder}
         # The programs are killed, the machine is not: what is written is there without a flush.
-        options |= {
-            "fsync": "on" if self._durable else "off",
-            "shared_buffers": "16MB",
-            "max_connections": 40,
-            "autovacuum": "off",
-        }
-        options |= {"dynamic_shared_memory_type": "mmap", "wal_level": "replica", "max_wal_senders": 2}
+        options |= {"fsync": "on" if self._durable else "off", "shared_buffers": "16MB", "max_connections": 40}
+        options |= {"dynamic_shared_memory_type": "mmap", "autovacuum": "on" if self._durable else "off"}
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(

@@ -6,8 +6,8 @@
     FINETREE_TRAINER_DATABASE_URL=… python benchmarks/trainer/databases.py      # beside it a server of yours
 
 A schema of its own is made there and dropped. Prints one JSON object. `changes_per_second`: batches of events that are
-appended to the logs of so many jobs, each job one at a time, as its worker sends them. `cpu_us_per_change`: processor time of
-this process alone. `create_job_ms`: the rpc on loopback, one client after the other, of a trainer in this process.
+appended to the logs of so many jobs, each job one at a time, as its worker sends them. `cpu_us_per_change`: processor
+time of this process alone. `create_job_ms`: the rpc on loopback, one client after the other, of a trainer in this process.
 """
 
 import argparse
@@ -52,11 +52,22 @@ def cpu_seconds() -> float:
 def row_of(uid: str) -> jobs.JobRow:
     """A job that runs."""
     state = int(job_pb2.JOB_STATE_RUNNING)
-    row = jobs.JobRow(
-        uid, "default", "me", int(job_pb2.TASK_KIND_TRAIN), state, False, 1, 0, 1, 1, 0, 1, 1, 0, "", "", b""
+    zero = dict.fromkeys(("last_seq", "cancel_requested", "end_time"), 0)
+    one = dict.fromkeys(("attempt", "oldest_seq", "attempt_started", "create_time", "update_time"), 1)
+    return jobs.JobRow(
+        uid=uid,
+        project="default",
+        owner="me",
+        task=int(job_pb2.TASK_KIND_TRAIN),
+        state=state,
+        suspended=False,
+        dataset_uid="",
+        evaluation_uid="",
+        snapshot=b"",
+        record=job_pb2.Job(uid=uid).SerializeToString(),
+        **zero,
+        **one,
     )
-    row.record = job_pb2.Job(uid=uid).SerializeToString()
-    return row
 
 
 def append(row: jobs.JobRow) -> Callable[[Connection], None]:

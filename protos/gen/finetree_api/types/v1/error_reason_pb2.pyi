@@ -707,6 +707,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
     from a backup, or run the job again.
     """
+    ERROR_REASON_INPUT_NOT_READABLE: _ErrorReason.ValueType  # 326
+    """A file of the model, the weights or the dataset is closed to the user that workers run as (INVALID_ARGUMENT, job
+    errors). Let that user read it and pass through its folders (`--worker-user`), and create the job again.
+    """
     ERROR_REASON_TOKEN_MISSING: _ErrorReason.ValueType  # 285
     """Who may do what.
 
@@ -769,6 +773,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_COST_UNKNOWN: _ErrorReason.ValueType  # 313
     """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
     currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
+    """
+    ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: _ErrorReason.ValueType  # 319
+    """Number formats of a processor.
+
+    The products of a training step in the named precision were measured to take more than 4 times as long as float32's
+    on the CPU that would train (INVALID_ARGUMENT, the trainer). Leave precision unset, or take PRECISION_FP32. The
+    metadata has the ratio as `times_slower`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -1465,6 +1476,10 @@ ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
 """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
 from a backup, or run the job again.
 """
+ERROR_REASON_INPUT_NOT_READABLE: ErrorReason.ValueType  # 326
+"""A file of the model, the weights or the dataset is closed to the user that workers run as (INVALID_ARGUMENT, job
+errors). Let that user read it and pass through its folders (`--worker-user`), and create the job again.
+"""
 ERROR_REASON_TOKEN_MISSING: ErrorReason.ValueType  # 285
 """Who may do what.
 
@@ -1527,5 +1542,12 @@ helps, says when more is allowed. GetLimits shows all of them.
 ERROR_REASON_COST_UNKNOWN: ErrorReason.ValueType  # 313
 """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
 currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
+"""
+ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: ErrorReason.ValueType  # 319
+"""Number formats of a processor.
+
+The products of a training step in the named precision were measured to take more than 4 times as long as float32's
+on the CPU that would train (INVALID_ARGUMENT, the trainer). Leave precision unset, or take PRECISION_FP32. The
+metadata has the ratio as `times_slower`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """SQLite: a file in the data folder, write-ahead log, every commit flushed."""
 
+import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ class SQLite:
         self._file = file
 
     def writing(self) -> Engine:
-        """Make the engine of the writer."""
+        """Make the engine of the writer, on a file that is this user's alone."""
+        _keep_private(self._file)
         return self._engine(begin="BEGIN IMMEDIATE", size=1)
 
     def reading(self, size: int) -> Engine:
@@ -27,9 +30,8 @@ class SQLite:
     def prepare(self, engine: Engine) -> None:
         """Accept every file: it is where the folder has it."""
 
-    def take(self, engine: Engine) -> None:  # noqa: ARG002 - what another database needs
-        """Keep others on the machine from reading specs and prompts."""
-        self._file.chmod(0o600)
+    def take(self, engine: Engine) -> None:
+        """Do nothing: the lock of the folder says whose it is."""
 
     def mark(self, connection: Connection) -> str:  # noqa: ARG002 - what another database needs
         """Return "": a commit is a call of this process, and its answer is never lost."""
@@ -66,3 +68,16 @@ class SQLite:
             connection.exec_driver_sql(begin)
 
         return engine
+
+
+def _keep_private(file: Path) -> None:
+    """Keep the database to this user: else anyone on the machine could read specs and prompts.
+
+    SQLite makes its log and the log's index with the mode of the database, so that comes first; those that an earlier
+    run left have the mode of their day. What cannot be done here, opening the database reports.
+    """
+    with suppress(OSError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for path in (file, *(file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))):
+        with suppress(OSError):
+            path.chmod(0o600)
