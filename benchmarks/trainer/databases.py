@@ -7,7 +7,8 @@
 
 A schema of its own is made there and dropped. Prints one JSON object. `changes_per_second`: batches of events that are
 appended to the logs of so many jobs, each job one at a time, as its worker sends them. `cpu_us_per_change`: processor
-time of this process alone. `create_job_ms`: the rpc on loopback, one client after the other, of a trainer in this process.
+time of this process alone. `create_job`: the rpc on loopback, one client after the other, of a trainer in this
+process.
 """
 
 import argparse
