@@ -13,6 +13,8 @@ class Lever(enum.StrEnum):
     """Causal attention by blocks on a CPU: `fused.causal_attention`."""
     LORA = "lora"
     """LoRA layers that read one input in one forward and backward pass: `fused.lora_groups`."""
+    NORM = "norm"
+    """RMSNorm's backward pass by hand: `fused.rms_norm`."""
     HEAP = "heap"
     """Freed memory is kept for the next tensor on a CPU: `fused.heap`."""
 
@@ -44,6 +46,7 @@ def in_force(device_type: str) -> str:
 _ROUNDS: dict[Lever, tuple[str, ...]] = {
     Lever.ATTENTION: ("cpu",),
     Lever.LORA: ("cpu", "cuda"),
+    Lever.NORM: ("cpu", "cuda"),
     Lever.HEAP: (),
 }
 """Devices on which a way rounds otherwise than the plain one."""

@@ -18,18 +18,18 @@ from torch.nn.functional import linear
 
 from finetree_worker.methods.lora import ADAPTER, LoraLinear
 from finetree_worker.randomness import CounterDropout
+from finetree_worker.training.fused.families import is_known
 from finetree_worker.training.fused.levers import Lever, is_on
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
-"""Packages of transformers whose layers call the modules of GROUPS one after another on one tensor."""
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+"""Names of a module's layers that are called one after another on one tensor."""
 
 
 @contextmanager
 def joined(model: nn.Module) -> Iterator[None]:
     """Compute the model's LoRA layers in groups inside the block; a model of another family keeps its own way."""
     found = []
-    for module in filter(_is_known, model.modules()):
+    for module in filter(is_known, model.modules()):
         for names in GROUPS:
             members = [layer for name in names if _is_plain(layer := getattr(module, name, None))]
             group = LoraGroup(members)
@@ -41,10 +41,6 @@ def joined(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in found:
             del layer.sharing
-
-
-def _is_known(module: nn.Module) -> bool:
-    return type(module).__module__ in {f"transformers.models.{name}.modeling_{name}" for name in FAMILIES}
 
 
 def _is_plain(layer: object) -> TypeGuard[LoraLinear]:

@@ -8,7 +8,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from finetree_worker.training.fused import heap, lora_groups
+from finetree_worker.training.fused import heap, lora_groups, rms_norm
 
 
 @contextmanager
@@ -22,4 +22,5 @@ def faster(model: PreTrainedModel, device: torch.device) -> Iterator[None]:
         ways.enter_context(heap.kept(device))
         if not any(isinstance(module, FSDPModule) for module in model.modules()):
             ways.enter_context(lora_groups.joined(model))
+            ways.enter_context(rms_norm.by_hand(model))
         yield
