@@ -12,7 +12,7 @@ class Lever(enum.StrEnum):
     ATTENTION = "attention"
     """Causal attention by blocks on a CPU: `fused.causal_attention`."""
     LORA = "lora"
-    """LoRA layers that read one input in one forward and backward pass: `fused.lora_groups`."""
+    """LoRA layers that read one input in one forward and backward pass: `methods.lora_groups`."""
     NORM = "norm"
     """RMSNorm's backward pass by hand: `fused.rms_norm`."""
     HEAP = "heap"

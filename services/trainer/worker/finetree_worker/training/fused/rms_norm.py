@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from finetree_worker.training.fused.families import is_known
+from finetree_worker.models.families import is_known
 from finetree_worker.training.fused.levers import Lever, is_on
 
 

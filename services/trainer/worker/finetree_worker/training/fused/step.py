@@ -8,7 +8,9 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from finetree_worker.training.fused import heap, lora_groups, rms_norm
+from finetree_worker.methods import lora_groups
+from finetree_worker.training.fused import heap, rms_norm
+from finetree_worker.training.fused.levers import Lever, is_on
 
 
 @contextmanager
@@ -21,6 +23,7 @@ def faster(model: PreTrainedModel, device: torch.device) -> Iterator[None]:
     with ExitStack() as ways:
         ways.enter_context(heap.kept(device))
         if not any(isinstance(module, FSDPModule) for module in model.modules()):
-            ways.enter_context(lora_groups.joined(model))
+            if is_on(Lever.LORA):
+                ways.enter_context(lora_groups.joined(model))
             ways.enter_context(rms_norm.by_hand(model))
         yield

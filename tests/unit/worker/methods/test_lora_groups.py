@@ -9,9 +9,9 @@ import torch
 from finetree_worker import randomness
 from finetree_worker.data.packing import collate
 from finetree_worker.methods.lora import Lora, LoraLinear
+from finetree_worker.methods.lora_groups import joined
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.fused.levers import Lever, only
-from finetree_worker.training.fused.lora_groups import joined
 from finetree_worker.training.fused.step import faster
 from finetree_worker.training.loss import target_loss
 from torch.autograd.graph import saved_tensors_hooks

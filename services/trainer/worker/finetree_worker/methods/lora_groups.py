@@ -17,9 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from finetree_worker.methods.lora import ADAPTER, LoraLinear
+from finetree_worker.models.families import is_known
 from finetree_worker.randomness import CounterDropout
-from finetree_worker.training.fused.families import is_known
-from finetree_worker.training.fused.levers import Lever, is_on
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 """Names of a module's layers that are called one after another on one tensor."""
@@ -61,7 +60,7 @@ class LoraGroup:
 
     def output(self, layer: LoraLinear, x: Tensor) -> Tensor | None:
         """Return what the layer makes of x (1, tokens, in); None where it computes that alone."""
-        if not is_on(Lever.LORA) or torch.is_autocast_enabled(x.device.type):
+        if torch.is_autocast_enabled(x.device.type):
             return None
         if layer is not self._layers[0]:
             found = self._ready.pop(layer, None) if self._input is x else None
