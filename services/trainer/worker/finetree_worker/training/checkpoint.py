@@ -34,7 +34,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Libraries and hardware that decide the order of floating-point sums: with others a run is equal to rounding."""
+    """Libraries and hardware that decide the order of floating-point sums: with others a run is equal to rounding.
+
+    `masks` is the version of the function that makes dropout masks: with another one a run has other random numbers.
+    """
 
     torch_version: str
     transformers_version: str
@@ -42,13 +45,14 @@ class Environment:
     machine: str
     threads: int
     device: str
+    masks: int = 1
 
     @classmethod
     def here(cls, threads: int, device: torch.device) -> "Environment":
         """Return the environment of this process."""
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         torch_, transformers, peft = (version(name) for name in ("torch", "transformers", "peft"))
-        return cls(torch_, transformers, peft, platform.machine(), threads, kind)
+        return cls(torch_, transformers, peft, platform.machine(), threads, kind, MASKS)
 
 
 @dataclass(frozen=True, slots=True)

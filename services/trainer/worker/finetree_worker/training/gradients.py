@@ -3,8 +3,8 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import astuple, dataclass
 
 import torch
 from finetree_api.trainer.v1 import event_pb2
@@ -20,7 +20,7 @@ from finetree_worker.plan import Plan, Precision
 from finetree_worker.portable import Portable
 from finetree_worker.randomness import DropoutMasks
 from finetree_worker.tokenize.example import Example
-from finetree_worker.training.loss import target_loss
+from finetree_worker.training.loss import sharing, target_loss
 from finetree_worker.training.loss_scale import LossScale
 
 AUTOCAST = {Precision.BF16_MIXED: torch.bfloat16, Precision.FP16_MIXED: torch.float16}
@@ -49,9 +49,10 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """Result of a step: mean loss per target token (nats), and token places including padding."""
+    """Result of a step: mean loss per target token (nats), tokens that were computed, their places with padding."""
 
     loss: float
+    tokens: int
     places: int
 
 
@@ -64,6 +65,7 @@ class Gradients:
         size = plan.optimization.micro_batch_size
         self.limit = Limit(size, size * plan.data.sequence_length)
         self.packing = plan.optimization.packing
+        self.sharing = sharing(subject.model) if self.packing else None
         self.scale = LossScale(enabled=plan.optimization.precision is Precision.FP16_MIXED)
         self._tried: Sequence[Example] = ()
 
@@ -86,6 +88,15 @@ class Gradients:
             # Only here, after the except block, has the traceback released the tensors that it held.
             free_cache(self.subject.device)
 
+    @contextmanager
+    def each_alone(self) -> Iterator[None]:
+        """Inside the block no documents share what they begin with."""
+        before, self.sharing = self.sharing, None
+        try:
+            yield
+        finally:
+            self.sharing = before
+
     @property
     def advice(self) -> str:
         """Settings besides shorter rows that would lower memory, as the end of a sentence; none that the plan has."""
@@ -99,24 +110,24 @@ class Gradients:
 
     def _all(self, step: int, rows: Sequence[Example], targets: int) -> Computed:
         done = list(self._each(step, rows, targets))
-        return Computed(sum(part.loss for part in done), sum(part.places for part in done))
+        return Computed(*(sum(each) for each in zip(*map(astuple, done), strict=True)))
 
     def _each(self, step: int, rows: Sequence[Example], targets: int) -> Iterator[Computed]:
-        limit, packing = self.limit, self.packing
-        for documents in pack(rows, max_rows=limit.rows, max_tokens=limit.tokens, packing=packing):
+        limit, packing, shared = self.limit, self.packing, self.sharing
+        for documents in pack(rows, max_rows=limit.rows, max_tokens=limit.tokens, packing=packing, sharing=shared):
             self._steering.signal()
             self._tried = documents
             yield self.one(step, documents, targets)
 
     def one(self, step: int, documents: Sequence[Example], targets: int) -> Computed:
         """Add the gradients of one micro-batch, divided by `targets` and multiplied by the loss scale."""
-        batch = collate(documents).to(self.subject.device)
+        batch = collate(documents, self.sharing).to(self.subject.device)
         if self.subject.masks is not None:
-            self.subject.masks.begin(step, batch.rows, lengths=batch.lengths, token_ids=batch.token_ids)
+            self.subject.masks.begin(step, batch.keys, places=places(batch))
         with self._autocast():
             loss = target_loss(self.subject.model, batch) / targets
         (loss * self.scale.factor).backward()  # type: ignore[no-untyped-call]  # torch types its tensors, not this method
-        return Computed(float(loss.detach()), places(batch))
+        return Computed(float(loss.detach()), batch.tokens, places(batch))
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = AUTOCAST.get(self._plan.optimization.precision)
@@ -125,7 +136,7 @@ class Gradients:
 
     def _halve(self, step: int, error: BaseException) -> None:
         """Halve the micro-batch that did not fit, which may have been far below the limit."""
-        longest, held = max(map(len, self._tried)), sum(map(len, self._tried))
+        longest, held = max(map(len, self._tried)), collate(self._tried, self.sharing).tokens
         if len(self._tried) == 1:
             raise MemoryExhaustedError(
                 "OUT_OF_MEMORY",
