@@ -68,7 +68,8 @@ def content_hashes(tokens: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
     `positions` are in the document, `starts` the place of each token's document. The hash is a sum of hashes of the
     tokens with their positions, which a running sum gives for all documents at once.
     """
-    single = splitmix64(splitmix64(positions) ^ tokens)
+    # Of the first position, 1: splitmix64 keeps 0.
+    single = splitmix64(splitmix64(positions + 1) ^ tokens)
     sums = single.cumsum(0)
     return splitmix64(sums - (sums - single)[starts])
 

@@ -8,12 +8,13 @@ learned, and what a causal model computes there depends on the head alone: shari
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from finetree_worker.tokenize.example import Example
 
-FAMILY_TOKENS = 24
-"""Tokens that a family must save before it pays: its documents attend in a call of their own in each layer (measured
-with benchmarks/worker/shared_prefixes.py; docs/decisions/0064)."""
+FAMILY_TOKENS = 16
+"""Tokens that a family must save before it pays. Its documents attend in a call of their own in each layer, which takes
+the time of 8 tokens (SmolLM2-135M in bfloat16 on a Zen 4 core; in a larger model, fewer): docs/decisions/0064."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def families(examples: Sequence[Example], sharing: Sharing | None) -> list[Famil
         ids = [example.tokens.numpy() for example in examples]
         ordered = sorted(heads, key=lambda i: (ids[i][: heads[i]].tobytes(), examples[i].row))
         common = []
-        for left, right in zip(ordered, ordered[1:], strict=False):
+        for left, right in pairwise(ordered):
             size = min(heads[left], heads[right])
             differing = (ids[left][:size] != ids[right][:size]).nonzero()[0]
             common.append(int(differing[0]) if len(differing) else size)

@@ -178,19 +178,22 @@ def _attend(
 ) -> Tensor:
     """Return one group's part of the packed output: (tokens of the group, heads, d)."""
     query, key, value = states
-    queries, keys, values = (_stacked(part, documents) for part in (query, key, value))
     repeats = query.shape[1] // key.shape[1]
+    queries, keys, values = (_stacked(part, documents) for part in states)
     if documents.behind is None:
         if before is not None:
             keys, values = (_behind(part, own) for part, own in zip(before, (keys, values), strict=True))
-        own = queries, *(part.repeat_interleave(repeats, dim=1) for part in (keys, values))
-        out = _alone(own, rule=rule)
+        keys, values = (part.repeat_interleave(repeats, dim=1) for part in (keys, values))
+        out = _alone((queries, keys, values), rule=rule)
     else:
-        own = queries, *(part.repeat_interleave(repeats, dim=1) for part in (keys, values))
-        shared = [part[0].narrow(1, *documents.behind) for part in (key, value)]
-        if before is not None:
-            shared = [torch.cat([ahead.to(part.dtype), part], dim=1) for ahead, part in zip(before, shared, strict=True)]
-        out = _sharing(own, (shared[0].repeat_interleave(repeats, dim=0), shared[1].repeat_interleave(repeats, dim=0)), rule=rule)
+        keys, values = (part.repeat_interleave(repeats, dim=1) for part in (keys, values))
+        shared_keys, shared_values = (
+            _shared(part, documents.behind, before=None if before is None else before[i]).repeat_interleave(
+                repeats, dim=0
+            )
+            for i, part in enumerate((key, value))
+        )
+        out = _sharing((queries, keys, values), (shared_keys, shared_values), rule=rule)
     heads, size = out.shape[1], out.shape[3]
     stacked = out.transpose(1, 2).reshape(documents.documents * documents.length, heads * size)
     if documents.tokens != stacked.shape[0]:
@@ -212,14 +215,21 @@ def _alone(states: tuple[Tensor, Tensor, Tensor], *, rule: _Rule) -> Tensor:
         )
 
 
+def _shared(states: Tensor, span: tuple[int, int], *, before: Tensor | None) -> Tensor:
+    """Return the states of a shared prefix, (heads, tokens, d), with those that stand before every document."""
+    own = states[0].narrow(1, *span)
+    return own if before is None else torch.cat([before.to(own.dtype), own], dim=1)
+
+
 def _sharing(states: tuple[Tensor, Tensor, Tensor], prefix: tuple[Tensor, Tensor], *, rule: _Rule) -> Tensor:
     """Attend by document and to one prefix of all, keys and values (heads, tokens, d)."""
     queries, _, values = states
     length, tokens = queries.shape[2], prefix[0].shape[1]
     scale = queries.shape[-1] ** -0.5 if rule.scaling is None else rule.scaling
+    seen = _mask(length, tokens, rule=rule, device=queries.device)
     windowed = rule.window is not None and tokens + length > rule.window
-    if rule.eager or windowed or tokens + length <= SHORT_TOKENS or queries.shape[-1] != values.shape[-1]:
-        seen = _mask(length, tokens, rule=rule, device=queries.device)
+    unequal = queries.shape[-1] != values.shape[-1]  # the fused kernel takes heads of one size
+    if seen is not None and (rule.eager or windowed or unequal or tokens + length <= SHORT_TOKENS):
         return attend_with_scores(states, prefix, seen=seen, scale=scale, softcap=rule.softcap)
     return attend_in_blocks(states, prefix, scale=scale)
 

@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
 from finetree_worker.errors import CheckpointError
 from finetree_worker.portable import Portable
+from finetree_worker.randomness import MASKS
 from finetree_worker.training import optimizers
 
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"

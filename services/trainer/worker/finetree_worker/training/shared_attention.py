@@ -32,7 +32,9 @@ def attend_with_scores(
     queries, keys, values = (part.transpose(0, 1) for part in states)
     heads, documents, length, _ = queries.shape
     first = prefix[0].shape[1]
-    ahead = (queries.reshape(heads, documents * length, -1) @ prefix[0].transpose(-1, -2)).view(heads, documents, length, -1)
+    ahead = (queries.reshape(heads, documents * length, -1) @ prefix[0].transpose(-1, -2)).view(
+        heads, documents, length, -1
+    )
     scores = torch.cat([ahead, queries @ keys.transpose(-1, -2)], dim=-1) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
@@ -42,9 +44,7 @@ def attend_with_scores(
     return (attended + own @ values).transpose(0, 1)
 
 
-def attend_in_blocks(
-    states: tuple[Tensor, Tensor, Tensor], prefix: tuple[Tensor, Tensor], *, scale: float
-) -> Tensor:
+def attend_in_blocks(states: tuple[Tensor, Tensor, Tensor], prefix: tuple[Tensor, Tensor], *, scale: float) -> Tensor:
     """Attend by torch's fused CPU kernel, without scores in memory; arguments as of `attend_with_scores`."""
     dtype = states[2].dtype
     rows = (part.to(dtype).transpose(1, 2) for part in states)
@@ -65,8 +65,8 @@ class _Blocks(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         *tensors, scale = inputs
         query, key, value, first_key, first_value = tensors
-        own, own_sum = _attend(*map(_by_document, (query, key, value)), 0.0, True, scale=scale)
-        ahead, ahead_sum = _attend(*map(_as_row, (query, first_key, first_value)), 0.0, False, scale=scale)
+        own, own_sum = _attend(*map(_by_document, (query, key, value)), 0.0, is_causal=True, scale=scale)
+        ahead, ahead_sum = _attend(*map(_as_row, (query, first_key, first_value)), 0.0, is_causal=False, scale=scale)
         own, own_sum = own.transpose(1, 2), own_sum.transpose(1, 2)
         ahead = ahead[0].transpose(0, 1).view(own.shape)
         ahead_sum = ahead_sum[0].transpose(0, 1).reshape(own_sum.shape)
@@ -82,11 +82,12 @@ class _Blocks(torch.autograd.Function):
         query, key, value, first_key, first_value, attended, total = ctx.saved_tensors
         grad = grads[0].contiguous()
         given = (grad, query, key, value, attended)
-        own = _attend_backward(*map(_by_document, given), total.transpose(1, 2), 0.0, True, scale=ctx.scale)
+        own = _attend_backward(*map(_by_document, given), total.transpose(1, 2), 0.0, is_causal=True, scale=ctx.scale)
         given = (grad, query, first_key, first_value, attended)
-        ahead = _attend_backward(*map(_as_row, given), total.flatten(0, 1).t()[None], 0.0, False, scale=ctx.scale)
-        first = (part[0].transpose(0, 1) for part in ahead)
-        to_query, to_keys, to_values = first
+        ahead = _attend_backward(
+            *map(_as_row, given), total.flatten(0, 1).t()[None], 0.0, is_causal=False, scale=ctx.scale
+        )
+        to_query, to_keys, to_values = (part[0].transpose(0, 1) for part in ahead)
         own_query, own_keys, own_values = (part.transpose(1, 2) for part in own)
         return own_query + to_query.view(query.shape), own_keys, own_values, to_keys, to_values, None
 
