@@ -83,6 +83,7 @@ class SimulatedProcess:
     def __init__(self, folder: Path, pid: int) -> None:
         self.folder, self.pid = folder, pid
         self.exit = self.reason = ""
+        self.overran = False
         self.dead = asyncio.Event()
         self.machine.watch(self)
 

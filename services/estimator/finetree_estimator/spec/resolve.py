@@ -63,6 +63,9 @@ def read_device(
             cores=cpu.cores,
             memory_bytes=cpu.memory_bytes,
             measured_flops=rates.fp32_flops_per_second if fp32 else rates.bf16_flops_per_second,
+            measured_backward_flops=(
+                rates.fp32_backward_flops_per_second if fp32 else rates.bf16_backward_flops_per_second
+            ),
         )
     if kind == "unknown_accelerator":
         return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)

@@ -25,13 +25,13 @@ class Machine:
         return self.now
 
 
-def watch(machine=None, *, expected=None, rate=None, monkeypatch):
+def watch(machine=None, *, expected=None, rates=None, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     return SlowdownWatch(
-        expected or Expected(ESTIMATE, matrix_rate=1e12),
+        expected or Expected(ESTIMATE, forward_rate=1e12, backward_rate=5e11),
         threads=2,
         mean_tokens=100,
-        measure_rate=None if rate is None else lambda: rate,
+        measure_rates=None if rates is None else lambda: rates,
         usage=machine or Machine(),
     )
 
@@ -60,7 +60,7 @@ def test_steps_as_estimated_say_nothing_and_slow_ones_are_told_within_ten_steps(
     ],
 )
 def test_the_cause_is_what_was_measured(monkeypatch, rates, cause):
-    (slow,) = steps(watch(Machine(**rates), rate=5e11, monkeypatch=monkeypatch), *[2.0] * 10)
+    (slow,) = steps(watch(Machine(**rates), rates=(5e11, 1e11), monkeypatch=monkeypatch), *[2.0] * 10)
     assert cause in slow.alert().message
     assert "matrix products" not in slow.alert().message
 
@@ -72,11 +72,12 @@ def test_others_on_cores_that_this_process_does_not_use_are_no_cause():
 
 
 def test_the_processor_is_measured_only_where_nothing_else_explains_it(monkeypatch):
-    (slow,) = steps(watch(rate=4e11, monkeypatch=monkeypatch), *[2.0] * 10)
+    (slow,) = steps(watch(rates=(9e11, 2e11), monkeypatch=monkeypatch), *[2.0] * 10)
     assert "matrix products run at 40% of the rate that estimates start from" in slow.alert().message
-    (unknown,) = steps(watch(rate=9e11, monkeypatch=monkeypatch), *[2.0] * 10)
+    (unknown,) = steps(watch(rates=(9e11, 4e11), monkeypatch=monkeypatch), *[2.0] * 10)
     assert "nothing that was measured explains it" in unknown.alert().message
-    assert rate_causes(1e11, 0.0) == []
+    assert rate_causes((1e11, 1e11), (0.0, 0.0)) == []
+    assert rate_causes((5e11, 1e9), (1e12, 0.0)) != []
 
 
 def test_long_rows_are_a_cause_and_not_the_machine(monkeypatch):

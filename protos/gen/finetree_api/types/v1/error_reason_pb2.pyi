@@ -770,6 +770,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
     currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
     """
+    ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: _ErrorReason.ValueType  # 319
+    """Number formats of a processor.
+
+    The products of a training step in the named precision were measured to take more than 4 times as long as float32's
+    on the CPU that would train (INVALID_ARGUMENT, the trainer). Leave precision unset, or take PRECISION_FP32. The
+    metadata has the ratio as `times_slower`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1527,5 +1534,12 @@ helps, says when more is allowed. GetLimits shows all of them.
 ERROR_REASON_COST_UNKNOWN: ErrorReason.ValueType  # 313
 """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
 currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
+"""
+ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: ErrorReason.ValueType  # 319
+"""Number formats of a processor.
+
+The products of a training step in the named precision were measured to take more than 4 times as long as float32's
+on the CPU that would train (INVALID_ARGUMENT, the trainer). Leave precision unset, or take PRECISION_FP32. The
+metadata has the ratio as `times_slower`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -40,6 +40,8 @@ _PASSED_ON = (
     *("LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
     *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"),
     *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    # An operator's limit of the instructions that torch and its libraries use.
+    *("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY"),
 )
 """Variables of the service's environment that a worker gets: none that could be a secret of the service."""
 
@@ -94,6 +96,9 @@ class Process:
         self.pid = pid
         self.exit: str = ""
         self.reason: str = ""
+        self.overran = False
+        """Whether the kernel ended it since what it rendered or tokenized did not come to an end: never of an adopted
+        one, whose status goes to another process."""
         self.signalled = False
         """Whether the service has asked it to end by a signal."""
         self.dead = asyncio.Event()
@@ -232,7 +237,9 @@ class Process:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-            self.exit = _exit_text(self._child.wait())
+            code = self._child.wait()
+            # Workers have this limit while they render and tokenize alone (finetree_worker.tokenize.limits).
+            self.overran, self.exit = code == -signal.SIGXCPU, _exit_text(code)
             return True
         try:
             descriptor = os.pidfd_open(self.pid)

@@ -419,10 +419,10 @@ class Supervisor:
         """Close the attempt of a worker that works on it no more, and free its slots, for `rested` too."""
         layout, folder = self._layout, self._layout.attempt(worker.job, worker.attempt)
         # Before another attempt may write there.
-        await asyncio.to_thread(
-            remove_drafts, layout.checkpoints(worker.job), layout.artifacts(worker.job, worker.attempt)
-        )
-        ended = DeadAttempt(worker.job, worker.attempt, folder, ending)
+        drafts = layout.checkpoints(worker.job), layout.artifacts(worker.job, worker.attempt)
+        await asyncio.to_thread(remove_drafts, *drafts)
+        overran = bool(worker.process and worker.process.overran)
+        ended = DeadAttempt(worker.job, worker.attempt, folder, ending, overran=overran)
         closing = self._spawn(close_attempt(self._log, ended, tries=self._settings.system_retries))
         # So that the job comes before others that wait for its slot; but that nothing works on it is proof enough.
         await asyncio.wait((closing,), timeout=CLOSE_SECONDS)

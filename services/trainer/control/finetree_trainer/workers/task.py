@@ -4,17 +4,20 @@
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime.errors import DomainError
+from sqlalchemy import Connection
 
 from finetree_trainer import estimator, paths
 from finetree_trainer.datasets.datasets import Datasets
 from finetree_trainer.disk import full_disk_refused, private_folder
 from finetree_trainer.estimator import Rates
+from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub, locate
@@ -22,11 +25,13 @@ from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.scheduling.devices import CPU, Device, Slot, placements
 from finetree_trainer.scheduling.machine.cores import usable_cores
 from finetree_trainer.settings import Settings
+from finetree_trainer.store import events
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.workers import lost_time
 
 _INIT_FROM = "job.train.spec.init_from"
 """Field path in errors about the weights that a job starts from."""
+_CHANGES = events.kinds_mask((event_pb2.EVENT_KIND_STATE_CHANGED,))
 
 
 class TaskBuilder:
@@ -68,7 +73,7 @@ class TaskBuilder:
             plan_digest=record.plan_digest,
             lineage=record.lineage,
             hourly_price=estimator.hourly_price(record.estimate),
-            attempt_reason=_attempt_reason(row),
+            attempt_reason=await self._log.store.read(partial(_attempt_reason, row=row)),
             processors=[number for slot in slots for number in self._processors_of(slot)],
             gpu_uuids=[device.uuid for device in self._of(slots) if device.uuid],
         )
@@ -218,7 +223,16 @@ def _set_training(task: worker_pb2.Task, record: job_pb2.Job) -> None:
             task.train.spec.checkpoints.every_steps = 0
 
 
-def _attempt_reason(row: JobRow) -> event_pb2.AttemptReason.ValueType:
-    """Return why the next attempt of a waiting job follows earlier ones, where that shows in its state."""
-    resumed = row.state == job_pb2.JOB_STATE_QUEUED and row.attempt
+def _attempt_reason(connection: Connection, row: JobRow) -> event_pb2.AttemptReason.ValueType:
+    """Return why an attempt follows earlier ones, where the job's states show that: of one that waits, its next one.
+
+    An attempt that has begun under an earlier run of the service is told what it would have been told by that one.
+    """
+    before = row.state
+    if row.state not in states.WAITING:
+        with suppress(DomainError):  # of a damaged log it is not told
+            found, _ = events.read_before(connection, row.uid, row.last_seq + 1, after=0, mask=_CHANGES, blocks=4)
+            began = next((e for e in found if e.state_changed.current == job_pb2.JOB_STATE_PREPARING), None)
+            before = began.state_changed.previous if began is not None else before
+    resumed = before == job_pb2.JOB_STATE_QUEUED and row.attempt > (row.state not in states.WAITING)
     return event_pb2.ATTEMPT_REASON_RESUMED if resumed else event_pb2.ATTEMPT_REASON_UNSPECIFIED

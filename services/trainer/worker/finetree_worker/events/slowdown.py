@@ -52,8 +52,8 @@ class Slowdown:
 class SlowdownWatch:
     """Judges the steps of an attempt, one window after another.
 
-    `mean_tokens` are those of a step in the run's mean, `measure_rate` measures the processor's matrix rate anew
-    (FLOP/s) and is called only where nothing else explains a slow window; None on an accelerator.
+    `mean_tokens` are those of a step in the run's mean, `measure_rates` measures the processor's matrix rates anew
+    (FLOP/s, forward and backward) and is called only where nothing else explains a slow window; None on an accelerator.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class SlowdownWatch:
         *,
         threads: int,
         mean_tokens: float,
-        measure_rate: Callable[[], float] | None,
+        measure_rates: Callable[[], tuple[float, float]] | None,
         usage: Callable[[], Usage] = Usage.now,
     ) -> None:
         self._expected, self._threads, self._mean_tokens = expected, threads, mean_tokens
-        self._measure_rate, self._usage = measure_rate, usage
+        self._measure_rates, self._usage = measure_rates, usage
         self._steps: deque[tuple[float, int]] = deque(maxlen=WINDOW)
         self._taken, self._alerts, self._slow = 0, 0, False
         self._best = float("inf")
@@ -100,8 +100,8 @@ class SlowdownWatch:
             expected = f"estimated were {interval.expected:.3g} s ({interval.low:.3g} to {interval.high:.3g})"
         shares = self._usage().since(self._began, cores=os.cpu_count() or 1, threads=self._threads)
         causes = [*self._row_causes(), *causes_of(shares, self._threads)]
-        if not causes and self._measure_rate is not None:
-            causes = rate_causes(self._measure_rate(), self._expected.matrix_rate)
+        if not causes and self._measure_rates is not None:
+            causes = rate_causes(self._measure_rates(), (self._expected.forward_rate, self._expected.backward_rate))
         return Slowdown(seconds, expected, tuple(causes))
 
     def _row_causes(self) -> list[str]:
@@ -131,9 +131,12 @@ def causes_of(shares: Shares, threads: int) -> list[str]:
     return found
 
 
-def rate_causes(now: float, before: float) -> list[str]:
-    """Say whether the processor itself is slower than the rate (FLOP/s) that the estimate started from."""
-    if before <= 0 or now >= RATE * before:
+def rate_causes(now: tuple[float, float], before: tuple[float, float]) -> list[str]:
+    """Say whether the processor itself is slower than the rates (FLOP/s) that the estimate started from.
+
+    Both are those of the forward and of the backward layout; of `before`, 0 is unknown and says nothing.
+    """
+    share = min((rate / old for rate, old in zip(now, before, strict=True) if old > 0), default=1.0)
+    if share >= RATE:
         return []
-    text = f"matrix products run at {now / before:.0%} of the rate that estimates start from"
-    return [f"{text}: the processor is slower now"]
+    return [f"matrix products run at {share:.0%} of the rate that estimates start from: the processor is slower now"]

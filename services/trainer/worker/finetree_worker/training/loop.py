@@ -253,7 +253,7 @@ class Loop:
             plan.expected,
             threads=plan.threads,
             mean_tokens=self.batches.tokens_in_all() / self.total,
-            measure_rate=partial(matrix_rate.rate_of, dtype, plan.threads) if on_cpu else None,
+            measure_rates=partial(matrix_rate.rate_of, dtype, plan.threads) if on_cpu else None,
         )
 
     def _device_watch(self) -> DeviceWatch:
