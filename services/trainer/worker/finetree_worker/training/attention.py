@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from finetree_worker.errors import ModelError
-from finetree_worker.training.shared_attention import attend_in_blocks, attend_with_scores
+from finetree_worker.training.fused.shared_attention import attend_in_blocks, attend_with_scores
 
 NAME = "finetree_documents"
 """Name under which the function is registered with transformers."""
