@@ -88,8 +88,8 @@ class SimulatedProcess:
         self.machine.watch(self)
 
     @classmethod
-    def start(cls, command: Any, environment: Any, folder: Path) -> "SimulatedProcess":
-        del command
+    def start(cls, command: Any, environment: Any, folder: Path, user: Any = None) -> "SimulatedProcess":
+        del command, user
         machine = cls.machine
         if machine.disk_full:
             raise OSError(28, "No space left on device")

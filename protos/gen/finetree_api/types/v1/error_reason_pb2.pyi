@@ -707,6 +707,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
     from a backup, or run the job again.
     """
+    ERROR_REASON_INPUT_NOT_READABLE: _ErrorReason.ValueType  # 326
+    """A file of the model, the weights or the dataset is closed to the user that workers run as (INVALID_ARGUMENT, job
+    errors). Let that user read it and pass through its folders (`--worker-user`), and create the job again.
+    """
     ERROR_REASON_TOKEN_MISSING: _ErrorReason.ValueType  # 285
     """Who may do what.
 
@@ -1471,6 +1475,10 @@ and create the job anew.
 ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
 """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
 from a backup, or run the job again.
+"""
+ERROR_REASON_INPUT_NOT_READABLE: ErrorReason.ValueType  # 326
+"""A file of the model, the weights or the dataset is closed to the user that workers run as (INVALID_ARGUMENT, job
+errors). Let that user read it and pass through its folders (`--worker-user`), and create the job again.
 """
 ERROR_REASON_TOKEN_MISSING: ErrorReason.ValueType  # 285
 """Who may do what.

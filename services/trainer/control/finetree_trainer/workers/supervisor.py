@@ -15,14 +15,13 @@ from finetree_runtime.ids import uuid7
 from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection
 
-from finetree_trainer.disk import private_folder
 from finetree_trainer.joblog import ingest, states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import Transaction
-from finetree_trainer.layout import Layout
 from finetree_trainer.scheduling.devices import Slot, placements
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts, jobs
+from finetree_trainer.worker_user import passage
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.exchange import Exchange
 from finetree_trainer.workers.heartbeats import Heartbeats
@@ -61,7 +60,7 @@ class Supervisor:
     ) -> None:
         self._log, self._tasks, self._settings, self._confinement = log, tasks, settings, confinement
         self._on_released = on_released
-        self._layout = Layout(settings.data_dir)
+        self._layout = confinement.layout
         self._workers: dict[str, Worker] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -74,7 +73,7 @@ class Supervisor:
         self.resting = RestingWorkers(
             self._workers.values, clock=log.clock, seconds=settings.base_rest, spawn=self._spawn
         )
-        private_folder(self._layout.workers)
+        passage(self._layout.workers.resolve(), self._layout.user)
 
     async def adopt(self, node: str) -> list[Worker]:
         """Take over the attempts that an earlier run of the service left open on this node; they keep their slots.
@@ -192,7 +191,7 @@ class Supervisor:
         folder = self._layout.workers / str(uuid7())
         network = self._confinement.needs_network(task)
         variables = self._confinement.environment(folder, network=network, threads=self._tasks.slot_threads)
-        process = Process.start([*command, *arguments], variables | {TOKEN_VARIABLE: token}, folder)
+        process = Process.start([*command, *arguments], variables | {TOKEN_VARIABLE: token}, folder, self._layout.user)
         worker = Worker(folder.name, token_hash(token), process, has_network=network)
         self._workers[worker.id] = worker
         self._spawn(self._watch_exit(worker, process))

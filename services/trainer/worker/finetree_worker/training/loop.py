@@ -27,7 +27,7 @@ from finetree_worker.errors import (
 )
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta
-from finetree_worker.events.slowdown import SlowdownWatch
+from finetree_worker.events.slowdown import WINDOW, SlowdownWatch
 from finetree_worker.plan import Metric, Plan, Precision
 from finetree_worker.tokenize.example import Example
 from finetree_worker.training import checkpoint, matrix_rate, optimizers, preflight
@@ -239,6 +239,7 @@ class Loop:
         )
         self.eta.step(seconds, tokens)
         if (slow := self._slowdown.step(seconds, tokens)) is not None:
+            self.eta.forget_before(WINDOW)
             self.reporter.emit(slow.alert())
         self._step_seconds = seconds
         self._rates.append(tokens / seconds)
