@@ -774,6 +774,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
     currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
     """
+    ERROR_REASON_RANK_LOST: _ErrorReason.ValueType  # 314
+    """Runs over several devices.
+
+    A process of a run over several devices ended, stood still, or could not be reached (INTERNAL, job errors). The
+    message names its rank; the next attempt resumes from the last checkpoint.
+    """
+    ERROR_REASON_RANK_WEIGHTS_DIFFER: _ErrorReason.ValueType  # 315
+    """The weights of a rank differ from those of the others, which all have the same (INTERNAL, job errors). The next
+    attempt resumes from the last checkpoint; where it happens again, suspect the memory of that rank's device.
+    """
     ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: _ErrorReason.ValueType  # 319
     """Number formats of a processor.
 
@@ -1542,6 +1552,16 @@ helps, says when more is allowed. GetLimits shows all of them.
 ERROR_REASON_COST_UNKNOWN: ErrorReason.ValueType  # 313
 """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
 currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
+"""
+ERROR_REASON_RANK_LOST: ErrorReason.ValueType  # 314
+"""Runs over several devices.
+
+A process of a run over several devices ended, stood still, or could not be reached (INTERNAL, job errors). The
+message names its rank; the next attempt resumes from the last checkpoint.
+"""
+ERROR_REASON_RANK_WEIGHTS_DIFFER: ErrorReason.ValueType  # 315
+"""The weights of a rank differ from those of the others, which all have the same (INTERNAL, job errors). The next
+attempt resumes from the last checkpoint; where it happens again, suspect the memory of that rank's device.
 """
 ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: ErrorReason.ValueType  # 319
 """Number formats of a processor.

@@ -122,10 +122,15 @@ class WorkerConfinement:
         """Return whether a task needs a worker that was started for it: others have no network, as whole processes."""
         return self.enabled and task is not None and task.HasField("hub")
 
-    def environment(self, folder: Path, *, network: bool, threads: int) -> dict[str, str]:
+    def needs_loopback(self, task: worker_pb2.Task | None) -> bool:
+        """Return whether a task's processes talk to each other, which an idle worker could not: ranks on devices."""
+        return self.enabled and task is not None and task.train.spec.hardware.count > 1
+
+    def environment(self, folder: Path, *, network: bool, threads: int, loopback: bool = False) -> dict[str, str]:
         """Return the environment of a worker with this folder, by which it is confined, too.
 
-        `network`: whether its task may connect to other machines. `threads`: as of `worker_environment`.
+        `network`: whether its task may connect to other machines. `threads`: as of `worker_environment`. `loopback`:
+        whether its processes may talk to each other.
         """
         settings, layout, user = self._settings, self.layout, self.layout.user
         if not self.enabled and user is None:
@@ -139,6 +144,7 @@ class WorkerConfinement:
             temporary=str(temporary),
             sockets=(str(layout.worker_socket.parent),),
             network=network,
+            loopback=loopback,
             namespace=namespace and not network,
             required=settings.confinement == "required",
             user=user.uid if user is not None else 0,

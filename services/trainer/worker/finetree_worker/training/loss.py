@@ -44,8 +44,10 @@ def sharing(model: PreTrainedModel) -> Sharing | None:
     if model.device.type != "cpu":
         return None
     window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if not window:
+        return Sharing()
     prefix = prefix_states(model)
-    return Sharing(longest=window - (0 if prefix is None else prefix.shape[2]) if window else None)
+    return Sharing(longest=window - (0 if prefix is None else prefix.shape[2]))
 
 
 def _groups(batch: MicroBatch) -> tuple[DocumentGroup, ...]:
