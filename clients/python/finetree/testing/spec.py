@@ -202,6 +202,9 @@ def conflict(spec: run_spec_pb2.RunSpec, positions: int = 0) -> Conflict | None:
     if devices % machines:
         text = f"{devices} devices do not spread evenly over {machines} machines; use a divisor of {devices}"
         return Conflict("NODES_UNEVEN", "hardware.nodes", text)
+    if 0 < spec.hardware.cpu.cores < spec.hardware.count:
+        text = f"each process needs a thread of the CPU; lower it to {spec.hardware.cpu.cores}"
+        return Conflict("THREADS_TOO_FEW", "hardware.count", text)
     if 0 < positions < training.sequence_length:
         text = f"{training.sequence_length} tokens are more than the {positions} positions of the model; lower it"
         return Conflict("SEQUENCE_TOO_LONG", "training.sequence_length", text)

@@ -110,18 +110,20 @@ def estimate(run: Run, spread: float = 1.0, *, states: ModelStates | None = None
     # The parts of a set-up that needs more than any step are shown as those of the step, and what it needs beyond.
     shown = fullest._replace(transient_peak=fullest.transient_peak + max(map(sum, instants)) - sum(fullest))
     parts = zip(Component, shown, widths, strict=True)
+    # On a CPU a device is a process, and the processes share the host's memory.
+    host = device.scaled(run.devices) if run.on_cpu else _host(run, states)
     return Memory(
         components=tuple((kind, _part(run, kind, size, width)) for kind, size, width in parts if size > 0),
         allocated=allocated,
         reserved=reserved,
         device=device,
-        host=device if run.on_cpu else _host(run, states),
+        host=host,
     )
 
 
 def _moments(run: Run, states: ModelStates) -> tuple[Moment, ...]:
     if run.on_cpu:
-        return cpu.moments(run, states.gradients)
+        return cpu.moments(run, states)
     return step_peak.moments(run, states, layer_activations(run))
 
 

@@ -382,6 +382,9 @@ class JobQueue:
         names = f" ({', '.join(named)}{', …' if len(held) > len(named) else ''})" if named else ""
         about = [text for text in (self.about_holder(holder.uid) for holder in held.values()) if text]
         text = f"{number - 1} jobs ahead and {len(held)} running on {demand.kind}{names}"
+        if demand.count > 1:
+            free = sum(holder is None and demand.takes(slot) for slot, holder in self._holders.items())
+            text = f"it needs {demand.count} devices at once and {free} are free; {text}"
         return Blocked(WAITING_FOR_DEVICE, "; ".join([text, *about]))
 
     async def _announce_positions(self) -> None:
