@@ -76,10 +76,15 @@ class WorkerConfinement:
         """Return whether a task needs a worker that was started for it: others have no network, as whole processes."""
         return self.enabled and task is not None and task.HasField("hub")
 
-    def environment(self, folder: Path, *, network: bool, threads: int) -> dict[str, str]:
+    def needs_loopback(self, task: worker_pb2.Task | None) -> bool:
+        """Return whether a task's processes talk to each other, which an idle worker could not: ranks on devices."""
+        return self.enabled and task is not None and task.train.spec.hardware.count > 1
+
+    def environment(self, folder: Path, *, network: bool, threads: int, loopback: bool = False) -> dict[str, str]:
         """Return the environment of a worker with this folder, by which it is confined, too.
 
-        `network`: whether its task may connect to other machines. `threads`: as of `worker_environment`.
+        `network`: whether its task may connect to other machines. `threads`: as of `worker_environment`. `loopback`:
+        whether its processes may talk to each other.
         """
         if not self.enabled:
             return worker_environment(os.environ, threads=threads)
@@ -93,6 +98,7 @@ class WorkerConfinement:
             temporary=str(temporary),
             sockets=(str(layout.worker_socket.parent),),
             network=network,
+            loopback=loopback,
             namespace=namespace and not network,
             required=settings.confinement == "required",
             max_file_bytes=max(0, shutil.disk_usage(layout.root).total - settings.disk_reserve_bytes),

@@ -99,6 +99,8 @@ class Worker:
     task: worker_pb2.Task | None = None
     has_network: bool = False
     """Whether it may connect to other machines: it was started for a task that downloads."""
+    has_loopback: bool = False
+    """Whether its processes may talk to each other: it was started for a task on several devices."""
     starting: bool = False
     """Whether an attempt is being begun for it. Stays True where the service stops meanwhile: the attempt may be in the
     log by then, and the next run of the service finds the worker by it."""

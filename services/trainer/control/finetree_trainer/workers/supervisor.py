@@ -178,9 +178,10 @@ class Supervisor:
             self._launch(measure=self.measure)
 
     def _idle_worker(self, task: worker_pb2.Task | None = None) -> Worker | None:
-        network = self._confinement.needs_network(task)
+        network, loopback = self._confinement.needs_network(task), self._confinement.needs_loopback(task)
         for worker in self._workers.values():
             waits = not (worker.job or worker.done) and worker.rest is None and worker.has_network is network
+            waits = waits and worker.has_loopback is loopback
             if waits and worker.process is not None and not worker.process.dead.is_set():
                 return worker
         return None
@@ -190,10 +191,12 @@ class Supervisor:
         command = self._settings.worker_command or (sys.executable, "-m", "finetree_worker")
         arguments = ["--socket", f"unix:{self._layout.worker_socket}", "--idle", *(["--measure"] if measure else [])]
         folder = self._layout.workers / str(uuid7())
-        network = self._confinement.needs_network(task)
-        variables = self._confinement.environment(folder, network=network, threads=self._tasks.slot_threads)
+        network, loopback = self._confinement.needs_network(task), self._confinement.needs_loopback(task)
+        variables = self._confinement.environment(
+            folder, network=network, loopback=loopback, threads=self._tasks.slot_threads
+        )
         process = Process.start([*command, *arguments], variables | {TOKEN_VARIABLE: token}, folder)
-        worker = Worker(folder.name, token_hash(token), process, has_network=network)
+        worker = Worker(folder.name, token_hash(token), process, has_network=network, has_loopback=loopback)
         self._workers[worker.id] = worker
         self._spawn(self._watch_exit(worker, process))
         return worker

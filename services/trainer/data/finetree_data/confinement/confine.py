@@ -16,6 +16,7 @@ from finetree_data.confinement.policy import Policy
 from finetree_data.confinement.syscalls import machine
 
 NEEDS_NETWORK = "this task downloads from a hub"
+NEEDS_LOOPBACK = "processes of this task talk over the loopback interface, and it has no network of its own"
 
 
 class ConfinementError(Exception):
@@ -55,10 +56,12 @@ class Confinement:
             temporary=self.policy.temporary,
             sockets=self.policy.sockets,
             network=self.policy.network,
+            loopback=self.policy.loopback,
         )
         whole = version >= landlock.ALL_THREADS_ABI
         found = places.rules(own, os.environ)
-        landlock.restrict(found, version=version, network=own.network, all_threads=whole)
+        network = own.network or own.loopback
+        landlock.restrict(found, version=version, network=network, ports=own.loopback, all_threads=whole)
         reasons = [] if job else ["a worker that may go on to another job of its project: to the jobs of this service"]
         if not whole:
             reasons.append("for the thread of the task, not for those that keep the stream to the service")
@@ -112,6 +115,8 @@ def _namespace(policy: Policy) -> Measure:
         return Measure(name, State.UNAVAILABLE, "the system allows this user no namespace")
     try:
         privileges.leave_network()
+        if policy.loopback:
+            privileges.raise_loopback()
     except OSError as error:
         raise ConfinementError(f"{name}: {error.strerror}") from error
     return Measure(name, State.HOLDS)
@@ -124,7 +129,11 @@ def _landlock(policy: Policy, environment: Mapping[str, str]) -> list[Measure]:
         return [Measure(name, State.UNAVAILABLE, "this kernel has no Landlock, or it is off") for name in kinds]
     try:
         landlock.restrict(
-            places.rules(policy, environment), version=version, network=policy.network, scope=True, all_threads=False
+            places.rules(policy, environment),
+            version=version,
+            network=policy.network or policy.loopback,
+            ports=policy.loopback,
+            scope=True,
         )
     except OSError as error:
         return [Measure(name, State.UNAVAILABLE, error.strerror or "the system refuses it") for name in kinds]
@@ -143,8 +152,12 @@ def _since(name: str, version: int, needed: int) -> Measure:
 
 
 def _seccomp(policy: Policy) -> list[Measure]:
-    families = (*seccomp.LOCAL_FAMILIES, *((seccomp.AF_INET, seccomp.AF_INET6) if policy.network else ()))
+    over_ip = policy.network or policy.loopback
+    families = (*seccomp.LOCAL_FAMILIES, *((seccomp.AF_INET, seccomp.AF_INET6) if over_ip else ()))
     calls = _taken(names.SYSTEM_CALLS, lambda: seccomp.install(seccomp.program(machine(), families)))
     if policy.network:
         return [calls, Measure(names.SOCKETS, State.OFF, NEEDS_NETWORK)]
+    if policy.loopback and not policy.namespace:
+        # Not OFF: a service that requires confinement refuses such a task.
+        return [calls, Measure(names.SOCKETS, State.UNAVAILABLE, NEEDS_LOOPBACK)]
     return [calls, Measure(names.SOCKETS, calls.state, calls.why)]

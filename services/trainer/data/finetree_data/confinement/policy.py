@@ -24,6 +24,8 @@ class Policy:
     """Folders whose Unix sockets may be connected to, where the kernel controls that."""
     network: bool = False
     """Whether connections over a network may be opened: true for the task that downloads from a hub alone."""
+    loopback: bool = False
+    """Whether its processes talk to each other over the loopback interface: true for a task on several devices."""
     namespace: bool = False
     """Whether the process may be moved into a network of its own: whether that has been tried on this machine."""
     required: bool = False

@@ -2,7 +2,10 @@
 """What a process may do to the system: no privileges by programs that it starts, no capabilities, no network."""
 
 import ctypes
+import fcntl
 import os
+import socket
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +16,8 @@ _CAPABILITY_VERSION = 0x20080522
 """_LINUX_CAPABILITY_VERSION_3 (linux/capability.h)."""
 DAC_READ_SEARCH = 2
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
+_GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 0x1
+"""SIOCGIFFLAGS, SIOCSIFFLAGS and IFF_UP: netdevice(7)."""
 
 
 class _Header(ctypes.Structure):
@@ -67,6 +72,14 @@ def leave_network() -> None:
         Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
+
+
+def raise_loopback() -> None:
+    """Switch the loopback interface of this process's own network on. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(any_socket, _GET_FLAGS, request))[1]
+        fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh14x", b"lo", flags | _UP))
 
 
 def _status(field: str) -> str:
