@@ -147,7 +147,7 @@ class TrainerServiceStub:
     for ever. Costs as much as ValidateJob.
 
     Errors: INVALID_ARGUMENT (METHOD_NOT_SUPPORTED, SETTING_NOT_SUPPORTED, TASK_NOT_SUPPORTED: take what GetCapacity
-    says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+    says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN, THREADS_TOO_FEW,
     PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT, KEEP_BEST_WITHOUT_EVALUATION: correct the named
     settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
@@ -534,7 +534,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     for ever. Costs as much as ValidateJob.
 
     Errors: INVALID_ARGUMENT (METHOD_NOT_SUPPORTED, SETTING_NOT_SUPPORTED, TASK_NOT_SUPPORTED: take what GetCapacity
-    says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+    says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN, THREADS_TOO_FEW,
     PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT, KEEP_BEST_WITHOUT_EVALUATION: correct the named
     settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
@@ -984,7 +984,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         for ever. Costs as much as ValidateJob.
 
         Errors: INVALID_ARGUMENT (METHOD_NOT_SUPPORTED, SETTING_NOT_SUPPORTED, TASK_NOT_SUPPORTED: take what GetCapacity
-        says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+        says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN, THREADS_TOO_FEW,
         PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT, KEEP_BEST_WITHOUT_EVALUATION: correct the named
         settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
         another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,

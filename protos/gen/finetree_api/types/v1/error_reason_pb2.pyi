@@ -770,6 +770,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
     currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
     """
+    ERROR_REASON_THREADS_TOO_FEW: _ErrorReason.ValueType  # 317
+    """Runs over several devices.
+
+    A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
+    (INVALID_ARGUMENT, EstimateRun and the calls that estimate, Recommend, CreateJob). Lower hardware.count to the
+    number that the message names.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1527,5 +1534,12 @@ helps, says when more is allowed. GetLimits shows all of them.
 ERROR_REASON_COST_UNKNOWN: ErrorReason.ValueType  # 313
 """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
 currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
+"""
+ERROR_REASON_THREADS_TOO_FEW: ErrorReason.ValueType  # 317
+"""Runs over several devices.
+
+A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
+(INVALID_ARGUMENT, EstimateRun and the calls that estimate, Recommend, CreateJob). Lower hardware.count to the
+number that the message names.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -384,7 +384,7 @@ class JobQueue:
         text = f"{number - 1} jobs ahead and {len(held)} running on {demand.kind}{names}"
         if demand.count > 1:
             free = sum(holder is None and demand.takes(slot) for slot, holder in self._holders.items())
-            text = f"it needs {demand.count} devices at once and {free} are free; {text}"
+            text = f"it needs {demand.count} devices at once and {free} {'is' if free == 1 else 'are'} free; {text}"
         return Blocked(WAITING_FOR_DEVICE, "; ".join([text, *about]))
 
     async def _announce_positions(self) -> None:
