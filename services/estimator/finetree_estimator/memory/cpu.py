@@ -61,7 +61,9 @@ def moments(run: Run, states: ModelStates) -> tuple[Moment, ...]:
     Where weights are sharded, a layer's are whole while it is computed, and its gradients until they are reduced.
     """
     again, whole = _micro_batches(run) > 1, states.unsharded
-    earlier = whole.unreduced_gradients or states.gradients - whole.gradients
+    # Copies of gradients that replicas add are there at the end of a step alone.
+    copies = 2 if run.devices > 1 and run.sharding in ("replicated", "optimizer") else 1
+    earlier = whole.unreduced_gradients or (states.gradients - whole.gradients) / copies
     fetched = whole.fetched_weights
     found = (
         _at_the_loss(run, earlier if again else 0.0, fetched),
