@@ -88,6 +88,12 @@ class CheckpointError(TaskError):
     """A checkpoint does not belong to this run, or is damaged."""
 
 
+class RankError(TaskError):
+    """A process of a run on several devices was lost, stands still, or has other weights than the rest."""
+
+    retryable = True
+
+
 class Cancelled(BaseException):
     """The task is to end. Derived from BaseException, so that no `except Exception` on the way stops it."""
 

@@ -29,6 +29,7 @@ from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta
 from finetree_worker.events.slowdown import SlowdownWatch
 from finetree_worker.plan import Metric, Plan, Precision
+from finetree_worker.ranks.alone import Alone
 from finetree_worker.tokenize.example import Example
 from finetree_worker.training import checkpoint, matrix_rate, optimizers, preflight
 from finetree_worker.training.attention import by_document
@@ -65,14 +66,16 @@ class Loop:
         reporter: Reporter,
         steering: Steering,
         eta: Eta,
+        ranks: Alone | None = None,
     ) -> None:
-        self.plan, self.subject = plan, subject
+        """`ranks` are those that train together; None: this process alone."""
+        self.plan, self.subject, self.ranks = plan, subject, ranks or Alone()
         self.reporter, self.steering, self.eta = reporter, steering, eta
         self.optimizer = optimizers.build(subject.trainable.values(), plan.optimization, subject.device)
-        self.environment = Environment.here(plan.threads, subject.device)
+        self.environment = Environment.here(plan.threads, subject.device, self.ranks.hardware)
         self.batches = Batches(plan.optimization, examples)
         self.total = self.batches.total
-        self.gradients = Gradients(plan, subject, reporter=reporter, steering=steering)
+        self.gradients = Gradients(plan, subject, reporter=reporter, steering=steering, ranks=self.ranks)
         self.losses: deque[float] = deque(maxlen=10)
         self.first_loss: float | None = None
         self.position = Position(0, 0, 0, 0.0)
@@ -88,7 +91,7 @@ class Loop:
     def restore(self) -> int:
         """Restore the newest whole checkpoint; return its step, or 0 where there is none."""
         found, damaged = checkpoint.restore_newest(
-            self.plan.checkpoints_dir, self.plan.numerics_hash(), self.subject.trainable, self.optimizer
+            self.plan.checkpoints_dir, self.plan.numerics_hash(), self.subject.trainable, self.optimizer, self.ranks
         )
         self._require_known_format(found)
         self._damaged = {each.step for each in damaged}
@@ -134,7 +137,8 @@ class Loop:
         """
         self.subject.model.train()
         with self._device_watch() as watch, by_document(self.subject.model):
-            if self.position.step and self.steering.signal() is Signal.FINISH:
+            signal, _ = self.ranks.agree(self.steering.signal())
+            if self.position.step and signal is Signal.FINISH:
                 self._finish_early()
             if not self.finished:
                 preflight.check(self.gradients, self.optimizer, self.batches.longest_first(), reporter=self.reporter)
@@ -211,7 +215,7 @@ class Loop:
         while True:
             computed = self.gradients.add(step, rows)
             scale.unscale(parameters)
-            norm = float(clip_grad_norm_(parameters, self.plan.optimization.max_grad_norm or math.inf))
+            norm = self.ranks.number(clip_grad_norm_(parameters, self.plan.optimization.max_grad_norm or math.inf))
             if math.isfinite(norm):
                 scale.passed()
             elif math.isfinite(computed.loss) and scale.lower():
@@ -236,6 +240,8 @@ class Loop:
         self.eta.step(seconds, tokens)
         if (slow := self._slowdown.step(seconds, tokens)) is not None:
             self.reporter.emit(slow.alert())
+        for alert in self.ranks.alerts:
+            self.reporter.emit(alert)
         self._step_seconds = seconds
         self._rates.append(tokens / seconds)
         if loss is not None:
@@ -249,7 +255,7 @@ class Loop:
             plan.expected,
             threads=plan.threads,
             mean_tokens=self.batches.tokens_in_all() / self.total,
-            measure_rate=partial(matrix_rate.rate_of, dtype, plan.threads) if on_cpu else None,
+            measure_rate=partial(matrix_rate.rate_of, dtype, plan.threads) if on_cpu and self.ranks.speaks else None,
         )
 
     def _device_watch(self) -> DeviceWatch:
@@ -263,7 +269,10 @@ class Loop:
 
     def _metrics(self, *, rate: float, loss: float, norm: float, watch: DeviceWatch) -> event_pb2.StepMetrics:
         at, memory = self.position, memory_bytes(self.subject.device)
-        self._peak_memory = max(self._peak_memory, memory, peak_memory_bytes(self.subject.device))
+        ranks = self.ranks.metrics
+        memory = max([memory, *(each.memory_bytes for each in ranks)])
+        peaks = [peak_memory_bytes(self.subject.device), *(each.peak_memory_bytes for each in ranks)]
+        self._peak_memory = max(self._peak_memory, memory, *peaks)
         tokens_per_second = sorted(self._rates)[len(self._rates) // 2]
         finite = math.isfinite(loss) and math.isfinite(norm)
         return event_pb2.StepMetrics(
@@ -286,6 +295,7 @@ class Loop:
             ),
             cost_so_far=self.plan.price.of(at.elapsed_seconds) if self.plan.price is not None else None,
             padding_fraction=self._padding,
+            ranks=ranks,
         )
 
     def _check_finite(self) -> None:
@@ -306,13 +316,15 @@ class Loop:
     def _after_step(self, evaluate: Callable[[int], float | None]) -> None:
         """Evaluate and save a checkpoint where one is due or asked for. Raises Cancelled on a request to stop."""
         step = self.position.step
+        self.ranks.compare(step, self.subject.trainable.values())
         best = self._evaluation_is_due(step) and self._is_best(evaluate(step))
-        signal = self.steering.signal()
+        asked = self.steering.signal()
+        save = self.steering.take_checkpoint() or self._checkpoint_is_due(step)
+        signal, save = self.ranks.agree(asked, save=save)
         stop = signal in STOPS
         if signal is Signal.FINISH:
             self._finish_early()
-        asked = self.steering.take_checkpoint()
-        if stop or asked or self._limited or self._checkpoint_is_due(step) or (best and self._keeps_best):
+        if stop or save or self._limited or (best and self._keeps_best):
             self.save_checkpoint(best=best, must=stop)
         if stop:
             raise Cancelled
@@ -369,12 +381,13 @@ class Loop:
             return False
         if at.best_step == at.step and not at.stopped:
             return False
+        self.ranks.wait()  # until the speaker has written it
         found = checkpoint.at_step(folder, at.best_step, self.plan.numerics_hash())
         if found is None:
             text = f"The best checkpoint, of step {at.best_step}, is missing or damaged; the last weights are kept."
             self._alert("BEST_CHECKPOINT_MISSING", text)
             return False
-        checkpoint.restore_weights(found, self.subject.trainable)
+        checkpoint.restore_weights(found, self.subject.trainable, self.ranks)
         # A checkpoint from now on holds these weights: a run that continues from it must not train them further.
         self.position = replace(at, stopped=True)
         self._report_best(at.best_value)
@@ -403,6 +416,7 @@ class Loop:
                 numerics_hash=self.plan.numerics_hash(),
                 portable=self.subject.portable,
                 replaced=self._damaged,
+                ranks=self.ranks,
             )
         except StorageError as error:
             text = f"checkpoint at step {step} failed: {error.message}"
@@ -411,6 +425,8 @@ class Loop:
                 raise
             return
         self._saved_at = self.position.elapsed_seconds
+        if not self.ranks.speaks:
+            return
         fail_point("checkpoint.before_rotation")
         keep, best_step = self.plan.checkpoints.keep, self.position.best_step if self._keeps_best else 0
         checkpoint.rotate(folder, max(1, keep), self.plan.numerics_hash(), best=best_step)
