@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-CLEAR = ("OMP_NUM_THREADS", "1")
-
 
 class Silence:
     """Reporter and control of ranks other than 0."""
@@ -58,6 +56,71 @@ def train(ranks: Any, plan: Any, reporter: Any) -> Any:
     from finetree_worker.training.run import train
 
     return train(plan, reporter, reporter, ranks=ranks)
+
+
+def held(ranks: Any, plan: Any, _: Any) -> tuple[int, int, int, int]:
+    """Bytes of this rank's weights and optimizer states, number of divided weights and of all."""
+    import torch
+    from finetree_worker.ranks.sharded import held_bytes
+    from finetree_worker.training import optimizers
+    from finetree_worker.training.run import adapt, load, trainable
+    from torch.distributed.tensor import DTensor
+
+    cpu = torch.device("cpu")
+    adapted, subject = adapt(plan, load(plan, cpu), cpu)
+    ranks.shard(subject.model)
+    optimizer = optimizers.build(trainable(adapted).values(), plan.optimization, cpu)
+    for parameter in trainable(adapted).values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    states = [tensor for state in optimizer.state.values() for tensor in state.values()]
+    parameters = list(adapted.parameters())
+    return held_bytes(parameters), held_bytes(states), sum(isinstance(p, DTensor) for p in parameters), len(parameters)
+
+
+def short_of_memory(ranks: Any, plan: Any, reporter: Any, least: int = 2) -> Any:
+    """Train, with memory on rank 1 that holds micro-batches of fewer than `least` rows from the third step on."""
+    import torch
+    from finetree_worker.training.gradients import Gradients
+
+    whole = Gradients.one
+
+    def one(self: Any, step: int, documents: Any, targets: int, **named: Any) -> Any:
+        if ranks.rank == 1 and step >= 2 and len(documents) >= least:
+            raise torch.OutOfMemoryError("not here")
+        return whole(self, step, documents, targets, **named)
+
+    Gradients.one = one  # type: ignore[method-assign]
+    try:
+        return train(ranks, plan, reporter)
+    finally:
+        Gradients.one = whole  # type: ignore[method-assign]
+
+
+def out_of_memory(ranks: Any, plan: Any, reporter: Any) -> Any:
+    return short_of_memory(ranks, plan, reporter, least=1)
+
+
+def differing(ranks: Any, plan: Any, reporter: Any) -> Any:
+    """Train, with one bit of rank 2's weights flipped before the first step."""
+    import torch
+    from finetree_worker.ranks import replicated
+
+    whole = replicated.COMPARE_EVERY
+    replicated.COMPARE_EVERY = 2
+    shard = type(ranks).shard
+
+    def flip(self: Any, model: Any) -> None:
+        if self.rank == 2:
+            first = next(p for p in model.parameters() if p.requires_grad)
+            first.data.view(torch.int32).view(-1)[3] ^= 1
+        shard(self, model)
+
+    type(ranks).shard = flip
+    try:
+        return train(ranks, plan, reporter)
+    finally:
+        type(ranks).shard, replicated.COMPARE_EVERY = shard, whole
 
 
 class Pool:

@@ -66,7 +66,7 @@ class Qlora(Method):
 
     @property
     def undivided(self) -> str:
-        """Return why 8-bit bases stay whole: bitsandbytes 0.50 keeps their scales in the parameter, which a share lacks."""
+        """Return why 8-bit bases stay whole: bitsandbytes 0.50 keeps their scales as attributes of the parameter."""
         return "bitsandbytes keeps the scales of 8-bit weights beside the whole of them" if self._eight_bit else ""
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 
 from finetree_worker.control import Signal
@@ -47,12 +47,11 @@ class Sharded(Replicated):
         """Divide the weights of each decoder layer, then those that are left."""
         for module in [*_layers(model), model]:
             kind = type(module)
-            fully_shard(module, mesh=self._mesh)
+            divided = fully_shard(module, mesh=self._mesh)
+            # Micro-batches are weighted by the targets of the whole batch: gradients are added, not averaged.
+            divided.set_gradient_divide_factor(1.0)
+            divided.set_force_sum_reduction_for_comms(enable=True)
             self._sharded.append((module, kind))
-        root = cast("FSDPModule", model)
-        # Micro-batches are weighted by the targets of the whole batch: gradients are added, not averaged.
-        root.set_gradient_divide_factor(1.0)
-        root.set_force_sum_reduction_for_comms(enable=True)
         setattr(model, _METHOD, types.MethodType(_compute, model))
         register_fsdp_forward_method(model, _METHOD)
 

@@ -56,6 +56,6 @@ def _alert(rank: event_pb2.RankMetrics, speed: float, waited: float) -> event_pb
     device = f" ({rank.device_id})" if rank.device_id else ""
     text = (
         f"Rank {rank.rank}{device} computes {speed:.0%} of the tokens a second that the other ranks do: in {WINDOW} "
-        f"steps they waited for {waited:.0%} of their time. Look for other work on its device, or for a hot or throttled one."
+        f"steps they waited for {waited:.0%} of their time. Look for other work on its device, or for a throttled one."
     )
     return event_pb2.Alert(code="STRAGGLER", message=text)
