@@ -114,8 +114,8 @@ def _undivided(spec: run_spec_pb2.RunSpec) -> Iterator[Violation]:
         name = training_pb2.Optimizer.Name(spec.optimizer)
         text = f"{name} keeps 8-bit states that cannot be divided over devices; use OPTIMIZER_ADAMW, whose states are "
         yield Violation("optimizer", f"{text}divided, or SHARDING_REPLICATED")
-    if spec.HasField("qlora"):
-        text = "the quantized base of QLoRA cannot be divided over devices; use SHARDING_REPLICATED, or LoRA"
+    if spec.qlora.quantization == method_pb2.QUANTIZATION_INT8:
+        text = "an 8-bit base cannot be divided over devices; use SHARDING_REPLICATED, or a 4-bit base"
         yield Violation("hardware.sharding", text)
 
 

@@ -181,7 +181,8 @@ def _remarks(run: Run, correction: Correction, *, memory: Memory, fit: Fit, time
         yield Remark("RUN_DOES_NOT_FIT", text, "spec.hardware")
     yield from run.method.remarks(run)
     if run.devices > 1 and run.sharding == "replicated":
-        text = f"each of the {run.devices} {'processes' if run.on_cpu else 'devices'} holds a full copy: more of them take no less memory each"
+        who = "processes" if run.on_cpu else "devices"
+        text = f"each of the {run.devices} {who} holds a full copy: more of them take no less memory each"
         yield Remark("DEVICES_HOLD_COPIES", text, "spec.hardware.sharding")
     if run.devices > 1 and run.on_cpu:
         text = f"{run.devices} processes share one processor, {run.device.cores} of its cores each: together they are "

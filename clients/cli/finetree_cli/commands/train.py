@@ -117,8 +117,8 @@ def train(
     schedule: another file, more epochs, another learning rate. The model may be left out of FILE, if a job made the
     weights, and so may the method and those of its settings that the weights have their shape by.
 
-    With --devices and --sharding, the run is divided as they say, not as FILE says; a file without hardware trains on the
-    trainer's first kind of device.
+    With --devices and --sharding, the run is divided as they say, not as FILE says; a file without hardware trains on
+    the trainer's first kind of device.
 
     With --plan, the job runs as its plan was approved, or not at all: the plan must have passed, its waivers must still
     hold, and job file, data, policy, prices and formulas must be those of the check; otherwise it exits with 3 and

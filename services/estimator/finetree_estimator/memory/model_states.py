@@ -75,7 +75,7 @@ def model_states(run: Run) -> ModelStates:
 
 
 def _collectives(run: Run) -> float:
-    """Bytes of the buffers of the library that devices communicate by; gloo's on a CPU are no larger than a gradient."""
+    """Bytes of the buffers of the library that devices communicate by; on a CPU gloo has none to speak of."""
     if run.on_cpu or run.devices == 1:
         return 0.0
     return c.COLLECTIVES + (c.COLLECTIVES_ACROSS if run.nodes > 1 else 0.0)

@@ -153,7 +153,7 @@ def test_devices_of_a_cpu_are_processes_also_on_this_machine_and_of_a_job_file()
     said = spec_flags.hardware(spec_flags.HardwareFlags(cpu=True, cores=4, **flags), NOBODY).hardware
     base = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=4))
     changed = spec_flags.hardware(spec_flags.HardwareFlags(**flags), NOBODY, base=base).hardware
-    here = SimpleNamespace(capacity=lambda wait_for_rate: capacity())
+    here = SimpleNamespace(capacity=lambda **_: capacity())
     found = spec_flags.hardware(spec_flags.HardwareFlags(this_machine=True, **flags), here)
 
     for hardware in (said, changed, found.hardware):

@@ -48,8 +48,8 @@ def test_several_gpus_are_cautioned_with_the_methods_that_may_fit_when_sharded(p
     assert sharding(small, count=8) == [Method.LORA]
     assert sharding(small, builtin_packs()["evidence-1"], count=8) == [Method.LORA]
     assert not sharding(small)
-    # The trainer divides no quantized base, and trains on one machine.
-    assert sharding(small, count=8, sharding="SHARDING_FULL") == [refused]
+    # The trainer divides everything or nothing, and trains on one machine.
+    assert not sharding(small, count=8, sharding="SHARDING_FULL")
     assert sharding(evidence(lora="FITS"), count=8, sharding="SHARDING_GRADIENTS") == [refused]
     assert sharding(small, count=16, nodes=2) == [refused, Method.LORA]
     best = {"quality": "QUALITY_NEED_MAXIMUM"}

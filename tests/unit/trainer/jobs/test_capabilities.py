@@ -132,18 +132,28 @@ def test_a_task_that_this_server_does_not_run_is_refused_with_those_that_it_does
     capabilities.require_task("train")
 
 
-def test_what_cannot_be_divided_over_devices_is_what_the_worker_says():
-    for method in capabilities.methods():
-        for number, optimizer in spec_values.OPTIMIZERS.items():
-            for value, sharding in spec_values.SHARDINGS.items():
-                spec = run_spec_pb2.RunSpec(optimizer=number)
-                getattr(spec, method).SetInParent()
-                spec.hardware.CopyFrom(hardware_pb2.Hardware(accelerator="h100", count=2, sharding=value))
-                found = {violation.field for violation in unsupported(resolve_spec(spec).spec)}
-                try:
-                    wanted = Optimization(learning_rate=1e-4, batch_size=2, micro_batch_size=1, optimizer=optimizer)
-                    require_sharding(method_of(spec), sharding, wanted)
-                except PlanError as error:
-                    assert error.field in found, (method, number, value)
-                else:
-                    assert not found, (method, number, value)
+QUANTIZED = [*(("qlora", quantization) for quantization in CAPABILITIES.quantizations)]
+METHODS = [(method, 0) for method in capabilities.methods() if method != "qlora"] + QUANTIZED
+
+
+@pytest.mark.parametrize(("method", "quantization"), METHODS)
+def test_what_cannot_be_divided_over_devices_is_what_the_worker_says(method, quantization):
+    for number, optimizer in spec_values.OPTIMIZERS.items():
+        for value, sharding in spec_values.SHARDINGS.items():
+            spec = run_spec_pb2.RunSpec(optimizer=number)
+            getattr(spec, method).SetInParent()
+            if quantization:
+                spec.qlora.quantization = quantization
+            spec.hardware.CopyFrom(hardware_pb2.Hardware(accelerator="h100", count=2, sharding=value))
+            said = [violation.field for violation in unsupported(resolve_spec(spec).spec)]
+            refused = _worker_refuses(spec, sharding, optimizer)
+            assert said[:1] == refused, (number, value)
+
+
+def _worker_refuses(spec, sharding, optimizer) -> list[str]:
+    wanted = Optimization(learning_rate=1e-4, batch_size=2, micro_batch_size=1, optimizer=optimizer)
+    try:
+        require_sharding(method_of(spec), sharding, wanted)
+    except PlanError as error:
+        return [error.field]
+    return []

@@ -770,10 +770,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
     currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
     """
-    ERROR_REASON_THREADS_TOO_FEW: _ErrorReason.ValueType  # 317
+    ERROR_REASON_RANK_LOST: _ErrorReason.ValueType  # 314
     """Runs over several devices.
 
-    A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
+    A process of a run over several devices ended, stood still, or could not be reached (INTERNAL, job errors). The
+    message names its rank; the next attempt resumes from the last checkpoint.
+    """
+    ERROR_REASON_RANK_WEIGHTS_DIFFER: _ErrorReason.ValueType  # 315
+    """The weights of a rank differ from those of the others, which all have the same (INTERNAL, job errors). The next
+    attempt resumes from the last checkpoint; where it happens again, suspect the memory of that rank's device.
+    """
+    ERROR_REASON_THREADS_TOO_FEW: _ErrorReason.ValueType  # 317
+    """A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
     (INVALID_ARGUMENT, EstimateRun and the calls that estimate, Recommend, CreateJob). Lower hardware.count to the
     number that the message names.
     """
@@ -1535,10 +1543,18 @@ ERROR_REASON_COST_UNKNOWN: ErrorReason.ValueType  # 313
 """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
 currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
 """
-ERROR_REASON_THREADS_TOO_FEW: ErrorReason.ValueType  # 317
+ERROR_REASON_RANK_LOST: ErrorReason.ValueType  # 314
 """Runs over several devices.
 
-A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
+A process of a run over several devices ended, stood still, or could not be reached (INTERNAL, job errors). The
+message names its rank; the next attempt resumes from the last checkpoint.
+"""
+ERROR_REASON_RANK_WEIGHTS_DIFFER: ErrorReason.ValueType  # 315
+"""The weights of a rank differ from those of the others, which all have the same (INTERNAL, job errors). The next
+attempt resumes from the last checkpoint; where it happens again, suspect the memory of that rank's device.
+"""
+ERROR_REASON_THREADS_TOO_FEW: ErrorReason.ValueType  # 317
+"""A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
 (INVALID_ARGUMENT, EstimateRun and the calls that estimate, Recommend, CreateJob). Lower hardware.count to the
 number that the message names.
 """

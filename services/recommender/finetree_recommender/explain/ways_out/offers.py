@@ -23,7 +23,6 @@ from finetree_recommender.request.inputs import Inputs
 from finetree_recommender.rule_pack.fields import assign
 from finetree_recommender.rule_pack.pack import Pack
 
-NOT_TRAINED = "estimated, and not trained by this suite: it divides no quantized base"
 BYTES_A_PARAMETER = 2
 """Bytes of a 16-bit weight."""
 
@@ -113,9 +112,7 @@ def _several_gpus(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOut
             text = (
                 f"{method} with the model sharded across the {inputs.hardware.count} devices {room(estimate)} on each"
             )
-            here = method is not Method.QLORA
-            text += "" if here else f"; {NOT_TRAINED}"
-            yield WayOut(Kind.SEVERAL_GPUS, method, text, change, estimate, trainable_here=here)
+            yield WayOut(Kind.SEVERAL_GPUS, method, text, change, estimate)
             return
     for method in preferred(pack, inputs):
         options = [item for item in _options(found, method) if item.count > 1]
@@ -139,16 +136,14 @@ def _on_hardware(kind: Kind, inputs: Inputs, method: Method, option: estimate_pb
     entry = inputs.catalog.accelerators.get(option.accelerator.casefold())
     name = _gpu_name(entry) if entry is not None else option.accelerator
     several = option.count > 1
-    here = not several or method is not Method.QLORA
     place = f"{option.count} {name} with the model sharded across them" if several else name
     text = f"{method} {room(estimate)}{' each' if several else ''} on {place}"
     return WayOut(
         kind=kind,
         method=method,
-        message=text if here else f"{text}; {NOT_TRAINED}",
+        message=text,
         change=run_spec_pb2.RunSpec(hardware=hardware),
         estimate=estimate,
-        trainable_here=here,
     )
 
 
