@@ -179,7 +179,7 @@ async def test_devices_that_do_not_spread_over_the_machines_are_refused(tmp_path
     monkeypatch.setattr(devices, "discover", lambda *_: devices.Node("n", cards))
     async with trainer(tmp_path) as talk:
         request = job_request((await talk.upload(jsonl(ROWS))).name)
-        for nodes, reason in ((2, "NODES_UNEVEN"), (1, "SETTING_NOT_SUPPORTED")):
+        for nodes, reason in ((2, "NODES_UNEVEN"), (3, "SETTING_NOT_SUPPORTED")):
             request.train.spec.hardware.CopyFrom(hardware_pb2.Hardware(accelerator="h100", count=3, nodes=nodes))
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))

@@ -319,3 +319,8 @@ async def test_who_needs_several_devices_says_how_many_are_free(queue, enqueue):
     assert await turn(queue) == []
     text = "it needs 2 devices at once and 1 is free; 0 jobs ahead and 1 running on h100 (cuda:0: one)"
     assert queue.position("pair") == Position(1, text, "WAITING_FOR_DEVICE")
+    queue.release([slot for slot in queue._holders if slot.device == "cuda:0"], "one")
+    assert await turn(queue) == [("pair", ["n/cuda:0/0", "n/cuda:1/0"])]
+    enqueue("next", GPU)
+    await turn(queue)
+    assert queue.position("next").blocked_by == "0 jobs ahead and 1 running on h100 (cuda:0, cuda:1: pair)"
