@@ -62,8 +62,8 @@ def moments(run: Run, states: ModelStates) -> tuple[Moment, ...]:
     """
     again, whole = _micro_batches(run) > 1, states.unsharded
     # Copies of gradients that replicas add are there at the end of a step alone.
-    copies = 2 if run.devices > 1 and run.sharding in ("replicated", "optimizer") else 1
-    earlier = whole.unreduced_gradients or (states.gradients - whole.gradients) / copies
+    held_twice = 2 if run.devices > 1 and run.sharding in ("replicated", "optimizer") else 1
+    earlier = whole.unreduced_gradients or (states.gradients - whole.gradients) / held_twice
     fetched = whole.fetched_weights
     found = (
         _at_the_loss(run, earlier if again else 0.0, fetched),
