@@ -236,7 +236,7 @@ def machine(threads: int) -> dict[str, Any]:
     code = (
         "import sys,json; from finetree_worker.training import matrix_rate; r = matrix_rate.measure(int(sys.argv[1]))\n"
     )
-    code += "print(json.dumps({'bf16': r.bf16_flops, 'fp32': r.fp32_flops}))"
+    code += "print(json.dumps({'bf16': r.bf16.forward, 'fp32': r.fp32.forward}))"
     command = [sys.executable, "-W", "ignore", "-c", code, str(threads)]
     measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     return {

@@ -149,8 +149,10 @@ def machine(threads: int) -> dict[str, Any]:
     return {
         "cores": threads,
         "memory_bytes": int(pages["MemTotal"]) * 1024,
-        "bf16_flops_per_second": round(rate.bf16_flops),
-        "fp32_flops_per_second": round(rate.fp32_flops),
+        "bf16_flops_per_second": round(rate.bf16.forward),
+        "fp32_flops_per_second": round(rate.fp32.forward),
+        "bf16_backward_flops_per_second": round(rate.bf16.backward),
+        "fp32_backward_flops_per_second": round(rate.fp32.backward),
         "model_name": cpu_name(),
     }
 

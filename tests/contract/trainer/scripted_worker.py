@@ -2,18 +2,18 @@
 # ruff: noqa: ANN003, ASYNC110, ASYNC220, ASYNC230, ASYNC240 - a script of one process, which may wait for files and processes
 """A worker without torch: a real process that speaks Attach, told by a JSON script what to do.
 
-Script keys, all optional: `steps`, `delay` (seconds between steps), `start_delay`, `kill_at` {attempt: step},
-`deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores SIGTERM), `outcome`
-("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit after its outcome),
-`never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split), `offline_after` (ends its
-stream after that step and never comes back), `loss` (one for each step), `environment`, `evaluations` and `samples`
-(EvalMetrics and Samples as proto JSON, reported after the steps), `log` (the text of a line of the job's log for each
-step; `log_limit` bytes in each of its files), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
-proto JSON that it keeps as the artifact of a report), `drafts` (leaves a half-written checkpoint
-and a half-written artifact), `losses` {rank: held-out loss}: after every `evaluation.every_steps` and at the end it
-reports that loss of the LoRA rank that it trains with; `cost` (EUR of each step), `adapter` (the artifact is a LoRA
-adapter of acme/tiny), `checkpoints` (steps after which one is saved, the newest two are kept and the first is the best,
-with an evaluation).
+Script keys, all optional: `steps`, `delay` (seconds between steps), `start_delay`, `kill_at` {attempt: step}, `kill_by`
+(the name of that signal), `deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores
+SIGTERM), `outcome` ("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit
+after its outcome), `never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split),
+`offline_after` (ends its stream after that step and never comes back), `loss` (one for each step), `environment`,
+`evaluations` and `samples` (EvalMetrics and Samples as proto JSON, reported after the steps), `log` (the text of a line
+of the job's log for each step; `log_limit` bytes in each of its files), `summary` (fields of the outcome's RunSummary),
+`preview` (PreviewRows as proto JSON that it keeps as the artifact of a report), `drafts` (leaves a half-written
+checkpoint and a half-written artifact), `losses` {rank: held-out loss}: after every `evaluation.every_steps` and at the
+end it reports that loss of the LoRA rank that it trains with; `cost` (EUR of each step), `adapter` (the artifact is a
+LoRA adapter of acme/tiny), `checkpoints` (steps after which one is saved, the newest two are kept and the first is the
+best, with an evaluation).
  `export` (fields of the ExportReport that it reports, beside which it keeps its task as task.binpb).
 Of a task that serves: `piece_delay` (seconds between words), `words` (of an answer),
  `most_targets`, `die_at` (the word before which it kills itself, in its first attempt).
@@ -128,7 +128,9 @@ class ScriptedWorker:
                 await call.write(worker_pb2.AttachRequest(hello=self._hello()))
             await self._read_one(call)
             if (profile := self.script.get("profile")) and self.task is None:
-                rates = hardware_pb2.MatrixRates(bf16_flops_per_second=profile, fp32_flops_per_second=profile / 4)
+                fields = profile if isinstance(profile, dict) else {"bf16": profile, "fp32": profile / 4}
+                named = {f"{name}_flops_per_second": value for name, value in fields.items()}
+                rates = hardware_pb2.MatrixRates(**named)
                 measured = worker_pb2.HostProfile(matrix_rates=rates, threads=2, cpu_name="scripted")
                 await call.write(worker_pb2.AttachRequest(host_profile=measured))
             self.call = call
@@ -319,7 +321,7 @@ class ScriptedWorker:
                 break
             self._say(step)
             if step == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.Signals[script.get("kill_by", "SIGKILL")])
             self._step(step, steps)
             self._checkpoint(step)
             if script.get("offline_after") == step:

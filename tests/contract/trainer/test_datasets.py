@@ -421,3 +421,33 @@ async def test_a_file_that_unpacks_to_far_more_is_taken_by_its_first_rows_and_bl
         good = await talk.create_dataset(CONTENT, request_id="g")
         assert (await talk.write(good.name, [(0, CONTENT)])).state == dataset_pb2.DATASET_STATE_READY
         assert len(list((tmp_path / "data" / "datasets").iterdir())) == 2
+
+
+@pytest.mark.parametrize("while_in", ["write", "read"])
+async def test_a_content_that_is_uploaded_again_while_its_dataset_is_deleted_stays(tmp_path, while_in):
+    """The upload comes when the row is gone and its file is not, or when the file is known to have no row."""
+    async with trainer(tmp_path, {}) as talk:
+        content = jsonl(ROWS)
+        first = await talk.upload(content)
+        file = tmp_path / "data/datasets" / f"{first.sha256}.jsonl"
+        store, contents = talk.application._store, talk.application._retention._datasets.contents
+        once, uploads = getattr(store, while_in), []
+
+        async def interposed(run):
+            result = await once(run)
+            counts = getattr(getattr(run, "func", None), "__name__", "") == "count_of_content"
+            if not uploads and (while_in == "write" or counts):
+                uploads.append(asyncio.create_task(talk.upload(content)))
+                # It is complete, or waits for the file's turn.
+                while not uploads[0].done() and contents._locks._locks.get(first.sha256, (None, 0))[1] < 2:
+                    await asyncio.sleep(0.001)
+            return result
+
+        setattr(store, while_in, interposed)
+        await talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=first.name))
+        again = await uploads[0]
+        assert again.name != first.name
+        assert again.state == dataset_pb2.DATASET_STATE_READY
+        assert file.read_bytes() == content
+        await talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=again.name))
+        assert not file.exists()

@@ -323,6 +323,25 @@ async def test_a_dataset_is_read_without_a_model(tmp_path, serve):
         assert not job.HasField("base")
 
 
+async def test_capacity_says_who_holds_slots_and_memory(tmp_path, serve):
+    async with serve(tmp_path, {"steps": 1000, "delay": 0.02}) as talk:
+        job = await talk.train()
+        await talk.until(job.name, lambda e: e.kind == event_pb2.EVENT_KIND_STEP_METRICS)
+        (node,) = (await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())).nodes
+        cpu = node.devices[-1]
+        slots = [use for use in cpu.slot_uses if use.slot >= 0]
+        assert [use.slot for use in slots] == list(range(cpu.slots))
+        assert [use.job for use in slots if use.job] == list(cpu.running_jobs) == [job.name]
+        (mine,), memory = cpu.memory.jobs, cpu.memory
+        assert (mine.job, mine.promised_bytes > 0) == (job.name, True)
+        assert (memory.total_bytes, memory.free_bytes) == (cpu.total_bytes, cpu.free_bytes)
+        assert memory.used_by_us_bytes >= mine.used_bytes > 0
+        left = memory.free_bytes - memory.promised_bytes - memory.reserve_bytes
+        assert memory.available_bytes == max(0, left)
+        assert node.processors.cores >= 1 or not node.HasField("processors")
+        await talk.cancel(job.name)
+
+
 async def test_capacity_says_what_is_trained(tmp_path, serve):
     from finetree_trainer.jobs.capabilities import CAPABILITIES
 

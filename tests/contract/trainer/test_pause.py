@@ -2,6 +2,10 @@
 # ruff: noqa: ANN003 - fields of a protobuf message
 """PauseJob and ResumeJob: what runs gives its device back, what waits is suspended, both go on; also over restarts."""
 
+import asyncio
+import contextlib
+import signal
+
 import grpc
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2
@@ -152,14 +156,23 @@ async def test_pauses_hold_over_restarts_of_the_service(tmp_path):
         await talk.until(name, reached(job_pb2.JOB_STATE_PAUSED))
         await running.kill()
         write_script(tmp_path, {"steps": 2})
+        # Killed once more when the attempt after the pause has begun, and its worker does not know of it.
+        running.within = ("env", "FINETREE_FAIL_POINT=attempt.after_begin")
         talk = await running.start()
         job = await talk.job(name)
         assert (job.state, job.HasField("pause_time")) == (job_pb2.JOB_STATE_PAUSED, True)
         assert (await talk.job(waits)).suspended
-        await talk.resume(name)
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await talk.resume(name)
+        assert await asyncio.wait_for(running.process.wait(), 30) == -signal.SIGKILL
+        running.within = ()
+        talk = await running.start()
         for each in (name, waits):
             if each == waits:
                 await talk.resume(each)
             events = await talk.events(each)
             assert_whole(events)
             assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
+            if each == name:
+                starts = [e.attempt_started for e in events if e.kind == event_pb2.EVENT_KIND_ATTEMPT_STARTED]
+                assert starts[-1].reason == event_pb2.ATTEMPT_REASON_RESUMED

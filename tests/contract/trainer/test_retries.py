@@ -106,3 +106,18 @@ async def test_the_next_attempt_waits_for_its_time_also_after_a_restart(tmp_path
         second = next(event for event in events if event.attempt == 2)
         assert second.event_time.ToMicroseconds() >= due
         assert second.kind == event_pb2.EVENT_KIND_STATE_CHANGED
+
+
+@pytest.mark.parametrize("given", [None, policy(max_attempts=3, categories=[SYSTEM, CAPACITY])], ids=["none", "policy"])
+async def test_a_worker_that_the_kernel_ends_while_it_tokenizes_is_no_lost_one(tmp_path, given):
+    async with trainer(tmp_path, {"steps": 3, "kill_at": {"1": 2}, "kill_by": "SIGXCPU"}) as talk:
+        job = await talk.train(retry_policy=given)
+        events = await talk.events(job.name, 30)
+        assert_whole(events)
+        terminal = events[-1].terminal
+        assert (events[-1].attempt, terminal.state) == (1, job_pb2.JOB_STATE_FAILED)
+        assert (terminal.failure_category, terminal.retryable) == (USER, False)
+        reason = (await talk.job(job.name)).state_reason
+        assert reason.code == "TOKENIZATION_LIMIT"
+        assert "ended by SIGXCPU" in reason.text
+        assert "chat template" in reason.remedy

@@ -33,7 +33,9 @@ _WORKER_ROOMS = {"journal", "folder", "checkpoint", "artifact", "outcome"}
 OF_WORKER = [name for name in POINTS if name.partition(".")[0] in _WORKER_ROOMS]
 OF_BACKUP = [name for name in POINTS if name.startswith(("backup.", "restore."))]
 """Places in programs of their own (tests/robustness/trainer/test_backup.py)."""
-OF_SERVICE = [name for name in POINTS if name not in (*OF_WORKER, *OF_BACKUP)]
+OF_DELETION = [name for name in POINTS if name.startswith(("deletion.", "keeping."))]
+"""Places that are passed where a job or a checkpoint is deleted or kept (test_kills_while_deleting.py)."""
+OF_SERVICE = [name for name in POINTS if name not in (*OF_WORKER, *OF_BACKUP, *OF_DELETION)]
 OFTEN = {"store.before_commit": 12, "store.after_commit": 12, "log.before_publish": 12, "ingest.before_acknowledge": 4}
 """Places that are passed all the time: the campaign ends the process at one of the first so many passes."""
 AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}

@@ -83,12 +83,13 @@ class SimulatedProcess:
     def __init__(self, folder: Path, pid: int) -> None:
         self.folder, self.pid = folder, pid
         self.exit = self.reason = ""
+        self.overran = False
         self.dead = asyncio.Event()
         self.machine.watch(self)
 
     @classmethod
-    def start(cls, command: Any, environment: Any, folder: Path) -> "SimulatedProcess":
-        del command
+    def start(cls, command: Any, environment: Any, folder: Path, user: Any = None) -> "SimulatedProcess":
+        del command, user
         machine = cls.machine
         if machine.disk_full:
             raise OSError(28, "No space left on device")

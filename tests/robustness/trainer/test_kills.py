@@ -241,13 +241,14 @@ async def test_an_interruption_costs_nothing_of_the_failure_budget(tmp_path):
         assert "RECOVERING" in states(events)
 
 
-async def test_a_worker_killed_while_it_is_cancelled_ends_cancelled(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGXCPU])
+async def test_a_worker_killed_while_it_is_cancelled_ends_cancelled(tmp_path, number):
     async with trainer(tmp_path, {"steps": 1000, "delay": 0.02, "deaf": True}, cancel_grace=5.0) as talk:
         job = await talk.train()
         await after_step(talk, job, 2)
         await talk.cancel(job.name)
         for pid in worker_pids(tmp_path):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
         events = await talk.events(job.name)
         assert_whole(events)
         assert events[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED

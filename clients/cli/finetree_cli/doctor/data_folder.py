@@ -13,6 +13,8 @@ from finetree_cli.doctor.finding import Finding, Installation, Level
 from finetree_cli.errors import CliError, NotAvailable
 
 SUBJECT = "data"
+PASSAGE = 0o710
+"""Mode of a data folder whose workers run as a user of their own: its group passes through and sees nothing."""
 AHEAD = timedelta(minutes=2)
 """How far the newest entry may be ahead of this machine's clock."""
 DRAFT_BYTES = 1024**3
@@ -49,6 +51,9 @@ def permissions(folder: Path) -> Finding:
         text = f"{folder} belongs to user {found.st_uid}, this is user {os.getuid()}: services need their own folder"
         level = Level.WARNING if os.getuid() == 0 else Level.PROBLEM
         return Finding(SUBJECT, "permissions", level, text, f"run the services as user {found.st_uid}")
+    if mode == PASSAGE:
+        text = f"{folder} is this user's alone; workers, which run as another user, may pass through it"
+        return Finding(SUBJECT, "permissions", Level.OK, text)
     if mode & 0o077:
         text = f"{folder} has mode {mode:03o}: others on this machine can look into it"
         return Finding(SUBJECT, "permissions", Level.WARNING, text, f"chmod 700 {folder}")

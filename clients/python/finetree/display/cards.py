@@ -190,6 +190,7 @@ def capacity_card(capacity: capacity_pb2.GetCapacityResponse) -> Card:
             device.id,
             device.display_name,
             f"{units.size(device.free_bytes)} of {units.size(device.total_bytes)}",
+            *_promises(device),
             f"{device.free_slots} of {device.slots}",
             ", ".join(name.rpartition("/")[2] for name in device.running_jobs),
         )
@@ -201,12 +202,11 @@ def capacity_card(capacity: capacity_pb2.GetCapacityResponse) -> Card:
         ("queue", str(capacity.queue_length)),
         ("trains", methods),
         *((f"processor of {node.name}", _processor(node)) for node in capacity.nodes),
+        *((f"cores of {node.name}", _cores(node.processors)) for node in capacity.nodes),
+        *((f"fault of {device.id}", device.fault) for node in capacity.nodes for device in node.devices),
     ]
-    return Card(
-        title="Capacity",
-        facts=_given(facts),
-        tables=(Table(("Node", "Device", "Name", ">Free memory", ">Free slots", "Running"), rows),) if rows else (),
-    )
+    columns = "Node", "Device", "Name", ">Free memory", ">Promised", ">Available", ">Free slots", "Running"
+    return Card(title="Capacity", facts=_given(facts), tables=(Table(columns, rows),) if rows else ())
 
 
 CARDS: dict[str, Callable[[Any], Card]] = {
@@ -269,3 +269,17 @@ def _confidence(sure: estimate_pb2.EstimateConfidence) -> str:
 def _processor(node: capacity_pb2.Node) -> str:
     rates = (("bf16", node.matrix_rates.bf16_flops_per_second), ("fp32", node.matrix_rates.fp32_flops_per_second))
     return ", ".join([node.cpu_name or "CPU", *(f"{name} {units.rate(rate)}" for name, rate in rates if rate)])
+
+
+def _promises(device: capacity_pb2.Device) -> tuple[str, str]:
+    """Format what of a device's memory is promised to jobs and not taken, and what a job that starts now could have."""
+    if not device.HasField("memory"):  # a server of before
+        return "-", units.size(device.free_bytes)
+    return units.size(device.memory.promised_bytes), units.size(device.memory.available_bytes)
+
+
+def _cores(use: capacity_pb2.ProcessorUse) -> str:
+    """Format who computes on the processors of a machine."""
+    if not use.cores:
+        return ""
+    return f"{use.cores}, {use.used_by_us:.1f} used by the trainer and its jobs, {use.used_by_others:.1f} by others"

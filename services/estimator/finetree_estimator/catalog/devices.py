@@ -52,6 +52,8 @@ class Device:
     """Rate of the network of a usual machine with such devices, in Gbit/s and one direction."""
     float32_flops: float = 0.0
     """Rate of float32 matrix products where it differs from the 16-bit rate; else 0."""
+    backward_flops: float = 0.0
+    """Rate of the products for inputs' gradients where it was measured by itself; else 0: that of all others."""
     cache_bytes: float = 0.0
     """Size of the L2 cache; 0 where unknown, and for a CPU."""
     grouped_products: bool = True
@@ -148,10 +150,18 @@ def by_memory_class(marketed_gb: float) -> Device:
     )
 
 
-def processor(*, name: str = "", cores: int = 0, memory_bytes: int = 0, measured_flops: float = 0.0) -> Device:
-    """Build the device of a CPU from its measured matrix rate in FLOP/s, or from its number of cores.
+def processor(
+    *,
+    name: str = "",
+    cores: int = 0,
+    memory_bytes: int = 0,
+    measured_flops: float = 0.0,
+    measured_backward_flops: float = 0.0,
+) -> Device:
+    """Build the device of a CPU from its measured matrix rates in FLOP/s, or from its number of cores.
 
-    Empty and 0 mean unknown.
+    `measured_backward_flops` is the rate of the products for inputs' gradients, `measured_flops` of all others. Empty
+    and 0 mean unknown.
     """
     known_cores, cores = cores, cores or 4
     remarks: list[Remark] = []
@@ -171,6 +181,7 @@ def processor(*, name: str = "", cores: int = 0, memory_bytes: int = 0, measured
         is_cpu=True,
         usable_bytes=memory_bytes,
         training_flops=rate * c.CPU_EFFICIENCY,
+        backward_flops=measured_backward_flops * c.CPU_EFFICIENCY if measured_flops > 0 else 0.0,
         rate_below=below,
         rate_above=above,
         bandwidth=c.CPU_BANDWIDTH,

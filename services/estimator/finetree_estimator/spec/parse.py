@@ -97,7 +97,11 @@ def parse_request(
         evaluation=settings.evaluation_plan(spec.evaluation, settings.held_out_rows(request, spec, profile), steps),
         checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
         payment=payment,
-        remarks=(*model.remarks, *settings.attention_remarks(spec, program, model.shape.family)),
+        remarks=(
+            *model.remarks,
+            *settings.attention_remarks(spec, program, model.shape.family),
+            *settings.number_format_remarks(spec, rates),
+        ),
         runs_per_month=request.runs_per_month,
         carbon_kg_per_kwh=request.carbon_kg_per_kwh,
     )

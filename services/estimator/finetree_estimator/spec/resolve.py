@@ -63,6 +63,9 @@ def read_device(
             cores=cpu.cores,
             memory_bytes=cpu.memory_bytes,
             measured_flops=rates.fp32_flops_per_second if fp32 else rates.bf16_flops_per_second,
+            measured_backward_flops=(
+                rates.fp32_backward_flops_per_second if fp32 else rates.bf16_backward_flops_per_second
+            ),
         )
         return devices.part_of(whole, max(1, hardware.count))
     if kind == "unknown_accelerator":

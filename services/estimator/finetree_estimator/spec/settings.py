@@ -7,6 +7,7 @@ from typing import NamedTuple
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from finetree_runtime.errors import invalid_field
+from finetree_runtime.runspec.number_formats import slow_format_problem
 
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.devices import Device
@@ -180,6 +181,12 @@ def attention_remarks(spec: run_spec_pb2.RunSpec, program: Program, family: str)
     if spec.attention != training_pb2.ATTENTION_KERNEL_EAGER and attends_eagerly(spec, program, family):
         text = "attention of this model keeps the scores of every head: torch's kernels know no sinks and no bounds"
         yield Remark("ATTENTION_EAGER", text, "spec.attention")
+
+
+def number_format_remarks(spec: run_spec_pb2.RunSpec, rates: hardware_pb2.MatrixRates | None) -> Iterator[Remark]:
+    """Remark on products in a format that was measured to be so slow on this CPU that the trainer refuses it."""
+    if (problem := slow_format_problem(spec, rates)) is not None:
+        yield Remark(problem.reason, f"{problem.message}; the trainer refuses such a run", f"spec.{problem.field_path}")
 
 
 def _fused_layers(spec: run_spec_pb2.RunSpec) -> str:

@@ -106,18 +106,27 @@ def _attention_spans(run: Run, rows: Rows) -> float:
 def training_flops(run: Run, rows: Rows, step: Step) -> float:
     """FLOPs per token of a micro-batch, forward and backward, recomputation counted.
 
-    Those of attention count as what dense products do in the same time.
+    Those of attention, and of inputs' gradients where their rate was measured, count as what the forward pass's
+    products do in the same time.
     """
     forward, again = forward_flops(run, rows), 1.0 if run.checkpointing else 0.0
-    dense = forward.dense * (1.0 + run.method.backward_flops_factor(run.shape) + again)
+    # One pass of the backward ones gives the inputs' gradients; those of weights run at the forward pass's rate.
+    inputs = _input_gradient_factor(run)
+    dense = forward.dense * (again + run.method.backward_flops_factor(run.shape) + inputs)
     # Attention's backward pass does not depend on what is trained.
     attention = forward.attention * (1.0 + c.ATTENTION_BACKWARD + again) / _attention_share(run)
-    head_passes = 3.0 if run.method.trains_head else 2.0
+    head_passes = inputs + (2.0 if run.method.trains_head else 1.0)
     if computes_head_again(run, rows, step):
         head_passes += 1.0
     # Head and adapters compute in float32 where a raised base leaves them that.
     slower = _float32_factor(run) if run.activation_bytes > run.compute_bytes else 1.0
     return dense + attention + (forward.head * head_passes + run.method.adapter_flops(run)) * slower
+
+
+def _input_gradient_factor(run: Run) -> float:
+    """How much longer a product for inputs' gradients takes than one of the forward pass, of as many FLOPs."""
+    rate = run.device.backward_flops
+    return run.device.training_flops / rate if rate else 1.0
 
 
 def _attention_share(run: Run) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
+from finetree_runtime.runspec.number_formats import MOST_TIMES_SLOWER, times_slower
 from finetree_runtime.runspec.paths import canonical
 from finetree_runtime.runspec.resolve import resolve_spec
 from google.protobuf import json_format
@@ -172,7 +173,8 @@ def _in_backward(parsed: ParsedRequest) -> Iterator[Change]:
 def _precision(parsed: ParsedRequest) -> Iterator[Change]:
     spec = parsed.spec
     if spec.precision == training_pb2.PRECISION_FP32:
-        yield _one("precision", "PRECISION_BF16", "16-bit weights and compute", harm=10)
+        if times_slower(parsed.request.matrix_rates, spec.WhichOneof("method")) <= MOST_TIMES_SLOWER:
+            yield _one("precision", "PRECISION_BF16", "16-bit weights and compute", harm=10)
     elif spec.precision == training_pb2.PRECISION_BF16_MIXED and parsed.run.method.trains_base:
         yield _one("precision", "PRECISION_BF16", "no float32 master weights", harm=13)
 

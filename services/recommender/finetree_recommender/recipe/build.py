@@ -45,7 +45,7 @@ class Recipe:
 
 def adaptations(pack: Pack, inputs: Inputs, method: Method) -> tuple[Adaptation, ...]:
     """Adaptations that shrink a method's recipe on this device, in the pack's order."""
-    device, (length, _) = device_of(inputs), sequence_length(pack, inputs)
+    device, (length, _) = device_of(inputs, method), sequence_length(pack, inputs)
     # An unknown GPU is taken to compute in bfloat16, as its recipe does.
     kinds = {device.partition("_")[0], device} if device != UNKNOWN else {"gpu", "gpu_bf16"}
     rules = (rule for rule in pack.rules.adaptations if method in rule.methods and not kinds.isdisjoint(rule.devices))

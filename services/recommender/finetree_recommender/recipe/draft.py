@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.runspec import model_names
-from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH, cpu_precision
+from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH
+from finetree_runtime.runspec.number_formats import cpu_precision
 from finetree_runtime.runspec.resolve import steps_of
 
 from finetree_recommender.estimator.values import Model
@@ -31,7 +32,7 @@ def draft(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None)
         method=method,
         answers=inputs.answers,
         profile="EVIDENCE" if inputs.evidence_profile else "PLAYBOOK",
-        device=device_of(inputs),
+        device=device_of(inputs, method),
         parameters=parameters,
         examples=inputs.examples,
     )
@@ -55,10 +56,10 @@ def most_rows(pack: Pack, tokens: int) -> int:
     return _power_of_two(max(1, pack.rules.batch.micro_tokens.value // tokens))
 
 
-def device_of(inputs: Inputs) -> str:
-    """Kind of device and precision: the recipe input `device`."""
+def device_of(inputs: Inputs, method: Method) -> str:
+    """Kind of device and precision that a method trains in: the recipe input `device`."""
     if inputs.on_cpu:
-        precision: object = cpu_precision(inputs.matrix_rates)
+        precision: object = cpu_precision(inputs.matrix_rates, method=method.field)
         return "cpu_fp32" if precision == training_pb2.PRECISION_FP32 else "cpu_bf16"
     native = inputs.native_bf16
     return UNKNOWN if native is None else ("gpu_bf16" if native else "gpu_no_bf16")

@@ -14,6 +14,8 @@ from finetree_api.types.v1 import (
     training_pb2,
 )
 
+from finetree_runtime.runspec.number_formats import cpu_precision
+
 SEQUENCE_LENGTH_STEP = 64
 """Sequence lengths are rounded up to a multiple of this (tokens), so that kernels see few distinct shapes."""
 UNKNOWN_SEQUENCE_LENGTH = 2048
@@ -22,9 +24,6 @@ LONGEST_SEQUENCE = 16_777_216
 """Longest sequence in tokens that the contract allows."""
 CHECKPOINT_EVERY_STEPS = 100
 """Optimizer steps between checkpoints."""
-CPU_BF16_ADVANTAGE = 1.2
-"""Ratio of bfloat16 to float32 speed from which a CPU trains in bfloat16 (own choice: below it, the accuracy of
-float32 costs next to nothing)."""
 
 
 class Default(NamedTuple):
@@ -166,7 +165,8 @@ def _training_defaults(spec: run_spec_pb2.RunSpec, method: str | None, sequence_
 
 def _compute_defaults(spec: run_spec_pb2.RunSpec, matrix_rates: hardware_pb2.MatrixRates | None) -> Iterator[Default]:
     on_cpu = spec.hardware.WhichOneof("device") == "cpu"
-    precision = cpu_precision(matrix_rates) if on_cpu else training_pb2.PRECISION_BF16
+    method = spec.WhichOneof("method")
+    precision = cpu_precision(matrix_rates, method=method) if on_cpu else training_pb2.PRECISION_BF16
     yield Default("precision", precision, "the faster of bfloat16 and float32 on this device")
     yield Default("optimizer", training_pb2.OPTIMIZER_ADAMW, "usual")
     yield Default("attention", training_pb2.ATTENTION_KERNEL_SDPA, "works everywhere")
@@ -205,14 +205,6 @@ def _evaluation_defaults(evaluation: training_pb2.Evaluation) -> Iterator[Defaul
         yield Default("evaluation.max_new_tokens", 64, "long enough for short answers")
     yield Default("evaluation.samples", 0, "samples take time")
     yield Default("evaluation.before_training", value=False, reason="it takes as long as the one at the end")
-
-
-def cpu_precision(rates: hardware_pb2.MatrixRates | None) -> training_pb2.Precision.ValueType:
-    """Number format for training on a CPU: bfloat16 unless float32 was measured to be about as fast."""
-    bf16, fp32 = (rates.bf16_flops_per_second, rates.fp32_flops_per_second) if rates is not None else (0.0, 0.0)
-    if fp32 > 0 and bf16 < CPU_BF16_ADVANTAGE * fp32:
-        return training_pb2.PRECISION_FP32
-    return training_pb2.PRECISION_BF16
 
 
 def suggested_sequence_length(profile: training_data_pb2.DatasetProfile | None) -> int:

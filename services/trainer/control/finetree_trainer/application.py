@@ -28,7 +28,6 @@ from finetree_trainer.api.names import Names
 from finetree_trainer.api.servicer import SERVICE, TrainerServicer
 from finetree_trainer.datasets.datasets import Datasets, Limits
 from finetree_trainer.datasets.previews import Previews
-from finetree_trainer.disk import private_folder
 from finetree_trainer.estimator import Estimator, RemoteEstimator
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.list import EventLister
@@ -85,7 +84,9 @@ from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
 from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
 from finetree_trainer.telemetry.span_export import SpanExport
+from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.confinement import WorkerConfinement
+from finetree_trainer.workers.handover import hand_over
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -115,7 +116,7 @@ class Application:
 
     def __init__(self, settings: Settings, service_: Service, estimator: Estimator | None) -> None:
         self._settings, self._service, self._estimator = settings, service_, estimator
-        self._layout = Layout(settings.data_dir)
+        self._layout = Layout(settings.data_dir, WorkerUser.find(settings.worker_user))
         self._policy = read_policy(settings)
         self._quotas = Quotas(LimitsFile(settings.limits_file, usual_limits(settings)))
         service_.limits = self._quotas.file
@@ -129,9 +130,10 @@ class Application:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
         self._claim_folder()
+        hand_over(self._layout)
         confinement = WorkerConfinement(settings, self._layout)
         self._confined = asyncio.create_task(confinement.probe())
-        if settings.confinement == "required":
+        if settings.confinement == "required" or self._layout.user is not None:
             await self._confined
         self._store = _open_store(self._layout)
         self._log = EventLog(self._store)
@@ -151,7 +153,7 @@ class Application:
             self._measure(self._service.meter)
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
-        self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
+        self._attach = await worker_servicer.serve(workers, self._layout)
         self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
 
     def _build(self, estimator: Estimator, confinement: WorkerConfinement) -> TrainerServicer:
@@ -170,6 +172,7 @@ class Application:
             weights=weights,
             devices=self._node.devices,
             rates=self._host.rates,
+            layout=layout,
             settings=settings,
         )
         self._queue = JobQueue(log, self._node.devices, self._memory)
@@ -328,7 +331,7 @@ class Application:
     def _claim_folder(self) -> None:
         """Lock the data folder: two trainers in it would give one job to two workers."""
         try:
-            private_folder(self._layout.root)
+            passage(self._layout.root.resolve(), self._layout.user)
             self._lock = os.open(self._layout.service_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

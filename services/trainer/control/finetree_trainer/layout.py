@@ -7,6 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetree_trainer.worker_user import WorkerUser
+
 MAX_SOCKET_PATH_BYTES = 100
 """Longest path of a Unix socket that is used; `sun_path` holds 107 bytes, which a deep data folder exceeds."""
 
@@ -30,6 +32,8 @@ class Layout:
     """
 
     root: Path
+    user: WorkerUser | None = None
+    """Who workers run as; None: as the service's own user."""
 
     @property
     def database(self) -> Path:

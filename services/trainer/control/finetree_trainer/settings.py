@@ -34,6 +34,11 @@ class Settings(ServiceSettings):
         "Confine workers as far as this system allows; required: do not start where it allows less "
         "(docs/threat-model.md).",
     )
+    worker_user: str = setting(
+        "",
+        "User that workers run as, NAME or UID, with :GROUP for another group than its own; the trainer must be root. "
+        "Default: its own user.",
+    )
     worker_command: tuple[str, ...] = setting((), "Program that runs a task. Default: this Python, -m finetree_worker.")
     worker_heartbeat: Duration = setting(
         20.0,

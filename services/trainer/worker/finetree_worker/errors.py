@@ -65,6 +65,12 @@ class ModelError(TaskError):
     category = Category.USER
 
 
+class AccessError(TaskError):
+    """A file of the task is closed to the user that this worker runs as."""
+
+    category = Category.USER
+
+
 class DivergedError(TaskError):
     """The loss or the gradient was not finite for too many steps in a row."""
 

@@ -291,10 +291,11 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What is known before the first step: seconds of a step, and the matrix rate (FLOP/s) behind them; 0: unknown."""
+    """What is known before the first step: seconds of a step, and the matrix rates (FLOP/s) behind them; 0: unknown."""
 
     step_seconds: evidence_pb2.Interval | None = None
-    matrix_rate: float = 0.0
+    forward_rate: float = 0.0
+    backward_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

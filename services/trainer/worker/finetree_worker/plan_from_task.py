@@ -77,12 +77,13 @@ def train_plan(task: worker_pb2.Task) -> Plan:
 
 
 def _expected(task: worker_pb2.Task) -> Expected:
-    """Return what the run was estimated with; the matrix rate is that of the format which its products are in."""
+    """Return what the run was estimated with; the matrix rates are those of the format which its products are in."""
     single = task.train.spec.precision == training_pb2.PRECISION_FP32
     rates = task.matrix_rates
     return Expected(
         step_seconds=task.step_seconds if task.HasField("step_seconds") else None,
-        matrix_rate=rates.fp32_flops_per_second if single else rates.bf16_flops_per_second,
+        forward_rate=rates.fp32_flops_per_second if single else rates.bf16_flops_per_second,
+        backward_rate=rates.fp32_backward_flops_per_second if single else rates.bf16_backward_flops_per_second,
     )
 
 

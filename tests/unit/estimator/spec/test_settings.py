@@ -80,6 +80,29 @@ def test_a_cpu_computes_in_the_faster_format(run_of):
     assert found.device.training_flops == pytest.approx(1.8e11)
 
 
+SLOW_BACKWARD = (
+    '{"matrix_rates": {"bf16_flops_per_second": 2e11, "bf16_backward_flops_per_second": 1e10,'
+    ' "fp32_flops_per_second": 1e11, "fp32_backward_flops_per_second": 9e10}}'
+)
+
+
+def test_a_cpu_computes_in_the_format_that_is_faster_in_both_layouts(run_of):
+    found = run_of(SLOW_BACKWARD, hardware={"cpu": {"cores": 2}})
+
+    assert found.compute_bytes == 4
+    assert (found.device.training_flops, found.device.backward_flops) == pytest.approx((9e10, 8.1e10))
+    assert not [remark for remark in found.remarks if remark.field_path == "spec.precision"]
+
+
+def test_a_format_that_the_trainer_refuses_has_a_remark(run_of):
+    found = run_of(SLOW_BACKWARD, hardware={"cpu": {"cores": 2}}, precision="PRECISION_BF16")
+
+    (remark,) = (remark for remark in found.remarks if remark.field_path == "spec.precision")
+    assert remark.code == "NUMBER_FORMAT_TOO_SLOW"
+    assert "5 times as long as float32's" in remark.message
+    assert found.device.backward_flops == pytest.approx(9e9)
+
+
 @pytest.mark.parametrize(
     ("program", "experts", "in_turn"),
     [

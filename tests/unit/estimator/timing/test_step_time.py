@@ -103,6 +103,18 @@ def test_rows_of_a_batch_fall_into_micro_batches(make_run):
     assert (packed.micro_batches, packed.tokens) == (2, 1600.0)
 
 
+def test_inputs_gradients_run_at_the_rate_of_their_own_layout(make_run, cpu):
+    """One pass of each: the backward pass of a frozen base takes as much longer as its layout is slower."""
+    slow = replace(cpu, backward_flops=cpu.training_flops / 10)
+
+    for method in (QV, Full()):
+        before, after = (make_run(method=method, device=device) for device in (cpu, slow))
+        passes = forward(before, ROWS)
+        assert flops(after) - flops(before) == pytest.approx(9.0 * (passes.dense + passes.head))
+    same = replace(cpu, backward_flops=cpu.training_flops)
+    assert flops(make_run(device=same)) == flops(make_run(device=cpu))
+
+
 def test_on_a_cpu_weights_and_activations_take_their_own_time(make_run, cpu, gpu):
     run = make_run(device=cpu)
 

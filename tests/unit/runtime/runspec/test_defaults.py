@@ -4,7 +4,7 @@
 import pytest
 from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from finetree_runtime.runspec.conflicts import combination_problem
-from finetree_runtime.runspec.defaults import cpu_precision, suggested_sequence_length
+from finetree_runtime.runspec.defaults import suggested_sequence_length
 from finetree_runtime.runspec.resolve import resolve_spec
 
 GPU = hardware_pb2.Hardware(accelerator="rtx-4090")
@@ -63,7 +63,6 @@ def test_several_devices_are_copies_on_one_machine() -> None:
     ids=["unknown", "not measured", "bfloat16 emulated", "bfloat16 native"],
 )
 def test_precision_on_a_cpu_follows_the_measured_rates(rates, precision) -> None:
-    assert cpu_precision(rates) == precision
     spec = run_spec_pb2.RunSpec(lora=method_pb2.Lora(), hardware=CPU)
     assert resolve_spec(spec, matrix_rates=rates).spec.precision == precision
 

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import finetree
 import pytest
-from finetree.display.cards import CARDS, card_of, job_card
+from finetree.display.cards import CARDS, capacity_card, card_of, job_card
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import capacity_pb2, event_pb2, job_pb2
@@ -174,3 +174,22 @@ def test_a_state_of_a_newer_service_is_shown_by_its_number():
 def test_long_lists_of_notes_are_cut_and_say_so():
     estimate = estimate_pb2.Estimate(remarks=[check_pb2.Remark(message=f"remark {number}") for number in range(9)])
     assert card_of(estimate).notes[-1] == "and 4 more"
+
+
+def test_the_card_of_a_capacity_says_what_is_promised_and_what_could_start():
+    memory = capacity_pb2.MemoryUse(promised_bytes=2 * 2**30, available_bytes=5 * 2**30)
+    device = capacity_pb2.Device(id="cpu", total_bytes=16 * 2**30, free_bytes=8 * 2**30, slots=3, free_slots=2)
+    before = capacity_pb2.Node(name="n", devices=[device])
+    (table,) = capacity_card(capacity_pb2.GetCapacityResponse(nodes=[before])).tables
+    shown = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (shown[">Promised"], shown[">Available"]) == ("-", shown[">Free memory"].partition(" of")[0])
+    device.memory.CopyFrom(memory)
+    device.fault = "the driver does not answer"
+    use = capacity_pb2.ProcessorUse(cores=4, used_by_us=1.5, used_by_others=0.25)
+    now = capacity_pb2.Node(name="n", devices=[device], processors=use)
+    card = capacity_card(capacity_pb2.GetCapacityResponse(nodes=[now]))
+    shown = dict(zip(card.tables[0].columns, card.tables[0].rows[0], strict=True))
+    assert shown[">Promised"].startswith("2")
+    assert shown[">Available"].startswith("5")
+    assert dict(card.facts)["cores of n"] == "4, 1.5 used by the trainer and its jobs, 0.2 by others"
+    assert dict(card.facts)["fault of cpu"] == "the driver does not answer"

@@ -100,11 +100,11 @@ def host(node: capacity_pb2.Node) -> str:
     """Format a node's processor and its measured matrix rates."""
     rates = node.matrix_rates
     parts = [
-        f"{name} {units.rate(rate)}"
-        for name, rate, measured in (
-            ("bf16", rates.bf16_flops_per_second, rates.HasField("bf16_flops_per_second")),
-            ("fp32", rates.fp32_flops_per_second, rates.HasField("fp32_flops_per_second")),
+        f"{name} {units.rate(forward)}" + (f" (backward {units.rate(backward)})" if backward else "")
+        for name, forward, backward in (
+            ("bf16", rates.bf16_flops_per_second, rates.bf16_backward_flops_per_second),
+            ("fp32", rates.fp32_flops_per_second, rates.fp32_backward_flops_per_second),
         )
-        if measured
+        if forward
     ]
     return f"{node.cpu_name or 'CPU'}, {', '.join(parts) or 'matrix rate not measured yet'}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from finetree_api.types.v1 import (
 from finetree.capabilities import TRAINING, unsupported
 from finetree.errors import FailedPrecondition, InvalidArgument, Violation
 from finetree.testing import spec as specs
+from finetree.testing.catalog import ACCELERATORS, CPU_BYTES
 from finetree.testing.estimator import FakeEstimator
 from finetree.testing.requests import invalid, not_promised
 from finetree.testing.trainer.base_models import FakeBaseModels
@@ -28,6 +30,10 @@ from finetree.testing.trainer.datasets import FakeDatasets
 from finetree.testing.trainer.evaluations import plan_evaluation
 
 SPEC, PREPARE = "job.train.spec", "job.prepare"
+SLOTS = 64
+"""Jobs that the processor of the fake machine runs at once."""
+UNKNOWN_BYTES, RESERVE_BYTES = 2 << 30, 512 << 20
+"""What a job is promised that nobody has estimated, and what is promised to none: as the trainer has them."""
 CAPABILITIES = capacity_pb2.TrainingCapabilities(
     tasks=[job_pb2.TASK_KIND_TRAIN, job_pb2.TASK_KIND_PREPARE, job_pb2.TASK_KIND_EVALUATE],
 )
@@ -258,3 +264,59 @@ def _change(difference: tuple[str, str, str]) -> str:
 def _shown(text: str) -> str:
     value = json.loads(text) if text else "unset"
     return value if isinstance(value, str) else text
+
+
+def devices_of(accelerators: Iterable[str]) -> list[capacity_pb2.Device]:
+    """Make the devices of a trainer with these cards: the cards first, then the processor."""
+    return [*(_card(index, name) for index, name in enumerate(accelerators)), _processor()]
+
+
+def node_of(devices: Iterable[capacity_pb2.Device], jobs: Sequence[job_pb2.Job]) -> capacity_pb2.Node:
+    """Make the machine as it is while jobs run: each has a slot, and has taken all that it was promised."""
+    node = capacity_pb2.Node(name="fake", devices=devices, cpu_name="fake")
+    for device in node.devices:
+        running = [job for job in jobs if any(device.id in place.device_ids for place in job.placements)]
+        device.running_jobs.extend(job.name for job in running)
+        device.free_slots = max(0, device.slots - len(running))
+        for slot in range(device.slots):
+            device.slot_uses.add(slot=slot, job=running[slot].name if slot < len(running) else "")
+        memory = device.memory
+        for job in running:
+            promised = int(job.estimate.device_bytes.high) or UNKNOWN_BYTES
+            memory.jobs.add(job=job.name, promised_bytes=promised, used_bytes=promised)
+        memory.total_bytes = device.total_bytes
+        memory.used_by_us_bytes = sum(each.used_bytes for each in memory.jobs)
+        memory.free_bytes = device.free_bytes = max(0, device.total_bytes - memory.used_by_us_bytes)
+        memory.reserve_bytes = 0 if device.uuid else RESERVE_BYTES
+        memory.available_bytes = max(0, memory.free_bytes - memory.reserve_bytes)
+        if not device.uuid:
+            node.processors.cores, node.processors.used_by_us = device.slots, float(len(running))
+    return node
+
+
+def _card(index: int, name: str) -> capacity_pb2.Device:
+    card = ACCELERATORS[name]
+    return capacity_pb2.Device(
+        id=f"cuda:{index}",
+        uuid=f"GPU-fake-{index}",
+        hardware=hardware_pb2.Hardware(accelerator=name, count=1),
+        display_name=card.display_name,
+        total_bytes=card.usable_bytes,
+        free_bytes=card.usable_bytes,
+        slots=1,
+        free_slots=1,
+    )
+
+
+def _processor() -> capacity_pb2.Device:
+    cpu = hardware_pb2.CpuDevice(cores=SLOTS, memory_bytes=CPU_BYTES, model_name="fake")
+    return capacity_pb2.Device(
+        id="cpu",
+        hardware=hardware_pb2.Hardware(cpu=cpu, count=1),
+        display_name="fake",
+        total_bytes=CPU_BYTES,
+        free_bytes=CPU_BYTES,
+        slots=SLOTS,
+        free_slots=SLOTS,
+        threads_per_slot=1,
+    )

@@ -17,7 +17,7 @@ from finetree_api.trainer.v1 import (
     lifecycle_pb2,
     trainer_pb2,
 )
-from finetree_api.types.v1 import hardware_pb2, server_pb2, training_data_pb2
+from finetree_api.types.v1 import server_pb2, training_data_pb2
 
 from finetree._shared import rpcs
 from finetree.errors import (
@@ -29,7 +29,7 @@ from finetree.errors import (
     Unavailable,
     Violation,
 )
-from finetree.testing.catalog import ACCELERATORS, CPU_BYTES, server
+from finetree.testing.catalog import server
 from finetree.testing.clock import Clock, Ids
 from finetree.testing.estimator import FakeEstimator
 from finetree.testing.handlers import Handlers
@@ -46,14 +46,13 @@ from finetree.testing.trainer.base_models import FakeBaseModels
 from finetree.testing.trainer.datasets import FakeDatasets
 from finetree.testing.trainer.events import list_events, query_metrics
 from finetree.testing.trainer.job import FakeJob
-from finetree.testing.trainer.plans import CAPABILITIES, Planned, Planner
+from finetree.testing.trainer.plans import CAPABILITIES, Planned, Planner, devices_of, node_of
 from finetree.testing.trainer.previews import FakePreviews
 from finetree.testing.trainer.replay import Replay
 from finetree.testing.trainer.script import Course, Script
 from finetree.testing.trainer.watch import Watches
 
 CHUNK = 256 * 1024
-SLOTS = 64
 _LISTED_WITHOUT = ("setting_sources", "approved_plan", "recommendation")
 
 
@@ -83,7 +82,7 @@ class FakeTrainer:
         self.max_queued = 10_000
         self._clock, self._ids, self._answers = clock, ids, answers
         self._datasets, self._models = datasets, base_models
-        self._devices = [*(_card(index, name) for index, name in enumerate(accelerators)), _processor()]
+        self._devices = devices_of(accelerators)
         self._planner = Planner(datasets, base_models, estimator, devices=self._devices)
         self._previews = FakePreviews(datasets)
         self._jobs: dict[str, FakeJob] = {}
@@ -386,12 +385,7 @@ class FakeTrainer:
         return ""
 
     def _capacity(self, request: capacity_pb2.GetCapacityRequest) -> capacity_pb2.GetCapacityResponse:
-        node = capacity_pb2.Node(name="fake", devices=self._devices, cpu_name="fake")
-        for device in node.devices:
-            for job in self._live():
-                if any(device.id in place.device_ids for place in job.placements):
-                    device.running_jobs.append(job.name)
-            device.free_slots = max(0, device.slots - len(device.running_jobs))
+        node = node_of(self._devices, list(self._live()))
         if request.wait_for_rate.ToNanoseconds():
             node.matrix_rates.bf16_flops_per_second = node.matrix_rates.fp32_flops_per_second = 1e12
         queued = sum(job.state == job_pb2.JOB_STATE_QUEUED for job in self._live())
@@ -421,30 +415,3 @@ def _datasets_of(job: job_pb2.Job) -> set[str]:
     else:
         sources = [job.train.spec.dataset, job.train.spec.evaluation.dataset]
     return {full_name(source.name, "datasets") for source in sources if source.name}
-
-
-def _card(index: int, name: str) -> capacity_pb2.Device:
-    card = ACCELERATORS[name]
-    return capacity_pb2.Device(
-        id=f"cuda:{index}",
-        hardware=hardware_pb2.Hardware(accelerator=name, count=1),
-        display_name=card.display_name,
-        total_bytes=card.usable_bytes,
-        free_bytes=card.usable_bytes,
-        slots=1,
-        free_slots=1,
-    )
-
-
-def _processor() -> capacity_pb2.Device:
-    cpu = hardware_pb2.CpuDevice(cores=SLOTS, memory_bytes=CPU_BYTES, model_name="fake")
-    return capacity_pb2.Device(
-        id="cpu",
-        hardware=hardware_pb2.Hardware(cpu=cpu, count=1),
-        display_name="fake",
-        total_bytes=CPU_BYTES,
-        free_bytes=CPU_BYTES,
-        slots=SLOTS,
-        free_slots=SLOTS,
-        threads_per_slot=1,
-    )

@@ -707,6 +707,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
     from a backup, or run the job again.
     """
+    ERROR_REASON_INPUT_NOT_READABLE: _ErrorReason.ValueType  # 326
+    """A file of the model, the weights or the dataset is closed to the user that workers run as (INVALID_ARGUMENT, job
+    errors). Let that user read it and pass through its folders (`--worker-user`), and create the job again.
+    """
     ERROR_REASON_TOKEN_MISSING: _ErrorReason.ValueType  # 285
     """Who may do what.
 
@@ -784,6 +788,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
     (INVALID_ARGUMENT, EstimateRun and the calls that estimate, Recommend, CreateJob). Lower hardware.count to the
     number that the message names.
+    """
+    ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: _ErrorReason.ValueType  # 319
+    """Number formats of a processor.
+
+    The products of a training step in the named precision were measured to take more than 4 times as long as float32's
+    on the CPU that would train (INVALID_ARGUMENT, the trainer). Leave precision unset, or take PRECISION_FP32. The
+    metadata has the ratio as `times_slower`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -1480,6 +1491,10 @@ ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
 """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
 from a backup, or run the job again.
 """
+ERROR_REASON_INPUT_NOT_READABLE: ErrorReason.ValueType  # 326
+"""A file of the model, the weights or the dataset is closed to the user that workers run as (INVALID_ARGUMENT, job
+errors). Let that user read it and pass through its folders (`--worker-user`), and create the job again.
+"""
 ERROR_REASON_TOKEN_MISSING: ErrorReason.ValueType  # 285
 """Who may do what.
 
@@ -1557,5 +1572,12 @@ ERROR_REASON_THREADS_TOO_FEW: ErrorReason.ValueType  # 317
 """A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
 (INVALID_ARGUMENT, EstimateRun and the calls that estimate, Recommend, CreateJob). Lower hardware.count to the
 number that the message names.
+"""
+ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: ErrorReason.ValueType  # 319
+"""Number formats of a processor.
+
+The products of a training step in the named precision were measured to take more than 4 times as long as float32's
+on the CPU that would train (INVALID_ARGUMENT, the trainer). Leave precision unset, or take PRECISION_FP32. The
+metadata has the ratio as `times_slower`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$finetree_api/types/v1/hardware.proto\x12\x15\x66inetree_api.types.v1\x1a\x17google/type/money.proto\"\xae\x03\n\x08Hardware\x12\"\n\x0b\x61\x63\x63\x65lerator\x18\x01 \x01(\tH\x00R\x0b\x61\x63\x63\x65lerator\x12\x34\n\x03\x63pu\x18\x02 \x01(\x0b\x32 .finetree_api.types.v1.CpuDeviceH\x00R\x03\x63pu\x12\\\n\x13unknown_accelerator\x18\x03 \x01(\x0b\x32).finetree_api.types.v1.UnknownAcceleratorH\x00R\x12unknownAccelerator\x12\x19\n\x05\x63ount\x18\x04 \x01(\x05H\x01R\x05\x63ount\x88\x01\x01\x12;\n\x08sharding\x18\x05 \x01(\x0e\x32\x1f.finetree_api.types.v1.ShardingR\x08sharding\x12\x19\n\x05nodes\x18\x06 \x01(\x05H\x02R\x05nodes\x88\x01\x01\x12<\n\x18network_gbits_per_second\x18\x07 \x01(\x01H\x03R\x15networkGbitsPerSecond\x88\x01\x01\x42\x08\n\x06\x64\x65viceB\x08\n\x06_countB\x08\n\x06_nodesB\x1b\n\x19_network_gbits_per_second\"\x88\x01\n\tCpuDevice\x12\x19\n\x05\x63ores\x18\x01 \x01(\x05H\x00R\x05\x63ores\x88\x01\x01\x12&\n\x0cmemory_bytes\x18\x02 \x01(\x03H\x01R\x0bmemoryBytes\x88\x01\x01\x12\x1d\n\nmodel_name\x18\x03 \x01(\tR\tmodelNameB\x08\n\x06_coresB\x0f\n\r_memory_bytes\"V\n\x12UnknownAccelerator\x12,\n\x12marketed_memory_gb\x18\x01 \x01(\x01R\x10marketedMemoryGb\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\"\xb1\x01\n\x0bMatrixRates\x12\x36\n\x15\x62\x66\x31\x36_flops_per_second\x18\x01 \x01(\x01H\x00R\x12\x62\x66\x31\x36\x46lopsPerSecond\x88\x01\x01\x12\x36\n\x15\x66p32_flops_per_second\x18\x02 \x01(\x01H\x01R\x12\x66p32FlopsPerSecond\x88\x01\x01\x42\x18\n\x16_bf16_flops_per_secondB\x18\n\x16_fp32_flops_per_second\"\x92\x01\n\tOwnership\x12<\n\x05owned\x18\x01 \x01(\x0b\x32$.finetree_api.types.v1.OwnedHardwareH\x00R\x05owned\x12?\n\x06rented\x18\x02 \x01(\x0b\x32%.finetree_api.types.v1.RentedHardwareH\x00R\x06rentedB\x06\n\x04kind\"l\n\rOwnedHardware\x12\x36\n\rprice_per_kwh\x18\x01 \x01(\x0b\x32\x12.google.type.MoneyR\x0bpricePerKwh\x12\x19\n\x05watts\x18\x02 \x01(\x01H\x00R\x05watts\x88\x01\x01\x42\x08\n\x06_watts\"+\n\x0eRentedHardware\x12\x19\n\x08price_id\x18\x01 \x01(\tR\x07priceId*\x80\x01\n\x08Sharding\x12\x18\n\x14SHARDING_UNSPECIFIED\x10\x00\x12\x17\n\x13SHARDING_REPLICATED\x10\x01\x12\x16\n\x12SHARDING_OPTIMIZER\x10\x02\x12\x16\n\x12SHARDING_GRADIENTS\x10\x03\x12\x11\n\rSHARDING_FULL\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$finetree_api/types/v1/hardware.proto\x12\x15\x66inetree_api.types.v1\x1a\x17google/type/money.proto\"\xae\x03\n\x08Hardware\x12\"\n\x0b\x61\x63\x63\x65lerator\x18\x01 \x01(\tH\x00R\x0b\x61\x63\x63\x65lerator\x12\x34\n\x03\x63pu\x18\x02 \x01(\x0b\x32 .finetree_api.types.v1.CpuDeviceH\x00R\x03\x63pu\x12\\\n\x13unknown_accelerator\x18\x03 \x01(\x0b\x32).finetree_api.types.v1.UnknownAcceleratorH\x00R\x12unknownAccelerator\x12\x19\n\x05\x63ount\x18\x04 \x01(\x05H\x01R\x05\x63ount\x88\x01\x01\x12;\n\x08sharding\x18\x05 \x01(\x0e\x32\x1f.finetree_api.types.v1.ShardingR\x08sharding\x12\x19\n\x05nodes\x18\x06 \x01(\x05H\x02R\x05nodes\x88\x01\x01\x12<\n\x18network_gbits_per_second\x18\x07 \x01(\x01H\x03R\x15networkGbitsPerSecond\x88\x01\x01\x42\x08\n\x06\x64\x65viceB\x08\n\x06_countB\x08\n\x06_nodesB\x1b\n\x19_network_gbits_per_second\"\x88\x01\n\tCpuDevice\x12\x19\n\x05\x63ores\x18\x01 \x01(\x05H\x00R\x05\x63ores\x88\x01\x01\x12&\n\x0cmemory_bytes\x18\x02 \x01(\x03H\x01R\x0bmemoryBytes\x88\x01\x01\x12\x1d\n\nmodel_name\x18\x03 \x01(\tR\tmodelNameB\x08\n\x06_coresB\x0f\n\r_memory_bytes\"V\n\x12UnknownAccelerator\x12,\n\x12marketed_memory_gb\x18\x01 \x01(\x01R\x10marketedMemoryGb\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\"\x89\x03\n\x0bMatrixRates\x12\x36\n\x15\x62\x66\x31\x36_flops_per_second\x18\x01 \x01(\x01H\x00R\x12\x62\x66\x31\x36\x46lopsPerSecond\x88\x01\x01\x12\x36\n\x15\x66p32_flops_per_second\x18\x02 \x01(\x01H\x01R\x12\x66p32FlopsPerSecond\x88\x01\x01\x12G\n\x1e\x62\x66\x31\x36_backward_flops_per_second\x18\x03 \x01(\x01H\x02R\x1a\x62\x66\x31\x36\x42\x61\x63kwardFlopsPerSecond\x88\x01\x01\x12G\n\x1e\x66p32_backward_flops_per_second\x18\x04 \x01(\x01H\x03R\x1a\x66p32BackwardFlopsPerSecond\x88\x01\x01\x42\x18\n\x16_bf16_flops_per_secondB\x18\n\x16_fp32_flops_per_secondB!\n\x1f_bf16_backward_flops_per_secondB!\n\x1f_fp32_backward_flops_per_second\"\x92\x01\n\tOwnership\x12<\n\x05owned\x18\x01 \x01(\x0b\x32$.finetree_api.types.v1.OwnedHardwareH\x00R\x05owned\x12?\n\x06rented\x18\x02 \x01(\x0b\x32%.finetree_api.types.v1.RentedHardwareH\x00R\x06rentedB\x06\n\x04kind\"l\n\rOwnedHardware\x12\x36\n\rprice_per_kwh\x18\x01 \x01(\x0b\x32\x12.google.type.MoneyR\x0bpricePerKwh\x12\x19\n\x05watts\x18\x02 \x01(\x01H\x00R\x05watts\x88\x01\x01\x42\x08\n\x06_watts\"+\n\x0eRentedHardware\x12\x19\n\x08price_id\x18\x01 \x01(\tR\x07priceId*\x80\x01\n\x08Sharding\x12\x18\n\x14SHARDING_UNSPECIFIED\x10\x00\x12\x17\n\x13SHARDING_REPLICATED\x10\x01\x12\x16\n\x12SHARDING_OPTIMIZER\x10\x02\x12\x16\n\x12SHARDING_GRADIENTS\x10\x03\x12\x11\n\rSHARDING_FULL\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.types.v1.hardware_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SHARDING']._serialized_start=1233
-  _globals['_SHARDING']._serialized_end=1361
+  _globals['_SHARDING']._serialized_start=1449
+  _globals['_SHARDING']._serialized_end=1577
   _globals['_HARDWARE']._serialized_start=89
   _globals['_HARDWARE']._serialized_end=519
   _globals['_CPUDEVICE']._serialized_start=522
@@ -41,11 +41,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNKNOWNACCELERATOR']._serialized_start=660
   _globals['_UNKNOWNACCELERATOR']._serialized_end=746
   _globals['_MATRIXRATES']._serialized_start=749
-  _globals['_MATRIXRATES']._serialized_end=926
-  _globals['_OWNERSHIP']._serialized_start=929
-  _globals['_OWNERSHIP']._serialized_end=1075
-  _globals['_OWNEDHARDWARE']._serialized_start=1077
-  _globals['_OWNEDHARDWARE']._serialized_end=1185
-  _globals['_RENTEDHARDWARE']._serialized_start=1187
-  _globals['_RENTEDHARDWARE']._serialized_end=1230
+  _globals['_MATRIXRATES']._serialized_end=1142
+  _globals['_OWNERSHIP']._serialized_start=1145
+  _globals['_OWNERSHIP']._serialized_end=1291
+  _globals['_OWNEDHARDWARE']._serialized_start=1293
+  _globals['_OWNEDHARDWARE']._serialized_end=1401
+  _globals['_RENTEDHARDWARE']._serialized_start=1403
+  _globals['_RENTEDHARDWARE']._serialized_end=1446
 # @@protoc_insertion_point(module_scope)

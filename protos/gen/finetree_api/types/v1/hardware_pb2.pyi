@@ -204,28 +204,47 @@ class MatrixRates(_message.Message):
 
     BF16_FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
     FP32_FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    BF16_BACKWARD_FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    FP32_BACKWARD_FLOPS_PER_SECOND_FIELD_NUMBER: _builtins.int
     bf16_flops_per_second: _builtins.float
-    """Rate in bfloat16, FLOP/s. Unset: not measured."""
+    """Rate in bfloat16, FLOP/s, of a forward pass's products (Y = X W^T). Unset: not measured."""
     fp32_flops_per_second: _builtins.float
-    """Rate in float32, FLOP/s. Unset: not measured. The default precision on a CPU is float32 where bfloat16 is less than
-    1.2 times as fast.
+    """Rate in float32, FLOP/s, of a forward pass's products. Unset: not measured. The default precision on a CPU is
+    float32 where the products of a training step, in both layouts, are less than 1.2 times as fast in bfloat16.
     """
+    bf16_backward_flops_per_second: _builtins.float
+    """Rate in bfloat16, FLOP/s, of the products that give the gradients of a layer's inputs (dX = dY W, whose right side
+    is not transposed): on processors without bfloat16 products it may be a hundredth of the forward pass's. Unset: not
+    measured, and the rate of the forward pass counts.
+    """
+    fp32_backward_flops_per_second: _builtins.float
+    """The same in float32. Unset: not measured, and the rate of the forward pass counts."""
     def __init__(
         self,
         *,
         bf16_flops_per_second: _builtins.float | None = ...,
         fp32_flops_per_second: _builtins.float | None = ...,
+        bf16_backward_flops_per_second: _builtins.float | None = ...,
+        fp32_backward_flops_per_second: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bf16_flops_per_second", b"_bf16_flops_per_second", "_fp32_flops_per_second", b"_fp32_flops_per_second", "bf16_flops_per_second", b"bf16_flops_per_second", "fp32_flops_per_second", b"fp32_flops_per_second"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bf16_backward_flops_per_second", b"_bf16_backward_flops_per_second", "_bf16_flops_per_second", b"_bf16_flops_per_second", "_fp32_backward_flops_per_second", b"_fp32_backward_flops_per_second", "_fp32_flops_per_second", b"_fp32_flops_per_second", "bf16_backward_flops_per_second", b"bf16_backward_flops_per_second", "bf16_flops_per_second", b"bf16_flops_per_second", "fp32_backward_flops_per_second", b"fp32_backward_flops_per_second", "fp32_flops_per_second", b"fp32_flops_per_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bf16_flops_per_second", b"_bf16_flops_per_second", "_fp32_flops_per_second", b"_fp32_flops_per_second", "bf16_flops_per_second", b"bf16_flops_per_second", "fp32_flops_per_second", b"fp32_flops_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bf16_backward_flops_per_second", b"_bf16_backward_flops_per_second", "_bf16_flops_per_second", b"_bf16_flops_per_second", "_fp32_backward_flops_per_second", b"_fp32_backward_flops_per_second", "_fp32_flops_per_second", b"_fp32_flops_per_second", "bf16_backward_flops_per_second", b"bf16_backward_flops_per_second", "bf16_flops_per_second", b"bf16_flops_per_second", "fp32_backward_flops_per_second", b"fp32_backward_flops_per_second", "fp32_flops_per_second", b"fp32_flops_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bf16_backward_flops_per_second: _TypeAlias = _typing.Literal["bf16_backward_flops_per_second"]  # noqa: Y015
+    _WhichOneofArgType__bf16_backward_flops_per_second: _TypeAlias = _typing.Literal["_bf16_backward_flops_per_second", b"_bf16_backward_flops_per_second"]  # noqa: Y015
     _WhichOneofReturnType__bf16_flops_per_second: _TypeAlias = _typing.Literal["bf16_flops_per_second"]  # noqa: Y015
     _WhichOneofArgType__bf16_flops_per_second: _TypeAlias = _typing.Literal["_bf16_flops_per_second", b"_bf16_flops_per_second"]  # noqa: Y015
+    _WhichOneofReturnType__fp32_backward_flops_per_second: _TypeAlias = _typing.Literal["fp32_backward_flops_per_second"]  # noqa: Y015
+    _WhichOneofArgType__fp32_backward_flops_per_second: _TypeAlias = _typing.Literal["_fp32_backward_flops_per_second", b"_fp32_backward_flops_per_second"]  # noqa: Y015
     _WhichOneofReturnType__fp32_flops_per_second: _TypeAlias = _typing.Literal["fp32_flops_per_second"]  # noqa: Y015
     _WhichOneofArgType__fp32_flops_per_second: _TypeAlias = _typing.Literal["_fp32_flops_per_second", b"_fp32_flops_per_second"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bf16_backward_flops_per_second) -> _WhichOneofReturnType__bf16_backward_flops_per_second | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bf16_flops_per_second) -> _WhichOneofReturnType__bf16_flops_per_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fp32_backward_flops_per_second) -> _WhichOneofReturnType__fp32_backward_flops_per_second | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fp32_flops_per_second) -> _WhichOneofReturnType__fp32_flops_per_second | None: ...
 

@@ -107,7 +107,9 @@ class _Precision:
 class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PRECISION_UNSPECIFIED: _Precision.ValueType  # 0
-    """PRECISION_BF16; on a CPU PRECISION_FP32 where bfloat16 was measured to be less than 1.2 times as fast."""
+    """PRECISION_BF16; on a CPU PRECISION_FP32 where the products of a training step, forward and backward, were measured
+    to be less than 1.2 times as fast in bfloat16.
+    """
     PRECISION_BF16: _Precision.ValueType  # 1
     """Weights and compute in bfloat16, gradients and optimizer states of trained weights too."""
     PRECISION_BF16_MIXED: _Precision.ValueType  # 2
@@ -121,7 +123,9 @@ class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
     """Number formats of weights and compute. This suite's worker keeps adapters in float32 with all of them."""
 
 PRECISION_UNSPECIFIED: Precision.ValueType  # 0
-"""PRECISION_BF16; on a CPU PRECISION_FP32 where bfloat16 was measured to be less than 1.2 times as fast."""
+"""PRECISION_BF16; on a CPU PRECISION_FP32 where the products of a training step, forward and backward, were measured
+to be less than 1.2 times as fast in bfloat16.
+"""
 PRECISION_BF16: Precision.ValueType  # 1
 """Weights and compute in bfloat16, gradients and optimizer states of trained weights too."""
 PRECISION_BF16_MIXED: Precision.ValueType  # 2

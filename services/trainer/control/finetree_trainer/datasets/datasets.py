@@ -3,7 +3,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import dataset_pb2
@@ -16,6 +15,7 @@ from finetree_runtime.server.limits.table import Caller
 from sqlalchemy import Connection
 
 from finetree_trainer.clock import Clock, timestamp
+from finetree_trainer.datasets.contents import Contents, Locks
 from finetree_trainer.datasets.uploads import Uploads
 from finetree_trainer.disk import private_folder, require_space
 from finetree_trainer.joblog import states
@@ -25,6 +25,7 @@ from finetree_trainer.store import datasets, jobs, request_ids
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.datasets import DatasetRow
 from finetree_trainer.store.request_ids import RequestKey, body_hash
+from finetree_trainer.worker_user import passage
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,12 @@ class Datasets:
     def __init__(self, store: Store, clock: Clock, layout: Layout, *, limits: Limits, quotas: Quotas) -> None:
         self._store, self._clock, self._layout, self._limits = store, clock, layout, limits
         self._quotas = quotas
-        private_folder(layout.datasets)
+        passage(layout.datasets.resolve(), layout.user)
         private_folder(layout.uploads)
-        self._uploads = Uploads(store, clock, layout, quotas)
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+        self.contents = Contents(store, layout)
+        self._uploads = Uploads(store, clock, layout, quotas, self.contents)
+        self._locks = Locks()
+        """One change of a dataset's files at a time: a cut upload may still be closing when the next comes."""
 
     async def create(self, project: str, owner: str, request: dataset_pb2.CreateDatasetRequest) -> dataset_pb2.Dataset:
         """Start an upload, or return the project's dataset of the same content.
@@ -83,7 +86,7 @@ class Datasets:
             return await self._write(uid, pieces, caller)
 
     async def _write(self, uid: str, pieces: AsyncIterator[tuple[int, bytes]], caller: Caller) -> dataset_pb2.Dataset:
-        async with self._exclusive(uid):
+        async with self._locks.held(uid):
             row = await self._load(uid)
             if row.ready:
                 raise FailedPrecondition("DATASET_READY", "The dataset is complete; no bytes are missing.")
@@ -125,7 +128,7 @@ class Datasets:
         key = RequestKey(project, request_id, "DeleteDataset", uid)
 
         def work(connection: Connection) -> str:
-            """Remove the row; return the hash of its content if no other dataset has it."""
+            """Remove the row; return the hash of its content."""
             if request_ids.claim(connection, key, uid, now=self._clock()):
                 return ""
             row = datasets.load(connection, uid)
@@ -137,28 +140,14 @@ class Datasets:
                 violations = [(user.name, text, "DATASET_IN_USE")]
                 raise FailedPrecondition("DATASET_IN_USE", text, metadata={"job": user.name}, violations=violations)
             datasets.remove(connection, uid)
-            return "" if datasets.count_of_content(connection, row.sha256) else row.sha256
+            return row.sha256
 
-        async with self._exclusive(uid):
-            unused = await self._store.write(work)
+        async with self._locks.held(uid):
+            sha256 = await self._store.write(work)
             fail_point("dataset.after_delete")
             await asyncio.to_thread(self._layout.upload_file(uid).unlink, missing_ok=True)
-            if unused:
-                await asyncio.to_thread(self._layout.dataset_file(unused).unlink, missing_ok=True)
-
-    @asynccontextmanager
-    async def _exclusive(self, uid: str) -> AsyncIterator[None]:
-        """Allow one change of a dataset's files at a time: a cut upload may still be closing when the next comes."""
-        lock, waiting = self._locks.get(uid, (asyncio.Lock(), 0))
-        self._locks[uid] = lock, waiting + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, waiting = self._locks[uid]
-            self._locks[uid] = lock, waiting - 1
-            if waiting == 1:
-                del self._locks[uid]
+            if sha256:
+                await self.contents.remove_unused(sha256)
 
     async def _load(self, uid: str) -> DatasetRow:
         row = await self._store.read(lambda connection: datasets.load(connection, uid))

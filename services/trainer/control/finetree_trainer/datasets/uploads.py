@@ -19,7 +19,8 @@ from sqlalchemy import Connection
 
 from finetree_trainer.clock import Clock
 from finetree_trainer.datasets import validate
-from finetree_trainer.disk import full_disk_refused, in_thread, move_durably, sync_folder, uninterrupted
+from finetree_trainer.datasets.contents import Contents
+from finetree_trainer.disk import full_disk_refused, in_thread, sync_folder, uninterrupted
 from finetree_trainer.layout import Layout
 from finetree_trainer.limits.quotas import Quotas
 from finetree_trainer.store import datasets, request_ids
@@ -78,8 +79,9 @@ class UploadFile:
 class Uploads:
     """Receives the files of datasets. The caller makes sure that there is one call at a time for each dataset."""
 
-    def __init__(self, store: Store, clock: Clock, layout: Layout, quotas: Quotas) -> None:
+    def __init__(self, store: Store, clock: Clock, layout: Layout, quotas: Quotas, contents: Contents) -> None:
         self._store, self._clock, self._layout, self._quotas = store, clock, layout, quotas
+        self._contents = contents
 
     async def receive(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]], caller: Caller) -> DatasetRow:
         """Append pieces (offset, bytes); with the last byte the file is validated and the dataset is ready.
@@ -151,7 +153,7 @@ class Uploads:
             raise
         fail_point("upload.before_move")
         if file is part:
-            await asyncio.to_thread(move_durably, part, content)
+            await self._contents.place(part, row.sha256)
         fail_point("upload.before_ready")
         record.file_format, record.row_format = valid.file_format, valid.row_format
         record.compression = valid.compression

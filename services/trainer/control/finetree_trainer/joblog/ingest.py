@@ -62,7 +62,7 @@ def ingest_batch(
             raise FencedError(transaction.row.attempt)
         acknowledged = event.worker_seq
         if event.WhichOneof("body") == "outcome":
-            _add_outcome(transaction, connection, event.outcome, attempt=attempt)
+            add_outcome(transaction, connection, event.outcome, attempt=attempt)
         elif event.WhichOneof("body") == "event":
             _add_event(transaction, connection, event.event)
     if acknowledged != row.acknowledged:
@@ -169,9 +169,10 @@ def _read_alike(
     return own == read
 
 
-def _add_outcome(
+def add_outcome(
     transaction: Transaction, connection: Connection, outcome: worker_pb2.TaskOutcome, *, attempt: int
 ) -> None:
+    """Log what an attempt came to: its job ends, or what follows is noted for when its process is proven dead."""
     summary = outcome.summary if outcome.HasField("summary") else None
     match outcome.kind:
         case worker_pb2.OUTCOME_KIND_SUCCEEDED:

@@ -11,12 +11,14 @@ from finetree_api.types.v1 import (
     check_pb2,
     estimate_summary_pb2,
     evidence_pb2,
+    hardware_pb2,
     run_spec_pb2,
     training_pb2,
 )
 from finetree_runtime.errors import InvalidArgument, ResourceExhausted, invalid_field
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
 from finetree_runtime.runspec.digest import make_plan
+from finetree_runtime.runspec.number_formats import slow_format_problem, times_slower
 from finetree_runtime.runspec.resolve import resolve_spec
 from google.protobuf.message import Message
 
@@ -226,6 +228,7 @@ class Planner:
             path = f"{_SPEC}.{problem.field_path}"
             violations = [(path, problem.message, problem.reason)]
             raise InvalidArgument(problem.reason, f"{path}: {problem.message}.", violations=violations)
+        _require_fast_format(task.spec, self._rates())
         capabilities.require_settings(task.spec)
         require_evaluations(task.spec)
 
@@ -278,6 +281,20 @@ class Planner:
         job.remarks.extend(estimate.remarks)
         job.plan = make_plan(task.spec, profile, estimate.revision)
         return job.plan
+
+
+def _require_fast_format(spec: run_spec_pb2.RunSpec, rates: hardware_pb2.MatrixRates | None) -> None:
+    """Raise InvalidArgument NUMBER_FORMAT_TOO_SLOW for a CPU whose bfloat16 was measured to be many times slower."""
+    problem = slow_format_problem(spec, rates)
+    if problem is None:
+        return
+    path = f"{_SPEC}.{problem.field_path}"
+    raise InvalidArgument(
+        problem.reason,
+        f"{path}: {problem.message}.",
+        violations=[(path, problem.message, problem.reason)],
+        metadata={"times_slower": f"{times_slower(rates, spec.WhichOneof('method')):.1f}"},
+    )
 
 
 def _fill_prepare(task: job_pb2.PrepareTask) -> None:

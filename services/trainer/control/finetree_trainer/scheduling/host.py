@@ -58,7 +58,7 @@ class Host:
         """
         before, rates = self._profile.matrix_rates, profile.matrix_rates
         self._profile = profile
-        for name in ("bf16_flops_per_second", "fp32_flops_per_second"):
+        for name in rates.DESCRIPTOR.fields_by_name:
             if getattr(before, name) > getattr(rates, name):
                 setattr(rates, name, getattr(before, name))
         # The worker may spell the name differently; `load` compares this one.

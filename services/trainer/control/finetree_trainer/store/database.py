@@ -2,8 +2,10 @@
 """Opens the store: an engine that writes, one that reads, the threads between them and asyncio."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,10 +27,9 @@ class Store:
 
     def __init__(self, file: Path) -> None:
         url = f"sqlite:///{file}"
+        _keep_private(file)
         self._writing = _engine(url, begin="BEGIN IMMEDIATE", size=1)
         self.schema_version = migrate(self._writing)
-        # Else anyone on the machine could read specs and prompts.
-        file.chmod(0o600)
         self._reading = _engine(url, begin="BEGIN", size=READERS)
         self._writer = Writer(self._writing)
         self._readers = ThreadPoolExecutor(READERS, "store-reader")
@@ -76,6 +77,19 @@ class Store:
 
 
 _EPOCH = select(schema.meta.c.value).where(schema.meta.c.key == "log_epoch")
+
+
+def _keep_private(file: Path) -> None:
+    """Keep the database to this user: else anyone on the machine could read specs and prompts.
+
+    SQLite makes its log and the log's index with the mode of the database, so that comes first; those that an earlier
+    run left have the mode of their day. What cannot be done here, opening the database reports.
+    """
+    with suppress(OSError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for path in (file, *(file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))):
+        with suppress(OSError):
+            path.chmod(0o600)
 
 
 def _engine(url: str, *, begin: str, size: int) -> Engine:

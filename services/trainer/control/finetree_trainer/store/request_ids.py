@@ -57,14 +57,16 @@ def find(connection: Connection, key: RequestKey) -> Answered | None:
     if found is None:
         return None
     if (found.method, found.body_hash) != (key.method, key.body_hash):
-        raise AlreadyExists(
-            "REQUEST_ID_REUSED",
-            f"request_id {key.request_id!r} belongs to another request; take a new one.",
-            metadata={"request_id": key.request_id, "resource": found.resource},
-        )
+        raise reused(key, resource=found.resource)
     if isinstance(found.reply, Damaged):
         raise record_damaged(f"request {key.request_id}")
     return Answered(str(found.resource), found.reply)
+
+
+def reused(key: RequestKey, **metadata: str) -> AlreadyExists:
+    """Build the error for an id that belongs to another request; `metadata` says what is known of that one."""
+    text = f"request_id {key.request_id!r} belongs to another request; take a new one."
+    return AlreadyExists("REQUEST_ID_REUSED", text, metadata={"request_id": key.request_id, **metadata})
 
 
 def claim(connection: Connection, key: RequestKey, resource: str, *, now: int, reply: bytes = b"") -> Answered | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from finetree_data.fail_points import fail_point
 
-from finetree_trainer.disk import private_folder
+from finetree_trainer.worker_user import WorkerUser, own_folder, passage
 
 LOCK, NOTE, OUTPUT = "alive.lock", "process.json", "output.log"
 
@@ -40,6 +40,8 @@ _PASSED_ON = (
     *("LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"),
     *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"),
     *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    # An operator's limit of the instructions that torch and its libraries use.
+    *("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY"),
 )
 """Variables of the service's environment that a worker gets: none that could be a secret of the service."""
 
@@ -94,6 +96,9 @@ class Process:
         self.pid = pid
         self.exit: str = ""
         self.reason: str = ""
+        self.overran = False
+        """Whether the kernel ended it since what it rendered or tokenized did not come to an end: never of an adopted
+        one, whose status goes to another process."""
         self.signalled = False
         """Whether the service has asked it to end by a signal."""
         self.dead = asyncio.Event()
@@ -103,18 +108,25 @@ class Process:
         threading.Thread(target=self._watch, name=f"worker-{pid}", daemon=True).start()
 
     @classmethod
-    def start(cls, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> "Process":
-        """Start a worker; its output goes to a file in its folder. Raises OSError; then nothing of it is left."""
+    def start(
+        cls, command: Sequence[str], environment: Mapping[str, str], folder: Path, user: WorkerUser | None = None
+    ) -> "Process":
+        """Start a worker; its output goes to a file in its folder. Raises OSError; then nothing of it is left.
+
+        `user`: whose its temporary files are; the worker becomes that user itself, as its environment says.
+        """
         try:
-            return cls._start(command, environment, folder)
+            return cls._start(command, environment, folder, user)
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
     @classmethod
-    def _start(cls, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> "Process":
-        private_folder(folder)
-        private_folder(folder / TEMPORARY)
+    def _start(
+        cls, command: Sequence[str], environment: Mapping[str, str], folder: Path, user: WorkerUser | None
+    ) -> "Process":
+        passage(folder, user)
+        own_folder(folder / TEMPORARY, user)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,7 +193,13 @@ class Process:
     def hand_over_output(self, folder: Path) -> None:
         """Move what the process has printed so far to a folder: it belongs to an attempt that has ended."""
         with suppress(OSError):
-            shutil.copyfile(self.folder / OUTPUT, folder / OUTPUT)
+            # Not into what a link leads to: the folder is the worker's.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with (
+                (self.folder / OUTPUT).open("rb") as printed,
+                os.fdopen(os.open(folder / OUTPUT, flags, 0o600), "wb") as kept,
+            ):
+                shutil.copyfileobj(printed, kept)
             os.truncate(self.folder / OUTPUT, 0)
 
     def terminate(self) -> None:
@@ -232,7 +250,9 @@ class Process:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-            self.exit = _exit_text(self._child.wait())
+            code = self._child.wait()
+            # Workers have this limit while they render and tokenize alone (finetree_worker.tokenize.limits).
+            self.overran, self.exit = code == -signal.SIGXCPU, _exit_text(code)
             return True
         try:
             descriptor = os.pidfd_open(self.pid)

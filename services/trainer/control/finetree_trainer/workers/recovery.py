@@ -33,13 +33,15 @@ REPLAY_EVENTS = 500
 class DeadAttempt:
     """An attempt that nothing works on any more: its folder, and how its process ended, for the job's history.
 
-    Its process is proven dead, or has ended the attempt itself, whose outcome is in the log, and rests.
+    Its process is proven dead, or has ended the attempt itself, whose outcome is in the log, and rests. `overran`:
+    the kernel ended it in the middle of rendering or tokenizing, which would not have come to an end.
     """
 
     job: str
     attempt: int
     folder: Path
     ending: str
+    overran: bool = False
 
 
 async def close_attempt(log: EventLog, dead: DeadAttempt, *, tries: int) -> None:
@@ -83,13 +85,17 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
     row = attempts.load(connection, dead.job, dead.attempt)
     if row is None or row.ended:
         return
+    if dead.overran and not row.cause and _is_at_work(transaction, dead):
+        # As if it had come to say so itself.
+        ingest.add_outcome(transaction, connection, _overrun(dead), attempt=dead.attempt)
+        row = attempts.load(connection, dead.job, dead.attempt) or row
     cause = attempts.ENDED if transaction.finished else row.cause or attempts.SYSTEM
     attempts.end(connection, dead.job, dead.attempt, cause=cause, now=transaction.now)
     transaction.changed = True
     job = transaction.row
     if transaction.finished or job.attempt != dead.attempt or job.state not in states.WITH_WORKER:
         return
-    if job.cancel_requested or job.state == job_pb2.JOB_STATE_CANCELLING:
+    if _is_cancelled(transaction):
         transaction.cancel()
         return
     if job.state == job_pb2.JOB_STATE_PAUSING:
@@ -111,6 +117,28 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
         transaction.recover(code, text)
     else:
         _fail(transaction, dead)
+
+
+def _is_cancelled(transaction: Transaction) -> bool:
+    return bool(transaction.row.cancel_requested) or transaction.row.state == job_pb2.JOB_STATE_CANCELLING
+
+
+def _is_at_work(transaction: Transaction, dead: DeadAttempt) -> bool:
+    """Return whether the attempt was to do its task still: nothing has ended it, and nobody has asked for its end."""
+    row = transaction.row
+    works = row.attempt == dead.attempt and row.state in states.WITH_WORKER and not transaction.finished
+    return works and not _is_cancelled(transaction)
+
+
+def _overrun(dead: DeadAttempt) -> worker_pb2.TaskOutcome:
+    """Build the outcome of a worker that the kernel ended while it rendered or tokenized: another would end so too."""
+    text = f"Rendering or tokenizing did not come to an end, and the worker of attempt {dead.attempt} with it"
+    remedy = "Check the model's chat template and tokenizer, which come with the model; or split very long rows."
+    error = status_pb2.Status(code=3, message=f"{text}: {dead.ending}.")
+    info = error_details_pb2.ErrorInfo(reason="TOKENIZATION_LIMIT", domain="finetree", metadata={"remedy": remedy})
+    error.details.add().Pack(info)
+    category = job_pb2.FAILURE_CATEGORY_USER
+    return worker_pb2.TaskOutcome(kind=worker_pb2.OUTCOME_KIND_FAILED, error=error, failure_category=category)
 
 
 def _by_policy(

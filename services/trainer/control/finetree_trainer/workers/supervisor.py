@@ -15,14 +15,13 @@ from finetree_runtime.ids import uuid7
 from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection
 
-from finetree_trainer.disk import private_folder
 from finetree_trainer.joblog import ingest, states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import Transaction
-from finetree_trainer.layout import Layout
 from finetree_trainer.scheduling.devices import Slot, placements
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts, jobs
+from finetree_trainer.worker_user import passage
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.exchange import Exchange
 from finetree_trainer.workers.heartbeats import Heartbeats
@@ -61,7 +60,7 @@ class Supervisor:
     ) -> None:
         self._log, self._tasks, self._settings, self._confinement = log, tasks, settings, confinement
         self._on_released = on_released
-        self._layout = Layout(settings.data_dir)
+        self._layout = confinement.layout
         self._workers: dict[str, Worker] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -74,7 +73,7 @@ class Supervisor:
         self.resting = RestingWorkers(
             self._workers.values, clock=log.clock, seconds=settings.base_rest, spawn=self._spawn
         )
-        private_folder(self._layout.workers)
+        passage(self._layout.workers.resolve(), self._layout.user)
 
     async def adopt(self, node: str) -> list[Worker]:
         """Take over the attempts that an earlier run of the service left open on this node; they keep their slots.
@@ -195,7 +194,7 @@ class Supervisor:
         variables = self._confinement.environment(
             folder, network=network, loopback=loopback, threads=self._tasks.slot_threads
         )
-        process = Process.start([*command, *arguments], variables | {TOKEN_VARIABLE: token}, folder)
+        process = Process.start([*command, *arguments], variables | {TOKEN_VARIABLE: token}, folder, self._layout.user)
         worker = Worker(folder.name, token_hash(token), process, has_network=network, has_loopback=loopback)
         self._workers[worker.id] = worker
         self._spawn(self._watch_exit(worker, process))
@@ -422,10 +421,10 @@ class Supervisor:
         """Close the attempt of a worker that works on it no more, and free its slots, for `rested` too."""
         layout, folder = self._layout, self._layout.attempt(worker.job, worker.attempt)
         # Before another attempt may write there.
-        await asyncio.to_thread(
-            remove_drafts, layout.checkpoints(worker.job), layout.artifacts(worker.job, worker.attempt)
-        )
-        ended = DeadAttempt(worker.job, worker.attempt, folder, ending)
+        drafts = layout.checkpoints(worker.job), layout.artifacts(worker.job, worker.attempt)
+        await asyncio.to_thread(remove_drafts, *drafts)
+        overran = bool(worker.process and worker.process.overran)
+        ended = DeadAttempt(worker.job, worker.attempt, folder, ending, overran=overran)
         closing = self._spawn(close_attempt(self._log, ended, tries=self._settings.system_retries))
         # So that the job comes before others that wait for its slot; but that nothing works on it is proof enough.
         await asyncio.wait((closing,), timeout=CLOSE_SECONDS)

@@ -4,17 +4,21 @@
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime.errors import DomainError
+from sqlalchemy import Connection
 
 from finetree_trainer import estimator, paths
 from finetree_trainer.datasets.datasets import Datasets
-from finetree_trainer.disk import full_disk_refused, private_folder
+from finetree_trainer.disk import full_disk_refused
 from finetree_trainer.estimator import Rates
+from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub, locate
@@ -22,11 +26,14 @@ from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.scheduling.devices import CPU, Device, Slot, placements
 from finetree_trainer.scheduling.machine.cores import usable_cores
 from finetree_trainer.settings import Settings
+from finetree_trainer.store import events
 from finetree_trainer.store.jobs import JobRow
+from finetree_trainer.worker_user import own_folder, passage
 from finetree_trainer.workers import lost_time
 
 _INIT_FROM = "job.train.spec.init_from"
 """Field path in errors about the weights that a job starts from."""
+_CHANGES = events.kinds_mask((event_pb2.EVENT_KIND_STATE_CHANGED,))
 
 
 class TaskBuilder:
@@ -41,6 +48,7 @@ class TaskBuilder:
         weights: WeightsLocator,
         devices: Iterable[Device],
         rates: Rates,
+        layout: Layout,
         settings: Settings,
     ) -> None:
         self._rates = rates
@@ -49,9 +57,8 @@ class TaskBuilder:
         self.slot_threads = max((each.threads for each in self._devices.values() if each.id == CPU), default=1)
         """Threads of a CPU slot: what the libraries of a worker begin with, before it has a task."""
         # A worker has another working directory than the service: its folders must not depend on it.
-        self._layout, self._settings = Layout(settings.data_dir.absolute()), settings
+        self._layout, self._settings = replace(layout, root=layout.root.absolute()), settings
         self._hub = hub.hub_access(settings, os.environ)
-        private_folder(self._layout.tokens)
 
     async def build(self, uid: str, slots: Sequence[Slot]) -> worker_pb2.Task:
         """Build the task of a job on its slots, without what belongs to an attempt.
@@ -68,7 +75,7 @@ class TaskBuilder:
             plan_digest=record.plan_digest,
             lineage=record.lineage,
             hourly_price=estimator.hourly_price(record.estimate),
-            attempt_reason=_attempt_reason(row),
+            attempt_reason=await self._log.store.read(partial(_attempt_reason, row=row)),
             processors=[number for slot in slots for number in self._processors_of(slot)],
             gpu_uuids=[device.uuid for device in self._of(slots) if device.uuid],
         )
@@ -191,9 +198,12 @@ class TaskBuilder:
 
         Raises ResourceExhausted DISK_FULL, OSError.
         """
+        layout = self._layout
         with full_disk_refused():
+            for folder in (layout.job(uid), layout.attempt(uid, attempt).parent):
+                passage(folder, layout.user)
             for folder in self._folders(uid, attempt):
-                private_folder(folder)
+                own_folder(folder, layout.user)
 
     def _folders(self, uid: str, attempt: int) -> tuple[Path, Path, Path]:
         layout = self._layout
@@ -218,7 +228,16 @@ def _set_training(task: worker_pb2.Task, record: job_pb2.Job) -> None:
             task.train.spec.checkpoints.every_steps = 0
 
 
-def _attempt_reason(row: JobRow) -> event_pb2.AttemptReason.ValueType:
-    """Return why the next attempt of a waiting job follows earlier ones, where that shows in its state."""
-    resumed = row.state == job_pb2.JOB_STATE_QUEUED and row.attempt
+def _attempt_reason(connection: Connection, row: JobRow) -> event_pb2.AttemptReason.ValueType:
+    """Return why an attempt follows earlier ones, where the job's states show that: of one that waits, its next one.
+
+    An attempt that has begun under an earlier run of the service is told what it would have been told by that one.
+    """
+    before = row.state
+    if row.state not in states.WAITING:
+        with suppress(DomainError):  # of a damaged log it is not told
+            found, _ = events.read_before(connection, row.uid, row.last_seq + 1, after=0, mask=_CHANGES, blocks=4)
+            began = next((e for e in found if e.state_changed.current == job_pb2.JOB_STATE_PREPARING), None)
+            before = began.state_changed.previous if began is not None else before
+    resumed = before == job_pb2.JOB_STATE_QUEUED and row.attempt > (row.state not in states.WAITING)
     return event_pb2.ATTEMPT_REASON_RESUMED if resumed else event_pb2.ATTEMPT_REASON_UNSPECIFIED

@@ -17,6 +17,7 @@ from finetree_data.confinement.syscalls import machine
 
 NEEDS_NETWORK = "this task downloads from a hub"
 NEEDS_LOOPBACK = "processes of this task talk over the loopback interface, and it has no network of its own"
+NOT_CONFINED = "the service confines nothing beside the user"
 
 
 class ConfinementError(Exception):
@@ -47,6 +48,9 @@ class Confinement:
         those that it starts; others of the process, which read no file of a task, keep the rules of the start.
         """
         name, version = names.JOB_FILES, landlock.abi()
+        if self.policy.user_alone:
+            self._measures[name] = Measure(name, State.OFF, NOT_CONFINED)
+            return
         if version < 1 or names.FILES not in self.holding:
             self._measures[name] = Measure(name, State.UNAVAILABLE, "there is no Landlock")
             return
@@ -71,8 +75,12 @@ class Confinement:
 def confine(policy: Policy, environment: Mapping[str, str] = os.environ) -> Confinement:
     """Take all measures that this system allows. The process must have a single thread.
 
-    Raises ConfinementError where a required one cannot be taken, or where a half-taken one has broken the process.
+    Raises ConfinementError where a required one cannot be taken, or where a half-taken one has broken the process; and
+    where it cannot become the user of the policy: it must never go on as the one it was.
     """
+    if policy.user_alone:
+        kinds = (*names.CORE, names.SCOPE, names.UNIX_SOCKETS, names.NETWORK_NAMESPACE)
+        return Confinement(policy, [*(Measure(name, State.OFF, NOT_CONFINED) for name in kinds), *_user(policy)])
     if platform.system() != "Linux":
         kinds = (*names.CORE, names.NETWORK_NAMESPACE, names.SCOPE, names.UNIX_SOCKETS)
         measures = [Measure(name, State.UNAVAILABLE, "only Linux has it") for name in kinds]
@@ -80,6 +88,7 @@ def confine(policy: Policy, environment: Mapping[str, str] = os.environ) -> Conf
     measures = [
         _limits(policy),
         _namespace(policy),
+        *_user(policy),
         _taken(names.CAPABILITIES, privileges.drop_capabilities),
         _taken(names.NO_NEW_PRIVILEGES, privileges.give_up_new_privileges),
         *_landlock(policy, environment),
@@ -120,6 +129,16 @@ def _namespace(policy: Policy) -> Measure:
     except OSError as error:
         raise ConfinementError(f"{name}: {error.strerror}") from error
     return Measure(name, State.HOLDS)
+
+
+def _user(policy: Policy) -> list[Measure]:
+    if not policy.user:
+        return []
+    try:
+        privileges.become(policy.user, policy.group)
+    except OSError as error:
+        raise ConfinementError(f"{names.USER}: {error.strerror}") from error
+    return [Measure(names.USER, State.HOLDS)]
 
 
 def _landlock(policy: Policy, environment: Mapping[str, str]) -> list[Measure]:

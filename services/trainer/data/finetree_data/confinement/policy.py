@@ -30,6 +30,12 @@ class Policy:
     """Whether the process may be moved into a network of its own: whether that has been tried on this machine."""
     required: bool = False
     """Whether a process ends where a measure of `measures.CORE` cannot be taken."""
+    user: int = 0
+    """User that the process becomes for ever, a root process alone can. 0: it stays who it is."""
+    group: int = 0
+    """The one group of that user."""
+    user_alone: bool = False
+    """Whether no other measure is taken than to become that user: the service confines nothing."""
     max_file_bytes: int = 0
     """Size that no file of the process can exceed. 0: unlimited."""
 

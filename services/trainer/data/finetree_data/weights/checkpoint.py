@@ -45,10 +45,15 @@ class CheckpointFolder:
 
 @dataclass(slots=True)
 class Kept:
-    """Steps whose checkpoints are pinned, and times at which others go, in microseconds since 1970 by step."""
+    """Steps whose checkpoints are pinned, and times at which others go, in microseconds since 1970 by step.
+
+    `requests` are those that made the newest changes, by what names them, each with what it was about and its reply:
+    whoever asks again before they are known elsewhere is answered by them.
+    """
 
     pinned: set[int] = field(default_factory=set)
     expire_times: dict[int, int] = field(default_factory=dict)
+    requests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
 
 
 def read_kept(folder: Path) -> Kept:
@@ -56,14 +61,20 @@ def read_kept(folder: Path) -> Kept:
     try:
         found = read_json(folder / KEPT)
         times = {int(step): int(time) for step, time in dict(found["expire_times"]).items()}
-        return Kept({int(step) for step in found["pinned"]}, times)
-    except (OSError, ValueError, KeyError, TypeError):
+        # Earlier releases wrote none.
+        answers = {str(key): (str(about), bytes.fromhex(reply)) for key, about, reply in found.get("requests", ())}
+        return Kept({int(step) for step in found["pinned"]}, times, answers)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Kept()
 
 
 def write_kept(folder: Path, kept: Kept) -> None:
     """Replace what is said of a folder's checkpoints; the caller holds `locked`."""
-    content = {"pinned": sorted(kept.pinned), "expire_times": {str(s): t for s, t in kept.expire_times.items()}}
+    content = {
+        "pinned": sorted(kept.pinned),
+        "expire_times": {str(step): time for step, time in kept.expire_times.items()},
+        "requests": [(key, about, reply.hex()) for key, (about, reply) in kept.requests.items()],
+    }
     # No name of a draft, which would be removed with those of a worker that has just died; the lock makes it one's own.
     draft = folder / f"{KEPT}.new"
     with draft.open("w", encoding="utf-8") as stream:
@@ -71,6 +82,11 @@ def write_kept(folder: Path, kept: Kept) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     draft.replace(folder / KEPT)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)  # or a power cut brings the old one back
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.events.machine_usage import Shares, Usage
 from finetree_worker.plan import Expected
 
+CODE = "SLOWER_THAN_EXPECTED"
+"""Code of the alert."""
 WARM_UP = 2
 """First steps, which allocate and compile, are not judged."""
 WINDOW = 8
@@ -45,15 +47,16 @@ class Slowdown:
     def alert(self) -> event_pb2.Alert:
         """Return the event that tells it."""
         cause = "; ".join(self.causes) or "nothing that was measured explains it"
-        text = f"Steps take {self.seconds:.3g} s, {self.expected}: {cause}. The forecast follows the measured steps."
-        return event_pb2.Alert(code="SLOWER_THAN_EXPECTED", message=text)
+        text = f"Steps take {self.seconds:.3g} s, {self.expected}: {cause}."
+        text += f" The forecast is made anew, from the last {WINDOW} steps."
+        return event_pb2.Alert(code=CODE, message=text)
 
 
 class SlowdownWatch:
     """Judges the steps of an attempt, one window after another.
 
-    `mean_tokens` are those of a step in the run's mean, `measure_rate` measures the processor's matrix rate anew
-    (FLOP/s) and is called only where nothing else explains a slow window; None on an accelerator.
+    `mean_tokens` are those of a step in the run's mean, `measure_rates` measures the processor's matrix rates anew
+    (FLOP/s, forward and backward) and is called only where nothing else explains a slow window; None on an accelerator.
     """
 
     def __init__(
@@ -62,11 +65,11 @@ class SlowdownWatch:
         *,
         threads: int,
         mean_tokens: float,
-        measure_rate: Callable[[], float] | None,
+        measure_rates: Callable[[], tuple[float, float]] | None,
         usage: Callable[[], Usage] = Usage.now,
     ) -> None:
         self._expected, self._threads, self._mean_tokens = expected, threads, mean_tokens
-        self._measure_rate, self._usage = measure_rate, usage
+        self._measure_rates, self._usage = measure_rates, usage
         self._steps: deque[tuple[float, int]] = deque(maxlen=WINDOW)
         self._taken, self._alerts, self._slow = 0, 0, False
         self._best = float("inf")
@@ -100,8 +103,8 @@ class SlowdownWatch:
             expected = f"estimated were {interval.expected:.3g} s ({interval.low:.3g} to {interval.high:.3g})"
         shares = self._usage().since(self._began, cores=os.cpu_count() or 1, threads=self._threads)
         causes = [*self._row_causes(), *causes_of(shares, self._threads)]
-        if not causes and self._measure_rate is not None:
-            causes = rate_causes(self._measure_rate(), self._expected.matrix_rate)
+        if not causes and self._measure_rates is not None:
+            causes = rate_causes(self._measure_rates(), (self._expected.forward_rate, self._expected.backward_rate))
         return Slowdown(seconds, expected, tuple(causes))
 
     def _row_causes(self) -> list[str]:
@@ -116,6 +119,8 @@ def causes_of(shares: Shares, threads: int) -> list[str]:
     found = []
     if shares.throttled >= SHARE:
         found.append(f"the container's CPU limit held its threads back for {shares.throttled:.0%} of the time")
+    if shares.heated >= SHARE:
+        found.append(f"the processor was too hot for its full clock for {shares.heated:.0%} of the time")
     if shares.stolen >= SHARE:
         found.append(f"the hypervisor gave {shares.stolen:.0%} of the processor to other machines")
     if shares.swapped_pages >= PAGES:
@@ -123,17 +128,26 @@ def causes_of(shares: Shares, threads: int) -> list[str]:
         found.append(f"memory is swapped ({pages}): free memory, or lower the micro-batch")
     elif shares.major_faults >= PAGES:
         found.append(f"pages are read from disk ({shares.major_faults:.0f} a second): memory is short")
+    elif shares.starved >= SHARE:
+        found.append(f"memory is short: everything waited for it for {shares.starved:.0%} of the time")
     if shares.own < FREE and shares.others >= SHARE:
         text = f"other processes took {shares.others:.0%} of the machine, and this one had {shares.own:.0%} of its "
         found.append(text + f"{threads} threads")
+    elif shares.waited >= SHARE and shares.throttled < SHARE and shares.stolen < SHARE:
+        # A container may not show what others use, and more threads than processors disturb each other.
+        found.append(f"its threads waited for a processor for {shares.waited:.0%} of the time")
     if shares.kernel >= KERNEL:
-        found.append(f"{shares.kernel:.0%} of its own time went into the kernel (page faults, memory)")
+        faults = f"{shares.minor_faults:,.0f} page faults a second"
+        found.append(f"{shares.kernel:.0%} of its own time went into the kernel, with {faults}")
     return found
 
 
-def rate_causes(now: float, before: float) -> list[str]:
-    """Say whether the processor itself is slower than the rate (FLOP/s) that the estimate started from."""
-    if before <= 0 or now >= RATE * before:
+def rate_causes(now: tuple[float, float], before: tuple[float, float]) -> list[str]:
+    """Say whether the processor itself is slower than the rates (FLOP/s) that the estimate started from.
+
+    Both are those of the forward and of the backward layout; of `before`, 0 is unknown and says nothing.
+    """
+    share = min((rate / old for rate, old in zip(now, before, strict=True) if old > 0), default=1.0)
+    if share >= RATE:
         return []
-    text = f"matrix products run at {now / before:.0%} of the rate that estimates start from"
-    return [f"{text}: the processor is slower now"]
+    return [f"matrix products run at {share:.0%} of the rate that estimates start from: the processor is slower now"]

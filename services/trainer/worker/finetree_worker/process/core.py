@@ -61,7 +61,10 @@ class TrainingCore:
         rate = matrix_rate.measure(int(threads) if threads.isdecimal() else len(os.sched_getaffinity(0)))
         return worker_pb2.HostProfile(
             matrix_rates=hardware_pb2.MatrixRates(
-                bf16_flops_per_second=rate.bf16_flops, fp32_flops_per_second=rate.fp32_flops
+                bf16_flops_per_second=rate.bf16.forward,
+                fp32_flops_per_second=rate.fp32.forward,
+                bf16_backward_flops_per_second=rate.bf16.backward,
+                fp32_backward_flops_per_second=rate.fp32.backward,
             ),
             threads=rate.threads,
             cpu_name=cpu_name(),

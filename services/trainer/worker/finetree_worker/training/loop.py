@@ -27,7 +27,7 @@ from finetree_worker.errors import (
 )
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta
-from finetree_worker.events.slowdown import SlowdownWatch
+from finetree_worker.events.slowdown import WINDOW, SlowdownWatch
 from finetree_worker.plan import Metric, Plan, Precision
 from finetree_worker.ranks.alone import Alone
 from finetree_worker.tokenize.example import Example
@@ -242,6 +242,7 @@ class Loop:
         )
         self.eta.step(seconds, tokens)
         if (slow := self._slowdown.step(seconds, tokens)) is not None:
+            self.eta.forget_before(WINDOW)
             self.reporter.emit(slow.alert())
         for alert in self.ranks.alerts:
             self.reporter.emit(alert)
@@ -258,7 +259,7 @@ class Loop:
             plan.expected,
             threads=plan.threads,
             mean_tokens=self.batches.tokens_in_all() / self.total,
-            measure_rate=partial(matrix_rate.rate_of, dtype, plan.threads) if on_cpu and self.ranks.speaks else None,
+            measure_rates=partial(matrix_rate.rate_of, dtype, plan.threads) if on_cpu and self.ranks.speaks else None,
         )
 
     def _device_watch(self) -> DeviceWatch:

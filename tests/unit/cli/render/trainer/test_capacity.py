@@ -2,8 +2,9 @@
 """Who holds what of a machine, as text."""
 
 from finetree_api.trainer.v1 import capacity_pb2
+from finetree_api.types.v1 import hardware_pb2
 from finetree_cli.output import Output
-from finetree_cli.render.trainer.capacity import could_start, show_capacity
+from finetree_cli.render.trainer.capacity import could_start, host, show_capacity
 
 GIB = 1 << 30
 JOB = "projects/default/jobs/0198aaaa-bbbb"
@@ -37,3 +38,12 @@ def test_memory_slots_and_processors_are_shown_with_who_holds_them(capsys):
         assert part in shown
     cpu.free_slots = 0
     assert could_start(cpu) == "no slot is free"
+
+
+def test_rates_of_a_processor_are_shown_by_layout():
+    rates = hardware_pb2.MatrixRates(
+        bf16_flops_per_second=2.2e10, bf16_backward_flops_per_second=9e8, fp32_flops_per_second=9.6e10
+    )
+    shown = host(capacity_pb2.Node(cpu_name="some CPU", matrix_rates=rates))
+    assert shown == "some CPU, bf16 22 GFLOP/s (backward 0.9 GFLOP/s), fp32 96 GFLOP/s"
+    assert host(capacity_pb2.Node()) == "CPU, matrix rate not measured yet"

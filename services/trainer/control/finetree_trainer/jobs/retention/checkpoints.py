@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, job_pb2
+from finetree_data.fail_points import fail_point
 from finetree_data.weights import checkpoint
 from finetree_data.weights.errors import WeightsError
 from finetree_runtime.errors import FailedPrecondition, NotFound, OutOfRange
@@ -26,6 +27,8 @@ from finetree_trainer.models.weights import whole_steps
 from finetree_trainer.store import jobs, request_ids
 from finetree_trainer.store.request_ids import RequestKey
 
+REQUESTS_KEPT = 64
+"""Requests that a folder names: far more than can be under way at once, which alone may be missing in the store."""
 HASHES_KEPT = 64
 """Described files that are remembered by the manifest's hash: a download asks for a file again after each break."""
 
@@ -55,21 +58,24 @@ class CheckpointKeeping:
 
         def change() -> None:
             with full_disk_refused(), checkpoint.locked(folder):
+                kept = checkpoint.read_kept(folder)
+                if _answer(kept, key) is not None:
+                    return
                 if step not in whole_steps(folder):
                     raise _not_found(job, step, folder)
-                kept = checkpoint.read_kept(folder)
                 if request.HasField("pinned"):
                     (kept.pinned.add if request.pinned else kept.pinned.discard)(step)
                 if request.HasField("time_to_live"):
                     kept.expire_times.pop(step, None)
                     if micros := request.time_to_live.ToMicroseconds():
                         kept.expire_times[step] = now + micros
+                _note(kept, key)
                 checkpoint.write_kept(folder, kept)
 
         if await self._log.store.read(partial(request_ids.find, key=key)) is None:
             await self._found(job, step)
             await asyncio.to_thread(change)
-            # After the change: repeated it makes the same, and a kill between the two loses nothing.
+            fail_point("keeping.after_change")
             await self._log.store.write(partial(request_ids.claim, key=key, resource=job.id, now=now))
         return await self._found(job, step)
 
@@ -82,30 +88,42 @@ class CheckpointKeeping:
         answered = await self._log.store.read(partial(request_ids.find, key=key))
         if answered is not None:
             return checkpoint_pb2.DeleteCheckpointResponse.FromString(answered.reply).freed_bytes
-        freed = await self.discard(job, step)
+        freed = await self.discard(job, step, key)
+        fail_point("keeping.after_removal")
         reply = checkpoint_pb2.DeleteCheckpointResponse(freed_bytes=freed).SerializeToString()
         now = self._log.clock()
         await self._log.store.write(partial(request_ids.claim, key=key, resource=job.id, now=now, reply=reply))
         return freed
 
-    async def discard(self, job: ResourceName, step: int) -> int:
+    async def discard(self, job: ResourceName, step: int, key: RequestKey | None = None) -> int:
         """Delete a checkpoint that nobody needs; return the bytes of its files. Raises as `delete`."""
         folder = self._layout.checkpoints(job.id)
+        if step not in await asyncio.to_thread(checkpoint.steps, folder):
+            answered = _answer(await asyncio.to_thread(checkpoint.read_kept, folder), key) if key is not None else None
+            if answered is None:
+                raise _not_found(job, step, folder)
+            return checkpoint_pb2.DeleteCheckpointResponse.FromString(answered).freed_bytes
         await self._log.store.read(partial(self._require_unused, job=job, step=step))
 
         def work() -> int:
-            with checkpoint.locked(folder):
-                if step in checkpoint.read_kept(folder).pinned:
+            with full_disk_refused(), checkpoint.locked(folder):
+                kept = checkpoint.read_kept(folder)
+                if step in kept.pinned:
                     raise pinned(f"{job}/checkpoints/{step}")
+                if step not in checkpoint.steps(folder):
+                    raise _not_found(job, step, folder)
                 freed = folder_bytes(folder / checkpoint.folder_name(step))
+                if key is not None and key.request_id:
+                    # Before the removal: of one that is noted and there, nothing has happened, and it is judged anew.
+                    _note(kept, key, checkpoint_pb2.DeleteCheckpointResponse(freed_bytes=freed).SerializeToString())
+                    checkpoint.write_kept(folder, kept)
+                fail_point("keeping.before_removal")
                 trash = checkpoint.discard(folder, step)
             if trash is None:
                 raise _not_found(job, step, folder)
             remove_tree(trash)
             return freed
 
-        if step not in await asyncio.to_thread(checkpoint.steps, folder):
-            raise _not_found(job, step, folder)
         freed = await asyncio.to_thread(work)
         get_logger().info("checkpoint_removed", job=job.id, step=step, freed_bytes=freed)
         return freed
@@ -177,6 +195,30 @@ class CheckpointKeeping:
         if step in (max(whole, default=-1), snapshot.best_checkpoint_step):
             text = f"{name} is the newest or the best of a job that may go on from it; wait until it has ended"
             raise FailedPrecondition("JOB_NOT_ENDED", f"{text}.", violations=[(name, text, "JOB_NOT_ENDED")])
+
+
+def _answer(kept: checkpoint.Kept, key: RequestKey) -> bytes | None:
+    """Return the reply to a request whose change a folder has, and which may be missing in the store.
+
+    None for a new one. Raises AlreadyExists REQUEST_ID_REUSED.
+    """
+    found = kept.requests.get(key.request_id) if key.request_id else None
+    if found is None:
+        return None
+    if found[0] != _about(key):
+        raise request_ids.reused(key)
+    return found[1]
+
+
+def _note(kept: checkpoint.Kept, key: RequestKey, reply: bytes = b"") -> None:
+    """Note a request beside its change, so that one replacement of a file makes both."""
+    if key.request_id:
+        kept.requests[key.request_id] = _about(key), reply
+        kept.requests = dict(list(kept.requests.items())[-REQUESTS_KEPT:])
+
+
+def _about(key: RequestKey) -> str:
+    return f"{key.method}/{key.body_hash}"
 
 
 def require_unpinned(layout: Layout, job: ResourceName) -> None:

@@ -5,6 +5,7 @@ import asyncio
 from functools import partial
 
 from finetree_api.trainer.v1 import retention_pb2
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import FailedPrecondition, NotFound
 from finetree_runtime.ids import ResourceName
 from finetree_runtime.server.logging import get_logger
@@ -44,6 +45,7 @@ class Deletions:
         if request.validate_only:
             return await asyncio.to_thread(folder_bytes, self._layout.job(name.id))
         await self._end(name)
+        fail_point("deletion.after_end")
         return await self.remove(name, cause=rows.DELETED, key=key)
 
     async def remove(self, name: ResourceName, *, cause: str, key: RequestKey | None = None) -> int:
@@ -66,6 +68,7 @@ class Deletions:
             return freed
 
         freed = await self._log.store.write(work)
+        fail_point("deletion.after_commit")
         self._log.min_seq.pop(name.id, None)
         get_logger().info("job_removed", job=name.id, cause=cause, freed_bytes=freed)
         await self._remove_files(name.id)
@@ -80,6 +83,7 @@ class Deletions:
         folder = self._layout.job(uid)
         # Twice: the output of a worker that has just ended may arrive there meanwhile.
         if await asyncio.to_thread(remove_tree, folder) or await asyncio.to_thread(remove_tree, folder):
+            fail_point("deletion.before_note")
             await self._log.store.write(partial(rows.note_files_gone, uid=uid))
         else:
             get_logger().error("files_left", job=uid)

@@ -11,6 +11,7 @@ from pathlib import Path
 from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection, func, select
 
+from finetree_trainer.datasets.contents import Contents
 from finetree_trainer.disk import folder_bytes, remove_tree
 from finetree_trainer.layout import Layout
 from finetree_trainer.store import schema
@@ -27,7 +28,7 @@ class _Known:
     empty: bool
 
 
-async def remove_leftovers(store: Store, layout: Layout) -> int:
+async def remove_leftovers(store: Store, layout: Layout, contents: Contents) -> int:
     """Remove files without a row, name rows without files; return the bytes that are freed.
 
     A database without a single job or dataset is taken for a lost one: then nothing is removed, only named.
@@ -35,7 +36,14 @@ async def remove_leftovers(store: Store, layout: Layout) -> int:
     # The folders first: whatever is created meanwhile is not among them.
     places = await asyncio.to_thread(_places, layout)
     known = await store.read(_known)
-    return await asyncio.to_thread(_remove, places, known, layout)
+    freed = await asyncio.to_thread(_remove, places, known, layout)
+    if not known.empty:
+        # A content may be uploaded again meanwhile; a uid is never given again.
+        for place in places["content"]:
+            sha256 = place.name.partition(".")[0]
+            if sha256 not in known.contents:
+                freed += _note_removed("content", place.name, await contents.remove_unused(sha256))
+    return freed
 
 
 def _known(connection: Connection) -> _Known:
@@ -61,13 +69,19 @@ def _remove(places: dict[str, list[Path]], known: _Known, layout: Layout) -> int
             if known.empty:
                 get_logger().error("files_without_a_row", kind=what, name=place.name, size_bytes=size)
                 continue
+            if what == "content":
+                continue
             if place.is_dir():
                 remove_tree(place)
             else:
                 place.unlink(missing_ok=True)
-            get_logger().warning("leftover_removed", kind=what, name=place.name, freed_bytes=size)
-            freed += size
+            freed += _note_removed(what, place.name, size)
     for uid, begun in known.jobs.items():
         if begun and not layout.job(uid).is_dir():
             get_logger().error("job_without_files", job=uid)
+    return freed
+
+
+def _note_removed(kind: str, name: str, freed: int) -> int:
+    get_logger().warning("leftover_removed", kind=kind, name=name, freed_bytes=freed)
     return freed

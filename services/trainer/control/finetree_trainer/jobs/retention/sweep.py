@@ -48,7 +48,7 @@ class RetentionSweep:
         self._inventory, self._events = Inventory(log, layout), EventRetention(log)
         self._parts: dict[str, Callable[[], Awaitable[object]]] = {
             "finish_deletions": deletions.finish,
-            "remove_leftovers": partial(remove_leftovers, log.store, layout),
+            "remove_leftovers": partial(remove_leftovers, log.store, layout, datasets.contents),
             "retention": self._remove_expired,
         }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from finetree_api.trainer.v1 import serving_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument, ResourceExhausted, invalid_field
-from finetree_runtime.runspec.defaults import cpu_precision
+from finetree_runtime.runspec.number_formats import cpu_inference_precision
 
 from finetree_trainer.clock import duration
 from finetree_trainer.estimator import Rates
@@ -93,7 +93,7 @@ class ServingPlanner:
     def _fill(self, task: serving_pb2.ServeTask, model: BaseModel, device: Device) -> None:
         """Fill in the defaults that ServeTask documents. Raises InvalidArgument SEQUENCE_TOO_LONG."""
         if not task.precision:
-            task.precision = cpu_precision(self._rates()) if device.id == CPU else training_pb2.PRECISION_BF16
+            task.precision = cpu_inference_precision(self._rates()) if device.id == CPU else training_pb2.PRECISION_BF16
         if task.hardware.WhichOneof("device") is None:
             task.hardware.CopyFrom(device.hardware)
         positions = locate.positions(model)
