@@ -129,7 +129,10 @@ class Loop:
             if self.position.step and signal is Signal.FINISH:
                 self._finish_early()
             if not self.finished:
-                preflight.check(self.gradients, self.optimizer, self.batches.longest_first(), reporter=self.reporter)
+                longest = self.batches.longest_first()
+                # A rank has its part of a batch; one of more rows than that has shorter ones.
+                part = longest[: -(-len(longest) // self.ranks.count)]
+                preflight.check(self.gradients, self.optimizer, part, reporter=self.reporter)
             while not self.finished:
                 self._step(watch)
                 self._after_step(evaluate)
