@@ -39,8 +39,9 @@ class SimulatedWriter(store_writer.Writer):
 
     machine: "Machine"
 
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
+    def __init__(self, engine: Any, backend: Any) -> None:
+        self._engine, self._backend = engine, backend
+        self._connection = None
         self.on_commit = lambda _seconds, _changes: None
         self._waiting: list[Any] = []
         self._due = False
@@ -56,6 +57,9 @@ class SimulatedWriter(store_writer.Writer):
 
     def close(self) -> None:
         self._turn()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _turn(self) -> None:
         self._due = False
@@ -71,8 +75,7 @@ class SimulatedWriter(store_writer.Writer):
             for work in group:
                 work.future.set_exception(failure)
             return
-        with self._engine.connect() as connection:
-            self._commit(connection, group)
+        self._commit(self._connected(), group)
 
 
 class SimulatedProcess:

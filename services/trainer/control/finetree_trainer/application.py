@@ -21,7 +21,6 @@ from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
-from sqlalchemy.exc import DatabaseError
 
 from finetree_trainer.api import worker_servicer
 from finetree_trainer.api.names import Names
@@ -76,10 +75,9 @@ from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
-from finetree_trainer.store.database import Store
+from finetree_trainer.store.backends.availability import Availability
+from finetree_trainer.store.backends.opening import open_store
 from finetree_trainer.store.jobs import JobRow
-from finetree_trainer.store.migrations import SchemaTooNewError
-from finetree_trainer.store.writer import is_corrupt
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
 from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
@@ -135,7 +133,7 @@ class Application:
         self._confined = asyncio.create_task(confinement.probe())
         if settings.confinement == "required" or self._layout.user is not None:
             await self._confined
-        self._store = _open_store(self._layout)
+        self._store = await asyncio.to_thread(open_store, self._layout, settings.database_url)
         self._log = EventLog(self._store)
         gpus = NvmlGpus()
         self._node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
@@ -180,7 +178,7 @@ class Application:
         self._memory.workers = self._supervisor.heartbeats.processes
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
-        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
+        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices, rates=rates)
         serving = ServingPlanner(
             inputs,
             weights,
@@ -294,6 +292,8 @@ class Application:
             "heartbeats": self._supervisor.heartbeats.run,
             "machine": MachineWatch(self._log, self._queue, self._memory).run,
         }
+        if self._settings.database_url:
+            loops["database"] = Availability(self._store, self._service.set_ready).run
         if self._service.tracing is not None:
             self._spans = SpanExport(self._log, self._service.tracing.records)
             loops["spans"] = self._spans.run
@@ -383,24 +383,6 @@ class Application:
         self._supervisor.measure = False
         with suppress(DomainError):
             await self._host.record(profile)
-
-
-def _open_store(layout: Layout) -> Store:
-    """Open the trainer's database.
-
-    Raises SettingsError when a newer trainer has written it, it is damaged, or there is no room to open it.
-    """
-    try:
-        return Store(layout.database)
-    except SchemaTooNewError as error:
-        raise SettingsError("DATA_DIR_TOO_NEW", f"data_dir: {error}; start a newer trainer on it") from None
-    except DatabaseError as error:
-        if is_corrupt(error):
-            text = f"data_dir: {layout.database.name} in it is damaged ({error.orig}); restore the folder from a backup"
-            raise SettingsError("DATA_DIR_DAMAGED", text) from None
-        raise SettingsError(
-            "DATA_DIR_UNUSABLE", f"data_dir: {layout.database.name} in it cannot be opened: {error.orig}"
-        ) from None
 
 
 def _limits(settings: Settings) -> dict[str, int]:

@@ -18,6 +18,7 @@ class Layout:
     """Paths in the data folder; whoever writes into a folder makes it.
 
     trainer.db                              the database
+    database.json                           there where the database is on a server, in place of trainer.db: its mark
     service.lock                            held by the service that uses the folder
     restoring.json                          there while a backup is restored into the folder: no service may use it
     run/worker.sock                         where workers attach
@@ -39,6 +40,11 @@ class Layout:
     def database(self) -> Path:
         """The database file."""
         return self.root / "trainer.db"
+
+    @property
+    def database_mark(self) -> Path:
+        """The file that ties the folder to a database on a server."""
+        return self.root / "database.json"
 
     @property
     def service_lock(self) -> Path:

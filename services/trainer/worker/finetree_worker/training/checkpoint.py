@@ -183,6 +183,25 @@ def newest_of_other_format(folder: Path) -> tuple[int, int] | None:
     return None
 
 
+def passed_over_format(folder: Path, found: Checkpoint | None) -> str:
+    """Say that a newer checkpoint than the one `found` is in an unknown format; empty where none is.
+
+    Raises CheckpointError CHECKPOINT_FORMAT_UNSUPPORTED where nothing was found to go on from.
+    """
+    other = newest_of_other_format(folder)
+    if other is None or (found is not None and found.position.step >= other[0]):
+        return ""
+    step, version = other
+    text = f"The checkpoint of step {step} is in format {version}; this worker reads format {FORMAT}"
+    if found is None:
+        raise CheckpointError(
+            "CHECKPOINT_FORMAT_UNSUPPORTED",
+            f"{text}, and there is no other one to go on from.",
+            remedy="Start a trainer of the version that wrote it, or train anew.",
+        )
+    return f"{text}; the run goes on from step {found.position.step}."
+
+
 def at_step(folder: Path, step: int, numerics_hash: str) -> Checkpoint | None:
     """Return this run's checkpoint of one step; None where it is missing or damaged."""
     return _whole(folder / folder_name(step), numerics_hash)
