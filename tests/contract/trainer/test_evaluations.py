@@ -153,6 +153,11 @@ CASES = {
         "INVALID_REQUEST",
     ),
     "a metric twice": (evaluation(subject("one"), metrics=[1, 1]), "INVALID_ARGUMENT", "INVALID_REQUEST"),
+    "two devices": (
+        evaluation(subject("one"), hardware={"cpu": {}, "count": 2}),
+        "INVALID_ARGUMENT",
+        "SETTING_NOT_SUPPORTED",
+    ),
     "a GPU": (
         evaluation(subject("one"), hardware={"accelerator": "rtx-9999"}),
         "FAILED_PRECONDITION",

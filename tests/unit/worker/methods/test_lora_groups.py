@@ -13,6 +13,7 @@ from finetree_worker.methods.lora_groups import joined
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.fused.levers import Lever, only
 from finetree_worker.training.fused.step import faster
+from finetree_worker.training.gradients import places
 from finetree_worker.training.loss import target_loss
 from torch.autograd.graph import saved_tensors_hooks
 from worker_harness import random_examples
@@ -47,7 +48,7 @@ class Step:
 
         self.adapted.zero_grad()
         if self.masks is not None:
-            self.masks.begin(3, [0, 1, 2, 3], lengths=self.batch.lengths, token_ids=self.batch.token_ids)
+            self.masks.begin(3, self.batch.keys, places=places(self.batch))
         hooks = saved_tensors_hooks(keep, lambda tensor: tensor)
         with only(levers), by_document(self.model), faster(self.model, CPU):
             with hooks:

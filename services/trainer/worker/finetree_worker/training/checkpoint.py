@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
 from finetree_worker.errors import CheckpointError
 from finetree_worker.portable import Portable
+from finetree_worker.randomness import MASKS
 from finetree_worker.ranks.alone import Alone
 from finetree_worker.training import optimizers
 from finetree_worker.training.fused.levers import in_force
@@ -36,7 +37,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Libraries and hardware that decide the order of floating-point sums: with others a run is equal to rounding."""
+    """Libraries and hardware that decide the order of floating-point sums: with others a run is equal to rounding.
+
+    `masks` is the version of the function that makes dropout masks: with another one a run has other random numbers.
+    """
 
     torch_version: str
     transformers_version: str
@@ -44,6 +48,7 @@ class Environment:
     machine: str
     threads: int
     device: str
+    masks: int = 1
     ways: str = ""
     """Faster ways of the step that round otherwise than the plain one; checkpoints of older workers have none."""
 
@@ -53,7 +58,7 @@ class Environment:
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         torch_, transformers, peft = (version(name) for name in ("torch", "transformers", "peft"))
         ways = in_force(device.type)
-        return cls(torch_, transformers, peft, platform.machine(), threads, kind + several, ways)
+        return cls(torch_, transformers, peft, platform.machine(), threads, kind + several, MASKS, ways)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,9 @@ class EvaluationPlanner:
         await describe(self._store, task, subjects)
         model = await self._base(task, subjects)
         rows = await self._rows(project, task)
+        if max(task.hardware.count, task.hardware.nodes) > 1:
+            text = "must be one device: weights are evaluated on one"
+            raise invalid_field(f"{PLACE}.hardware", text, "SETTING_NOT_SUPPORTED")
         device = resolve_hardware(self._devices, task.hardware, f"{PLACE}.hardware")
         planned = PlannedEvaluation(task, model, device, rows, weights=tuple(subjects))
         fastest = cpu_inference_precision(self._rates()) if device.id == CPU else training_pb2.PRECISION_BF16
