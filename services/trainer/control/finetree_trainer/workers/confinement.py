@@ -126,6 +126,10 @@ class WorkerConfinement:
         """Return whether a task's processes talk to each other, which an idle worker could not: ranks on devices."""
         return self.enabled and task is not None and task.train.spec.hardware.count > 1
 
+    def reach(self, task: worker_pb2.Task | None) -> dict[str, bool]:
+        """Return what a worker for a task may connect to; a worker keeps what it was started with."""
+        return {"network": self.needs_network(task), "loopback": self.needs_loopback(task)}
+
     def environment(self, folder: Path, *, network: bool, threads: int, loopback: bool = False) -> dict[str, str]:
         """Return the environment of a worker with this folder, by which it is confined, too.
 

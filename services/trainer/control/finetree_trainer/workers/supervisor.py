@@ -177,10 +177,9 @@ class Supervisor:
             self._launch(measure=self.measure)
 
     def _idle_worker(self, task: worker_pb2.Task | None = None) -> Worker | None:
-        network, loopback = self._confinement.needs_network(task), self._confinement.needs_loopback(task)
+        reach = self._confinement.reach(task)
         for worker in self._workers.values():
-            waits = not (worker.job or worker.done) and worker.rest is None and worker.has_network is network
-            waits = waits and worker.has_loopback is loopback
+            waits = not (worker.job or worker.done) and worker.rest is None and worker.reach == reach
             if waits and worker.process is not None and not worker.process.dead.is_set():
                 return worker
         return None
@@ -190,12 +189,10 @@ class Supervisor:
         command = self._settings.worker_command or (sys.executable, "-m", "finetree_worker")
         arguments = ["--socket", f"unix:{self._layout.worker_socket}", "--idle", *(["--measure"] if measure else [])]
         folder = self._layout.workers / str(uuid7())
-        network, loopback = self._confinement.needs_network(task), self._confinement.needs_loopback(task)
-        variables = self._confinement.environment(
-            folder, network=network, loopback=loopback, threads=self._tasks.slot_threads
-        )
+        reach = self._confinement.reach(task)
+        variables = self._confinement.environment(folder, **reach, threads=self._tasks.slot_threads)
         process = Process.start([*command, *arguments], variables | {TOKEN_VARIABLE: token}, folder, self._layout.user)
-        worker = Worker(folder.name, token_hash(token), process, has_network=network, has_loopback=loopback)
+        worker = Worker(folder.name, token_hash(token), process, reach=reach)
         self._workers[worker.id] = worker
         self._spawn(self._watch_exit(worker, process))
         return worker

@@ -54,7 +54,8 @@ class Crew:
 
     def __init__(self, task: worker_pb2.Task, count: int, *, command: Sequence[str] = COMMAND) -> None:
         """Start them; they load the libraries while the speaker loads the model. Raises OSError."""
-        self.folder = Path(tempfile.mkdtemp(prefix="ranks-"))
+        # In the attempt's own folder, which is cleared with it also where this process is killed.
+        self.folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=task.folders.work_dir or None))
         self._count, self._lost = count, threading.Event()
         self._cause: Exception | None = None
         self._leaving = threading.Event()

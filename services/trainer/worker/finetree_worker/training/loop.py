@@ -19,7 +19,6 @@ from finetree_worker.data.batches import Batches
 from finetree_worker.device_memory import DeviceWatch, is_out_of_memory, memory_bytes, peak_memory_bytes
 from finetree_worker.errors import (
     Cancelled,
-    CheckpointError,
     DivergedError,
     Interrupted,
     MemoryExhaustedError,
@@ -86,6 +85,7 @@ class Loop:
         self._slowdown = self._slowdown_watch()
         self._rates: deque[float] = deque(maxlen=_RECENT)
         self._step_seconds = self._padding = 0.0
+        self._shared = 0
         self._peak_memory = 0
 
     def restore(self) -> int:
@@ -93,7 +93,8 @@ class Loop:
         found, damaged = checkpoint.restore_newest(
             self.plan.checkpoints_dir, self.plan.numerics_hash(), self.subject.trainable, self.optimizer, self.ranks
         )
-        self._require_known_format(found)
+        if text := checkpoint.passed_over_format(self.plan.checkpoints_dir, found):
+            self._alert("CHECKPOINT_SKIPPED", text)
         self._damaged = {each.step for each in damaged}
         for each in damaged:
             where = f"continues from step {found.position.step}" if found else "starts from its beginning"
@@ -111,23 +112,10 @@ class Loop:
         self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
             message = "The run continues with other libraries, threads or hardware: equal to rounding, not bit for bit."
+            if found.environment.masks != self.environment.masks:
+                message = "The run continues with a worker that draws other dropout masks: as random, not the same."
             self._alert("EXECUTION_PLAN_CHANGED", message)
         return self.position.step
-
-    def _require_known_format(self, found: checkpoint.Checkpoint | None) -> None:
-        """Tell of a newer checkpoint in an unknown format. Raises CheckpointError where there is no other one."""
-        other = checkpoint.newest_of_other_format(self.plan.checkpoints_dir)
-        if other is None or (found is not None and found.position.step >= other[0]):
-            return
-        step, version = other
-        text = f"The checkpoint of step {step} is in format {version}; this worker reads format {checkpoint.FORMAT}"
-        if found is None:
-            raise CheckpointError(
-                "CHECKPOINT_FORMAT_UNSUPPORTED",
-                f"{text}, and there is no other one to go on from.",
-                remedy="Start a trainer of the version that wrote it, or train anew.",
-            )
-        self._alert("CHECKPOINT_SKIPPED", f"{text}; the run goes on from step {found.position.step}.")
 
     def run(self, evaluate: Callable[[int], float | None]) -> Trained:
         """Train to the end. `evaluate(step)` returns the value that evaluations are compared by.
@@ -141,7 +129,10 @@ class Loop:
             if self.position.step and signal is Signal.FINISH:
                 self._finish_early()
             if not self.finished:
-                preflight.check(self.gradients, self.optimizer, self.batches.longest_first(), reporter=self.reporter)
+                longest = self.batches.longest_first()
+                # A rank has its part of a batch; one of more rows than that has shorter ones.
+                part = longest[: -(-len(longest) // self.ranks.count)]
+                preflight.check(self.gradients, self.optimizer, part, reporter=self.reporter)
             while not self.finished:
                 self._step(watch)
                 self._after_step(evaluate)
@@ -173,7 +164,8 @@ class Loop:
         if finite:
             self._update(rate)
         self.gradients.forget()
-        self._padding = 1.0 - sum(map(len, rows)) / computed.places
+        self._padding = 1.0 - computed.tokens / computed.places
+        self._shared = sum(map(len, rows)) - computed.tokens
         self._advance(rows, time.perf_counter() - started, loss if finite else None)
         self.reporter.emit(self._metrics(rate=rate, loss=loss, norm=norm, watch=watch))
         self._check_finite()
@@ -297,6 +289,7 @@ class Loop:
             cost_so_far=self.plan.price.of(at.elapsed_seconds) if self.plan.price is not None else None,
             padding_fraction=self._padding,
             ranks=ranks,
+            shared_tokens=self._shared,
         )
 
     def _check_finite(self) -> None:
