@@ -178,7 +178,7 @@ class Application:
         self._memory.workers = self._supervisor.heartbeats.processes
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
-        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
+        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices, rates=rates)
         serving = ServingPlanner(
             inputs,
             weights,

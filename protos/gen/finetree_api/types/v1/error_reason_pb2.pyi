@@ -784,6 +784,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The weights of a rank differ from those of the others, which all have the same (INTERNAL, job errors). The next
     attempt resumes from the last checkpoint; where it happens again, suspect the memory of that rank's device.
     """
+    ERROR_REASON_THREADS_TOO_FEW: _ErrorReason.ValueType  # 317
+    """A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
+    (INVALID_ARGUMENT, EstimateRun and the calls that estimate, Recommend, CreateJob). Lower hardware.count to the
+    number that the message names.
+    """
     ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: _ErrorReason.ValueType  # 319
     """Number formats of a processor.
 
@@ -1562,6 +1567,11 @@ message names its rank; the next attempt resumes from the last checkpoint.
 ERROR_REASON_RANK_WEIGHTS_DIFFER: ErrorReason.ValueType  # 315
 """The weights of a rank differ from those of the others, which all have the same (INTERNAL, job errors). The next
 attempt resumes from the last checkpoint; where it happens again, suspect the memory of that rank's device.
+"""
+ERROR_REASON_THREADS_TOO_FEW: ErrorReason.ValueType  # 317
+"""A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
+(INVALID_ARGUMENT, EstimateRun and the calls that estimate, Recommend, CreateJob). Lower hardware.count to the
+number that the message names.
 """
 ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: ErrorReason.ValueType  # 319
 """Number formats of a processor.

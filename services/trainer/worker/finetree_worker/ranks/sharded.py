@@ -18,6 +18,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 
 from finetree_worker.control import Signal
+from finetree_worker.device_memory import trim_heap
 from finetree_worker.ranks.membership import Membership
 from finetree_worker.ranks.replicated import Replicated
 
@@ -54,6 +55,8 @@ class Sharded(Replicated):
             self._sharded.append((module, kind))
         setattr(model, _METHOD, types.MethodType(_compute, model))
         register_fsdp_forward_method(model, _METHOD)
+        # Whole weights were loaded; freed by a thread that is not the first, they would stay with the process.
+        trim_heap()
 
     def forward(self, model: nn.Module, compute: Callable[..., Result], *args: Any, **named: Any) -> Result:
         """Run a computation with the root's weights gathered."""

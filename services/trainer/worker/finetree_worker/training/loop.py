@@ -85,6 +85,7 @@ class Loop:
         self._slowdown = self._slowdown_watch()
         self._rates: deque[float] = deque(maxlen=_RECENT)
         self._step_seconds = self._padding = 0.0
+        self._shared = 0
         self._peak_memory = 0
 
     def restore(self) -> int:
@@ -111,6 +112,8 @@ class Loop:
         self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
             message = "The run continues with other libraries, threads or hardware: equal to rounding, not bit for bit."
+            if found.environment.masks != self.environment.masks:
+                message = "The run continues with a worker that draws other dropout masks: as random, not the same."
             self._alert("EXECUTION_PLAN_CHANGED", message)
         return self.position.step
 
@@ -126,7 +129,10 @@ class Loop:
             if self.position.step and signal is Signal.FINISH:
                 self._finish_early()
             if not self.finished:
-                preflight.check(self.gradients, self.optimizer, self.batches.longest_first(), reporter=self.reporter)
+                longest = self.batches.longest_first()
+                # A rank has its part of a batch; one of more rows than that has shorter ones.
+                part = longest[: -(-len(longest) // self.ranks.count)]
+                preflight.check(self.gradients, self.optimizer, part, reporter=self.reporter)
             while not self.finished:
                 self._step(watch)
                 self._after_step(evaluate)
@@ -158,7 +164,8 @@ class Loop:
         if finite:
             self._update(rate)
         self.gradients.forget()
-        self._padding = 1.0 - sum(map(len, rows)) / computed.places
+        self._padding = 1.0 - computed.tokens / computed.places
+        self._shared = sum(map(len, rows)) - computed.tokens
         self._advance(rows, time.perf_counter() - started, loss if finite else None)
         self.reporter.emit(self._metrics(rate=rate, loss=loss, norm=norm, watch=watch))
         self._check_finite()
@@ -282,6 +289,7 @@ class Loop:
             cost_so_far=self.plan.price.of(at.elapsed_seconds) if self.plan.price is not None else None,
             padding_fraction=self._padding,
             ranks=ranks,
+            shared_tokens=self._shared,
         )
 
     def _check_finite(self) -> None:
