@@ -189,13 +189,17 @@ def _attend(
         keys, values = (part.repeat_interleave(repeats, dim=1) for part in (keys, values))
         out = _alone((queries, keys, values), rule=rule)
     else:
-        keys, values = (part.repeat_interleave(repeats, dim=1) for part in (keys, values))
-        shared_keys, shared_values = (
-            _shared(part, documents.behind, before=None if before is None else before[i]).repeat_interleave(
-                repeats, dim=0
-            )
+        behind = [
+            _shared(part, documents.behind, before=None if before is None else before[i])
             for i, part in enumerate((key, value))
-        )
+        ]
+        first = behind[0].shape[1]
+        # A prefix no longer than the documents is cheaper repeated for each than attended to in a call of its own.
+        if first <= documents.length and not _bounded(first + documents.length, rule) and suits(queries, keys, values):
+            keys, values = (_behind(part, own) for part, own in zip(behind, (keys, values), strict=True))
+            return _packed(causal_attention(queries, keys, values, rule.scaling), documents)
+        keys, values = (part.repeat_interleave(repeats, dim=1) for part in (keys, values))
+        shared_keys, shared_values = (part.repeat_interleave(repeats, dim=0) for part in behind)
         out = _sharing((queries, keys, values), (shared_keys, shared_values), rule=rule)
     return _packed(out, documents)
 
