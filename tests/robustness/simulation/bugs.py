@@ -113,7 +113,8 @@ def _watchers_are_told_before_the_commit() -> Any:
         self._due = False
         group = [work for work in self._waiting if work.future.set_running_or_notify_cancel()]
         self._waiting.clear()
-        with self._engine.connect() as connection, connection.begin() as begun:
+        connection = self._connection
+        with connection.begin() as begun:
             for work in group:
                 try:
                     work.done = work.run(connection)
