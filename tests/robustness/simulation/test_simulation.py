@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Seeds of the simulation: no promise is broken, every fault happens, a seed repeats itself, planted bugs are found.
 
-More of them: `make soak`, or `python tests/robustness/simulation/run.py 1 10000`. A seed that is named by a failure XX
+More of them: `make soak`, or `python tests/robustness/simulation/run.py 1 10000`. `run.py N N` repeats a seed
+that a failure names.
 """
 
 import json
