@@ -6,7 +6,9 @@ that compute with them, and begins with those; the others never import them.
 """
 
 import gc
+import importlib.util
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +135,21 @@ class Sharing(LoadFileScheduling):  # type: ignore[misc]
             node.shutdown()
         else:
             super()._reschedule(node)
+
+
+_SERVER = importlib.util.spec_from_file_location("postgresql_server", Path(__file__).with_name("postgresql_server.py"))
+assert _SERVER is not None
+assert _SERVER.loader is not None
+sys.modules["postgresql_server"] = importlib.util.module_from_spec(_SERVER)
+_SERVER.loader.exec_module(sys.modules["postgresql_server"])
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Any]:
+    """A running PostgreSQL server of this test process: `new_database()`, `url(name)`, `kill()`, `start()`."""
+    server = sys.modules["postgresql_server"].PostgreSQLServer()
+    yield server
+    server.close()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:

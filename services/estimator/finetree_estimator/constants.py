@@ -219,6 +219,12 @@ CPU_CORE_FP32_FLOPS = 40e9
 """FLOP/s in float32 of a core where none was measured: AVX2 at 2.5 GHz has a peak of 80 GFLOP/s."""
 CPU_BANDWIDTH = 10e9
 """Bytes per second that an optimizer step moves on a CPU (two channels of DDR4 peak at 40 GB/s)."""
+CPU_GATHERED = 0.4e9
+"""Bytes per second that a process on a CPU gets from the others of its run when shards are gathered or reduced to
+shards: 0.46e9 and 0.32e9 a second of processor time between two processes, 0.76e9 and 0.55e9 among four (gloo of torch
+2.13 on an AMD EPYC, tensors of 64 MB)."""
+CPU_REDUCED = 2.0e9
+"""Bytes per second that it passes when gradients are summed that every process has whole: 2.26e9 and 2.07e9 there."""
 CPU_CORE_WATTS = 12.0
 CPU_BASE_WATTS = 30.0
 """Watts of a core under load, and of the rest of the machine (65-240 W for 4-16 cores)."""

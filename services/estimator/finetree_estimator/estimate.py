@@ -127,7 +127,9 @@ class Prediction:
     def _peaks(self) -> Memory:
         """Corrected peaks, as wide as the nearest measured peak is far."""
         spread = memory_spread(self._nearest.peak.apart)
-        return correct_memory(peak.estimate(self.run, spread, states=self._states), self.correction)
+        run = self.run
+        peaks = peak.estimate(run, spread, states=self._states)
+        return correct_memory(peaks, self.correction, processes=run.devices if run.on_cpu else 0)
 
 
 def estimate(run: Run, correction: Correction = UNCORRECTED) -> Estimate:
@@ -179,9 +181,14 @@ def _remarks(run: Run, correction: Correction, *, memory: Memory, fit: Fit, time
         yield Remark("RUN_DOES_NOT_FIT", text, "spec.hardware")
     yield from run.method.remarks(run)
     if run.devices > 1 and run.sharding == "replicated":
-        text = f"each of the {run.devices} devices holds a full copy: more of them take no less memory each"
+        who = "processes" if run.on_cpu else "devices"
+        text = f"each of the {run.devices} {who} holds a full copy: more of them take no less memory each"
         yield Remark("DEVICES_HOLD_COPIES", text, "spec.hardware.sharding")
-    if run.devices > 1:
+    if run.devices > 1 and run.on_cpu:
+        text = f"{run.devices} processes share one processor, {run.device.cores} of its cores each: together they are "
+        text += "no faster than one"
+        yield Remark("DEVICES_SHARE_CORES", text, "spec.hardware.count")
+    elif run.devices > 1:
         text = "few runs on several devices were published, and networks differ: intervals are wider"
         yield Remark("DEVICES_RARELY_MEASURED", text, "spec.hardware.count")
     if run.nodes > 1 and not run.network_known:

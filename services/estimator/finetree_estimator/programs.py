@@ -68,6 +68,9 @@ class Program:
     shards_embeddings: bool = False
     """Whether fully_shard makes units of the embeddings and of an untied head, which are whole only while in use:
     so torchtitan, xtuner and prime-rl; accelerate leaves both in the root unit."""
+    gathers_stored: bool = False
+    """Whether shards are gathered in the type that they are kept in, and autocast casts them for products; others cast
+    as they gather (FSDP's mixed precision)."""
     reduces_float32: bool = False
     """Whether gradients of 16-bit computation are reduced in float32 (torchtitan's and Composer's default) rather than
     as they are (accelerate and Lightning give MixedPrecision one type for everything)."""
@@ -130,9 +133,12 @@ FINETREE = Program(
     fused_optimizer=True,
     expands_kv=True,
     attends_by_document=True,
+    gathers_stored=True,
+    reduces_float32=True,
     cache="expandable",
 )
-"""The suite's worker: adapter products in the compute type, masks as booleans, attention by document."""
+"""The suite's worker: adapter products in the compute type, masks as booleans, attention by document; several devices
+by fully_shard as it is, or with copies whose gradients are added once a step."""
 TRANSFORMERS = Program(
     "transformers",
     rms_norm_bytes=4,

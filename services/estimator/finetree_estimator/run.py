@@ -164,6 +164,11 @@ class Run:
         return self.sharding == "full" and self.devices > 1
 
     @property
+    def gathered_bytes(self) -> int:
+        """Bytes per number of sharded weights as they are gathered."""
+        return self.weight_bytes if self.program.gathers_stored else self.compute_bytes
+
+    @property
     def counts_exactly(self) -> bool:
         """Whether weights are known to the byte: not of a guessed model, nor in a format that libraries differ in."""
         return not self.shape.guessed and self.method.packs_exactly

@@ -183,6 +183,6 @@ def test_a_services_error_names_options_and_commands(run, monkeypatch):
     monkeypatch.setattr(Client, "recommend", refuse)
     code, _, said = run(*ASK)
     assert code == 2
-    assert "--gpus: no accelerator 'x'; `finetree gpus` lists all, --gpu-memory accepts any" in said
-    assert "--gpus: too many" in said
+    assert "--devices: no accelerator 'x'; `finetree gpus` lists all, --gpu-memory accepts any" in said
+    assert "--devices: too many" in said
     assert said.count("finetree gpus") == 1

@@ -291,6 +291,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
             (INVALID, "MICRO_BATCH_TOO_LARGE", "spec.training.micro_batch_size"),
         ),
         ({"hardware": {"accelerator": "h100", "nodes": 2}}, (INVALID, "NODES_UNEVEN", "spec.hardware.nodes")),
+        ({"hardware": {"cpu": {"cores": 2}, "count": 3}}, (INVALID, "THREADS_TOO_FEW", "spec.hardware.count")),
         (
             {"training": {"sequence_length": 131_073}},
             (INVALID, "SEQUENCE_TOO_LONG", "spec.training.sequence_length"),

@@ -285,7 +285,9 @@ class Server:
     async def start(self) -> Talker:
         ready = self.tmp_path / "ready.json"
         ready.unlink(missing_ok=True)
-        flags = [f"--{key.replace('_', '-')}={_text(value)}" for key, value in self.options.items() if key != "prewarm"]
+        given = {key: value for key, value in self.options.items() if key != "prewarm"}
+        secrets = {key: value.reveal() for key, value in given.items() if hasattr(value, "reveal")}
+        flags = [f"--{key.replace('_', '-')}={_text(value)}" for key, value in given.items() if key not in secrets]
         self.process = await asyncio.create_subprocess_exec(
             *self.within,
             sys.executable,
@@ -294,6 +296,7 @@ class Server:
             *flags,
             "--no-prewarm",
             f"--ready-file={ready}",
+            env=os.environ | {f"FINETREE_TRAINER_{key.upper()}": value for key, value in secrets.items()},
         )
         async with asyncio.timeout(30):
             while not ready.exists():

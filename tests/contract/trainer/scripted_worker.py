@@ -468,7 +468,9 @@ class ScriptedWorker:
         if wanted == "failed":
             outcome.error.CopyFrom(status_pb2.Status(code=3, message="The loss was not finite."))
             info = error_details_pb2.ErrorInfo(
-                reason="DIVERGED", domain="finetree", metadata={"remedy": "Lower the learning rate."}
+                reason=self.script.get("reason", "DIVERGED"),
+                domain="finetree",
+                metadata={"remedy": "Lower the learning rate."},
             )
             outcome.error.details.add().Pack(info)
             outcome.failure_category = self.script.get("category", job_pb2.FAILURE_CATEGORY_USER)

@@ -92,3 +92,20 @@ async def test_an_export_marks_what_a_later_attempt_repeats(run, tmp_path):
     assert "tfevents" in file["path"]
     with pytest.raises(BadInput, match="one job"):
         await run("export", name, name, "--follow")
+
+
+async def test_limits_are_a_sentence_where_nothing_is_limited_and_else_a_table(tmp_path):
+    async def shown(**settings: object) -> list[str]:
+        async with trainer(tmp_path, {"steps": 1}, **settings) as talk:
+            words = ["limits", "show", "--trainer", talk.address]
+            return (await asyncio.to_thread(CliRunner().invoke, cli, words)).stdout.splitlines()
+
+    said = "dataset_bytes of projects/default: 0 B of 64.00 GiB, and watchers of principals/local: 0 of 500"
+    assert await shown(max_project_bytes=64 * 1024**3, max_watchers_per_caller=500) == [
+        f"nothing is limited but {said}"
+    ]
+    file = tmp_path / "limits.toml"
+    file.write_text("[default.project]\nqueued_jobs = 3\n")
+    table = [line.split() for line in await shown(limits_file=file)]
+    assert ["Of", "Limit", "Used", "Allowed", "Begins", "anew"] in table
+    assert ["projects/default", "queued_jobs", "0", "3"] in table

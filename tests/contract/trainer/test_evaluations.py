@@ -7,9 +7,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import evaluation_pb2, event_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import capacity_pb2, evaluation_pb2, event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import method_pb2, training_data_pb2, training_pb2, weights_pb2
 from finetree_api.worker.v1 import worker_pb2
+from google.protobuf.duration_pb2 import Duration
 from trainer_harness import ROWS, Template, jsonl, refusal, trainer
 
 A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -59,6 +60,13 @@ def prepared(tmp_path):
     (tmp_path / "rows").mkdir(exist_ok=True)
     (tmp_path / "rows" / "held.jsonl").write_bytes(jsonl(HELD_OUT))
     (tmp_path / "rows" / "quiz.jsonl").write_bytes(jsonl(QUIZ))
+
+
+async def test_where_no_run_says_the_format_it_is_the_faster_one_of_this_cpu(tmp_path, prepared):
+    async with trainer(tmp_path, {"profile": {"bf16": 2e10, "fp32": 9e10}}, prewarm=True) as talk:
+        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20)))
+        found = await validated(talk, evaluation(subject("one")))
+        assert found.evaluate.precision == training_pb2.PRECISION_FP32
 
 
 async def test_a_plan_has_every_setting_that_the_rows_do_not_decide(tmp_path, prepared):
@@ -145,6 +153,11 @@ CASES = {
         "INVALID_REQUEST",
     ),
     "a metric twice": (evaluation(subject("one"), metrics=[1, 1]), "INVALID_ARGUMENT", "INVALID_REQUEST"),
+    "two devices": (
+        evaluation(subject("one"), hardware={"cpu": {}, "count": 2}),
+        "INVALID_ARGUMENT",
+        "SETTING_NOT_SUPPORTED",
+    ),
     "a GPU": (
         evaluation(subject("one"), hardware={"accelerator": "rtx-9999"}),
         "FAILED_PRECONDITION",

@@ -43,7 +43,7 @@ SHAPE = model_pb2.ModelShape(hidden_size=8, layers=1, intermediate_size=8, atten
 HUB = model_pb2.HubModel(id="acme/huge-70b")
 PROFILE = training_data_pb2.DatasetProfile(examples=3)
 GPU = hardware_pb2.Hardware(accelerator="rtx-9999")
-MANY = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(), count=4)
+MANY = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(), count=4096)
 MICRO = training_pb2.Training(effective_batch_size=2, micro_batch_size=4)
 
 CASES = {
@@ -70,7 +70,7 @@ CASES = {
     ),
     "no method": (without_method, "INVALID_ARGUMENT", "INVALID_REQUEST"),
     "unknown GPU": (spec(hardware=GPU), "FAILED_PRECONDITION", "NO_SUCH_DEVICE"),
-    "too many devices": (spec(hardware=MANY), "FAILED_PRECONDITION", "NO_SUCH_DEVICE"),
+    "more processes than threads": (spec(hardware=MANY), "INVALID_ARGUMENT", "THREADS_TOO_FEW"),
     "no data": (without_data, "INVALID_ARGUMENT", "INVALID_REQUEST"),
     "only a profile": (data(profile=PROFILE), "INVALID_ARGUMENT", "INVALID_REQUEST"),
     "unknown dataset": (data(name="0192"), "NOT_FOUND", "DATASET_NOT_FOUND"),
@@ -199,7 +199,7 @@ async def test_devices_that_do_not_spread_over_the_machines_are_refused(tmp_path
     monkeypatch.setattr(devices, "discover", lambda *_: devices.Node("n", cards))
     async with trainer(tmp_path) as talk:
         request = job_request((await talk.upload(jsonl(ROWS))).name)
-        for nodes, reason in ((2, "NODES_UNEVEN"), (1, "SETTING_NOT_SUPPORTED")):
+        for nodes, reason in ((2, "NODES_UNEVEN"), (3, "SETTING_NOT_SUPPORTED")):
             request.train.spec.hardware.CopyFrom(hardware_pb2.Hardware(accelerator="h100", count=3, nodes=nodes))
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))

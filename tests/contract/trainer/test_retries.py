@@ -64,6 +64,29 @@ async def test_lost_workers_and_reported_failures_count_together(tmp_path):
         assert "failure 2 of 3" in told[1].text
 
 
+@pytest.mark.parametrize("given", [None, policy(max_attempts=3)], ids=["no policy", "a policy"])
+async def test_a_lost_rank_is_tried_again_as_a_lost_worker_is(tmp_path, given):
+    script = FAILS | {"category": SYSTEM, "reason": "RANK_LOST", "failing_attempts": 1}
+    async with trainer(tmp_path, script) as talk:
+        name = (await talk.train(**({"retry_policy": given} if given else {}))).name
+        events = await talk.events(name, 30)
+        assert_whole(events)
+        assert (events[-1].attempt, events[-1].terminal.state) == (2, job_pb2.JOB_STATE_SUCCEEDED)
+        (told,) = [e.state_changed.reason for e in events if e.state_changed.current == job_pb2.JOB_STATE_RECOVERING]
+        assert told.code == "RANK_LOST"
+        assert told.text.startswith("Attempt 1 failed: ")
+
+
+async def test_a_rank_that_is_lost_in_every_attempt_fails_its_job(tmp_path):
+    script = FAILS | {"category": SYSTEM, "reason": "RANK_LOST"}
+    async with trainer(tmp_path, script) as talk:
+        events = await talk.events((await talk.train()).name, 40)
+        assert_whole(events)
+        assert states(events).count("RECOVERING") == events[-1].attempt - 1 > 0
+        assert events[-1].terminal.retryable
+        assert "Attempt" in events[-1].terminal.error.message
+
+
 async def test_the_next_attempt_waits_for_its_time_also_after_a_restart(tmp_path):
     script = FAILS | {"category": SYSTEM, "failing_attempts": 1}
     async with server(tmp_path, script) as (running, before):

@@ -4,9 +4,9 @@
 import asyncio
 
 import pytest
-from finetree_api.trainer.v1 import event_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
 from finetree_trainer.telemetry import span_export
-from trainer_harness import trainer
+from trainer_harness import ROWS, job_request, jsonl, trainer
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CALLER = f"00-{TRACE}-{SPAN}-01"
@@ -41,6 +41,25 @@ async def test_a_job_is_in_the_trace_of_whoever_created_it(tmp_path, collector, 
     }
     assert otlp.attributes(by_name["steps"])["finetree.last_step"] == 3
     assert "finetree-trainer" in collector.services
+
+
+async def test_a_job_takes_the_trace_of_its_call_unless_it_names_one(tmp_path):
+    other = f"00-{TRACE[::-1]}-{SPAN}-00"
+    async with trainer(tmp_path, {"steps": 1}) as one:
+        dataset = (await one.upload(jsonl(ROWS))).name
+
+        async def created(traceparent: str, trace_context: str = "", request_id: str = "") -> job_pb2.Job:
+            template = job_request(dataset, "tiny", trace_context=trace_context)
+            request = trainer_pb2.CreateJobRequest(job=template, request_id=request_id)
+            return (await one.stub.CreateJob(request, metadata=(("traceparent", traceparent),))).job
+
+        assert (await created(CALLER)).trace_context == CALLER
+        assert (await created(CALLER, other)).trace_context == other
+        for wrong in ("", "no trace", f"00-{'0' * 32}-{SPAN}-01"):
+            assert (await created(wrong)).trace_context == ""
+        # A repeated request is another span, and the same job.
+        first, again = await created(CALLER, request_id="r-1"), await created(other, request_id="r-1")
+        assert (again.name, again.trace_context) == (first.name, CALLER)
 
 
 async def test_spans_wait_for_a_collector_that_is_down_and_survive_a_restart(tmp_path, collector):

@@ -113,7 +113,7 @@ def _watchers_are_told_before_the_commit() -> Any:
         self._due = False
         group = [work for work in self._waiting if work.future.set_running_or_notify_cancel()]
         self._waiting.clear()
-        connection = self._connection
+        connection = self._connected()
         with connection.begin() as begun:
             for work in group:
                 try:

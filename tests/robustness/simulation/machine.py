@@ -39,8 +39,9 @@ class SimulatedWriter(store_writer.Writer):
 
     machine: "Machine"
 
-    def __init__(self, engine: Any) -> None:
-        self._connection = engine.connect()
+    def __init__(self, engine: Any, backend: Any) -> None:
+        self._engine, self._backend = engine, backend
+        self._connection = None
         self.on_commit = lambda _seconds, _changes: None
         self._waiting: list[Any] = []
         self._due = False
@@ -57,6 +58,11 @@ class SimulatedWriter(store_writer.Writer):
     def close(self) -> None:
         self._turn()
 
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def _turn(self) -> None:
         self._due = False
         group = [work for work in self._waiting if work.future.set_running_or_notify_cancel()]
@@ -71,7 +77,7 @@ class SimulatedWriter(store_writer.Writer):
             for work in group:
                 work.future.set_exception(failure)
             return
-        self._commit(self._connection, group)
+        self._commit(self._connected(), group)
 
 
 class SimulatedProcess:
@@ -87,8 +93,8 @@ class SimulatedProcess:
         self.machine.watch(self)
 
     @classmethod
-    def start(cls, command: Any, environment: Any, folder: Path) -> "SimulatedProcess":
-        del command
+    def start(cls, command: Any, environment: Any, folder: Path, user: Any = None) -> "SimulatedProcess":
+        del command, user
         machine = cls.machine
         if machine.disk_full:
             raise OSError(28, "No space left on device")
@@ -331,7 +337,7 @@ class Machine:
             os.close(application._lock)
         store = getattr(application, "_store", None)
         if store is not None:
-            store._writer._connection.close()
+            store._writer._hang_up()
             store._reading.dispose()
             store._writing.dispose()
 

@@ -35,6 +35,7 @@ from finetree_trainer import application
 from finetree_trainer.scheduling import devices
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import database
+from finetree_trainer.store.backends.sqlite import SQLite
 from finetree_trainer.workers import supervisor
 from machine import Machine, SimulatedMeter, SimulatedProcess, SimulatedWriter
 from sqlalchemy import event
@@ -129,7 +130,7 @@ def _interposed(loop: VirtualLoop, chance: random.Random, logged: list[str]) -> 
             (secrets, "token_bytes", lambda size=32: chance.randbytes(size)),
             (ids, "_last", 0),
             (database, "Writer", SimulatedWriter),
-            (database, "_engine", _engine),
+            (SQLite, "_engine", _engine),
             (supervisor, "Process", SimulatedProcess),
             (application.devices, "discover", _discover),
             (application, "MachineMeter", SimulatedMeter),
@@ -139,7 +140,7 @@ def _interposed(loop: VirtualLoop, chance: random.Random, logged: list[str]) -> 
         yield
 
 
-_REAL_ENGINE = database._engine
+_REAL_ENGINE = SQLite._engine
 _ENGINES: dict[tuple[str, int], Any] = {}
 """Engines that each start of the trainer takes over: with the statements that they have compiled, and no connection."""
 _DATABASE: dict[str, str] = {}
@@ -148,14 +149,14 @@ _REAL_DISCOVER = devices.discover
 _NODES: dict[tuple[int, int], Any] = {}
 
 
-def _engine(url: str, *, begin: str, size: int) -> Any:
+def _engine(self: SQLite, *, begin: str, size: int) -> Any:
     """An engine that does not wait for the disk: what SIGKILL leaves does not depend on it."""
-    _DATABASE["file"] = url.removeprefix("sqlite:///")
+    _DATABASE["file"] = str(self._file)
     if (begin, size) in _ENGINES:
         engine = _ENGINES[begin, size]
         engine.dispose()
         return engine
-    engine = _ENGINES[begin, size] = _REAL_ENGINE(url, begin=begin, size=size)
+    engine = _ENGINES[begin, size] = _REAL_ENGINE(self, begin=begin, size=size)
 
     @event.listens_for(engine, "do_connect")
     def connect(_: Any, __: Any, ___: Any, options: dict[str, Any]) -> Any:

@@ -48,6 +48,7 @@ SERVICE = "finetree_api.trainer.v1.TrainerService"
 REFUSED_COMMITS = 6
 """Transactions that an outage refuses: as many as a lock of 30 s does with the writer's patience of 5 s."""
 AWAY = {"full": ("RESOURCE_EXHAUSTED", "DISK_FULL"), "locked": ("UNAVAILABLE", "STORE_UNAVAILABLE")}
+"""What a client is told. Another database has faults of its own: test_postgresql_faults.py adds them here."""
 
 
 @pytest.fixture
@@ -101,6 +102,9 @@ class FullDisk:
         self.full = False
 
 
+FAULTS = {"full": FullDisk, "locked": Lock}
+
+
 def writer_of(run) -> str:
     """Which function of the control plane decides what a piece of work writes."""
     while isinstance(run, functools.partial):
@@ -112,13 +116,14 @@ def writer_of(run) -> str:
 
 async def impatient(talk) -> None:
     store = talk.application._store
-    await store.write(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout = 0").scalar())
+    if store._writing.dialect.name == "sqlite":
+        await store.write(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout = 0").scalar())
 
 
 @contextlib.contextmanager
 def outage_at_every_write(talk, kind, monkeypatch):
     """The first time that a function writes, the store goes away with it; the value is the names of those met."""
-    fault = {"full": FullDisk, "locked": Lock}[kind](talk)
+    fault = FAULTS[kind](talk)
     commit, met, left = Writer._commit, [], 0
 
     def refuse(self, connection, group) -> None:

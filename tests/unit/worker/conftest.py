@@ -17,6 +17,7 @@ import pytest
 
 _FILES = {
     "generate_harness": "generate/harness.py",
+    "rank_pool": "ranks/rank_pool.py",
     "worker_harness": "harness.py",
     "public_rows": "tokenize/public_rows.py",
     "public_files": "tokenize/public_files.py",

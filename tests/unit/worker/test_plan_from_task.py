@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from finetree_api.trainer.v1 import job_pb2
-from finetree_api.types.v1 import method_pb2, run_spec_pb2, training_data_pb2, training_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime.runspec.conflicts import combination_problem
 from finetree_worker import plan
@@ -16,6 +16,7 @@ from finetree_worker.methods.lora import Lora
 from finetree_worker.methods.prefix import Prefix, PrefixInit
 from finetree_worker.methods.qlora import Qlora, Quantization
 from finetree_worker.methods.targets import Targets
+from finetree_worker.plan import Sharding
 from finetree_worker.plan_from_task import prepare_plan, train_plan
 from google.type import money_pb2
 
@@ -90,11 +91,48 @@ def test_a_machine_without_an_accelerator_is_a_cpu(task):
     assert train_plan(task).device == "cpu"
 
 
-def test_several_devices_are_refused(task):
-    task.placements.add(node="node-2", device_ids=["cuda:0"])
+def test_each_gpu_of_the_placement_is_a_rank(task):
+    task.threads = 8
+    task.placements[0].device_ids[:] = ["cuda:2", "cuda:0"]
+    plan = train_plan(task)
+    assert (plan.device, plan.ranks, plan.device_ids, plan.threads) == ("cuda", 2, ("cuda:2", "cuda:0"), 8)
+    assert plan.sharding is Sharding.REPLICATED
+
+
+def test_processes_on_a_cpu_share_its_threads_and_change_no_numbers(task):
+    task.threads = 7
+    task.placements[0].device_ids[:] = ["cpu"]
+    one = train_plan(task)
+    task.train.spec.hardware.count = 3
+    task.train.spec.hardware.sharding = hardware_pb2.SHARDING_FULL
+    plan = train_plan(task)
+    assert (plan.device, plan.ranks, plan.device_ids, plan.threads) == ("cpu", 3, (), 2)
+    assert plan.sharding is Sharding.FULL
+    assert plan.numerics_hash() == one.numerics_hash()
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "remedy"),
+    [
+        ({"sharding": hardware_pb2.SHARDING_OPTIMIZER}, "hardware.sharding", "SHARDING_FULL"),
+        ({"sharding": hardware_pb2.SHARDING_GRADIENTS}, "hardware.sharding", "SHARDING_FULL"),
+        ({"nodes": 2}, "hardware.nodes", "unset"),
+        ({"optimizer": training_pb2.OPTIMIZER_ADAMW_8BIT}, "optimizer", "OPTIMIZER_ADAMW"),
+        ({"optimizer": training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT}, "optimizer", "OPTIMIZER_ADAMW"),
+        ({"qlora": method_pb2.QUANTIZATION_INT8}, "hardware.sharding", "SHARDING_REPLICATED"),
+    ],
+)
+def test_what_several_devices_cannot_do_is_refused_by_name(task, change, field, remedy):
+    task.placements[0].device_ids[:] = ["cpu"]
+    spec = task.train.spec
+    spec.hardware.count, spec.hardware.sharding = 2, change.get("sharding", hardware_pb2.SHARDING_FULL)
+    spec.hardware.nodes, spec.optimizer = change.get("nodes", 1), change.get("optimizer", training_pb2.OPTIMIZER_ADAMW)
+    if "qlora" in change:
+        spec.qlora.quantization = change["qlora"]
     with pytest.raises(PlanError) as refused:
         train_plan(task)
-    assert (refused.value.reason, refused.value.field) == ("SETTING_NOT_SUPPORTED", "hardware.count")
+    assert (refused.value.reason, refused.value.field) == ("SETTING_NOT_SUPPORTED", field)
+    assert remedy in refused.value.remedy
 
 
 @pytest.fixture

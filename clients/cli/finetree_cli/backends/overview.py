@@ -40,6 +40,8 @@ class Overview:
     stored: bool = False
     use: dict[tuple[str, str], float] = field(default_factory=dict)
     """Share of the time that an accelerator computes, in percent, by node and device; as its job's steps told last."""
+    ranks: "dict[str, list[event_pb2.RankMetrics]]" = field(default_factory=dict)
+    """What each rank of a job on several devices did in its last step, by the job's name."""
 
     def take(self, event: "event_pb2.JobEvent") -> bool:
         """Change what an event changes; return whether its job must be asked for again."""
@@ -82,6 +84,8 @@ class Overview:
         if step.HasField("eta_seconds"):
             progress.eta_seconds.CopyFrom(step.eta_seconds)
         self.use |= {(device.node, device.device_id): device.utilization_percent for device in step.devices}
+        if step.ranks:
+            self.ranks[job.name] = list(step.ranks)
         job.metrics.tokens_per_second = step.tokens_per_second
         job.metrics.peak_memory_bytes = max(job.metrics.peak_memory_bytes, step.peak_memory_bytes)
         if step.HasField("loss"):

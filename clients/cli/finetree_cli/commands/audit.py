@@ -144,12 +144,21 @@ def _from(record: dict[str, Any]) -> str:
 def _print(settings: Settings, verdict: "Verdict") -> None:
     out = settings.out
     state = "ok" if verdict.fault is None else f"BROKEN at record {verdict.fault.seq}"
-    out.text(f"{verdict.folder.name}: {state}, {verdict.records} records in {verdict.files} files")
+    found = f"{_counted(verdict.records, 'record')} in {_counted(verdict.files, 'file')}"
+    out.text(f"{verdict.folder.name}: {state}, {found}")
     out.text(f"  head {verdict.head} (record {verdict.last_seq})")
     if verdict.torn:
-        out.text(f"  {verdict.torn} lines were cut off when the service was killed; each is marked and chained")
+        were = "was" if verdict.torn == 1 else "were"
+        text = (
+            f"{_counted(verdict.torn, 'line')} {were} cut off when the service was killed; each is marked and chained"
+        )
+        out.text(f"  {text}")
     if verdict.unfinished:
         out.text("  the last line is not whole: the service was killed, or is just writing it")
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _document(verdict: "Verdict") -> dict[str, Any]:

@@ -68,7 +68,7 @@ class EstimateFlags:
         "finetree estimate job.yaml",
         "finetree estimate job.yaml --gpu rtx-4090 --json | jq .memory.device_bytes.high",
         "finetree estimate --model llama-3.1-8b --method lora --gpu l4 --examples 5000 --tokens-per-example 400 --full",
-        "finetree estimate --model llama-3.1-70b --method lora --gpu h100 --gpus 8 --sharding fsdp",
+        "finetree estimate --model llama-3.1-70b --method lora --gpu h100 --devices 8 --sharding fsdp",
         "finetree estimate job.yaml --compare --methods lora,qlora --accelerators rtx-4090,a100-80gb --chart gpus.svg",
         "finetree estimate job.yaml --program unsloth --gpu rtx-4090",
         "finetree estimate job.yaml --checkpointing off --optimizer adamw-8bit",

@@ -10,6 +10,8 @@ from finetree_cli.options.command import Group, Settings, pass_settings
 if TYPE_CHECKING:
     from finetree_api.trainer.v1 import limits_pb2
 
+FEW = 2
+"""Limits that need no table: those of a trainer without a limits file, bytes of a project and watches of a caller."""
 BYTES = ("dataset_bytes", "upload_bytes_per_day")
 """Limits that count bytes."""
 
@@ -28,18 +30,36 @@ def limits() -> None:
 )
 @pass_settings
 def show(settings: Settings) -> None:
-    """Show what is used of which limit: of the project first, then of the caller in all projects together."""
+    """Show what is used of which limit: of the project first, then of the caller in all projects together.
+
+    Where nothing is limited beside what a trainer always limits, that is said in one sentence, and the table has what
+    is used. --json has everything.
+    """
     with settings.client() as client:
         found = client.get_limits()
     if settings.out.json:
         settings.out.message(found)
         return
-    rows = [(each.subject, each.limit, _used(each), _value(each), _reset(each)) for each in found.limits]
-    settings.out.table(["Of", "Limit", ">Used", ">Allowed", "Begins anew"], rows)
+    shown = list(found.limits)
+    limited = [each for each in shown if each.HasField("value")]
+    if len(limited) <= FEW:
+        settings.out.text(_sentence(limited))
+        shown = [each for each in shown if each.used and each not in limited]
+    if shown:
+        rows = [(each.subject, each.limit, _used(each), _value(each), _reset(each)) for each in shown]
+        settings.out.table(["Of", "Limit", ">Used", ">Allowed", "Begins anew"], rows)
     for each in found.limits:
         if each.unpriced_jobs:
             text = f"{each.subject}: {each.unpriced_jobs} jobs of this month are not counted; their price is not known"
             settings.out.say(f"{text}, or is not in {each.currency_code}")
+
+
+def _sentence(limited: "list[limits_pb2.LimitUsage]") -> str:
+    """Say what is limited where that is nothing, or no more than a trainer limits without a limits file."""
+    if not limited:
+        return "nothing is limited"
+    words = [f"{each.limit} of {each.subject}: {_used(each)} of {_value(each)}" for each in limited]
+    return f"nothing is limited but {', and '.join(words)}"
 
 
 def _used(each: "limits_pb2.LimitUsage") -> str:

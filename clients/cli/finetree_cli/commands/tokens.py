@@ -26,6 +26,24 @@ _access_dir = click.option(
 )
 
 
+def _recording(function: Function) -> Function:
+    """Add the options of the audit log."""
+    options = (
+        click.option(
+            "--audit-dir",
+            envvar="FINETREE_AUDIT_DIR",
+            metavar="DIR",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Folder of audit logs, for a record of this change (FINETREE_AUDIT_DIR). Default: that beside the "
+            "access file, where the services have made one.",
+        ),
+        click.option("--no-audit", is_flag=True, help="Record nothing."),
+    )
+    for option in options:
+        function = option(function)
+    return function
+
+
 def _granting(function: Function) -> Function:
     """Add the options that say what is granted."""
     options = (
@@ -63,6 +81,7 @@ def tokens() -> None:
 @click.argument("name")
 @click.option("--expires", default="90d", show_default=True, metavar="TIME", help='Such as "90d", or "never".')
 @_granting
+@_recording
 @_access_dir
 @pass_settings
 def create(
@@ -75,6 +94,8 @@ def create(
     also: tuple[str, ...],
     operator: bool,
     access_dir: Path,
+    audit_dir: Path | None,
+    no_audit: bool,
 ) -> None:
     """Create a token for the principal NAME and print it: it is shown this once.
 
@@ -84,7 +105,8 @@ def create(
     from finetree_cli.backends.access.program import ask
 
     granted = _granted(settings, role, also, operator=operator)
-    made = ask(access_dir, ["create", f"--expires={expires}", *granted, "--", name])
+    audit = _audit(audit_dir, no_audit=no_audit)
+    made = ask(access_dir, ["create", f"--expires={expires}", *granted, *audit, "--", name])
     if settings.out.json:
         settings.out.document(made)
         return
@@ -121,13 +143,14 @@ def list_tokens(settings: Settings, access_dir: Path) -> None:
 
 @tokens.command(examples=("finetree tokens revoke tok_5f0c6c3b21aa --access-dir /etc/finetree/access",))
 @click.argument("token_id", metavar="ID")
+@_recording
 @_access_dir
 @pass_settings
-def revoke(settings: Settings, token_id: str, access_dir: Path) -> None:
+def revoke(settings: Settings, /, *, token_id: str, access_dir: Path, audit_dir: Path | None, no_audit: bool) -> None:
     """Revoke the token ID: its next call is refused, and its open streams end within 10 seconds."""
     from finetree_cli.backends.access.program import ask
 
-    row = ask(access_dir, ["revoke", "--", token_id])
+    row = ask(access_dir, ["revoke", *_audit(audit_dir, no_audit=no_audit), "--", token_id])
     if settings.out.json:
         settings.out.document(row)
     else:
@@ -143,6 +166,7 @@ def revoke(settings: Settings, token_id: str, access_dir: Path) -> None:
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name")
 @_granting
+@_recording
 @_access_dir
 @pass_settings
 def grant(
@@ -155,6 +179,8 @@ def grant(
     also: tuple[str, ...],
     operator: bool,
     access_dir: Path,
+    audit_dir: Path | None,
+    no_audit: bool,
 ) -> None:
     """Set what those may do who come without a token of ours: by OpenID Connect, or by a client's certificate.
 
@@ -162,7 +188,8 @@ def grant(
     """
     from finetree_cli.backends.access.program import ask
 
-    row = ask(access_dir, ["grant", *_granted(settings, role, also, operator=operator), "--", kind, name])
+    granted = _granted(settings, role, also, operator=operator)
+    row = ask(access_dir, ["grant", *granted, *_audit(audit_dir, no_audit=no_audit), "--", kind, name])
     if settings.out.json:
         settings.out.document(row)
     else:
@@ -172,17 +199,26 @@ def grant(
 @tokens.command(examples=("finetree tokens ungrant oidc-group ml-search --access-dir /etc/finetree/access",))
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name")
+@_recording
 @_access_dir
 @pass_settings
-def ungrant(settings: Settings, kind: str, name: str, access_dir: Path) -> None:
+def ungrant(
+    settings: Settings, /, *, kind: str, name: str, access_dir: Path, audit_dir: Path | None, no_audit: bool
+) -> None:
     """Take everything that NAME was granted."""
     from finetree_cli.backends.access.program import ask
 
-    row = ask(access_dir, ["ungrant", "--", kind, name])
+    row = ask(access_dir, ["ungrant", *_audit(audit_dir, no_audit=no_audit), "--", kind, name])
     if settings.out.json:
         settings.out.document(row)
     else:
         settings.out.say(f"{kind} {name} may do nothing now")
+
+
+def _audit(audit_dir: Path | None, *, no_audit: bool) -> list[str]:
+    if no_audit:
+        return ["--no-audit"]
+    return [] if audit_dir is None else [f"--audit-dir={audit_dir}"]
 
 
 def _granted(settings: Settings, role: str, also: tuple[str, ...], *, operator: bool) -> list[str]:

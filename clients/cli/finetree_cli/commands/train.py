@@ -9,6 +9,7 @@ import click
 
 from finetree_cli.errors import BadInput
 from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.options.spec import devices_option, divide, sharding_option, this_machine
 from finetree_cli.options.types import Duration, Label
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ T = TypeVar("T")
         "finetree train job.yaml --timeout 30m --label team=search",
         "finetree train job.yaml --check",
         "finetree train job.yaml --data more.jsonl --init-from JOB",
+        "finetree train job.yaml --devices 4 --sharding fsdp",
         "finetree train --plan plan.json training/job.yaml --max-age 7d",
         "finetree train runs/*.yaml --continue-on-error --json",
     ),
@@ -57,6 +59,8 @@ T = TypeVar("T")
     metavar="WEIGHTS",
     help="Start from a JOB's result, JOB@STEP (a checkpoint), JOB/artifacts/ID, or an adapter folder of the trainer.",
 )
+@devices_option
+@sharding_option
 @click.option("--watch/--detach", default=True, help="Follow the job to its end, or return once it is accepted.")
 @click.option("--timeout", type=Duration(), help="Stop watching after this time, such as 30m; the job still runs.")
 @click.option("--name", default="", help="Display name of the job.")
@@ -84,6 +88,8 @@ def train(
     data: Path | None,
     eval_data: Path | None,
     init_from: str | None,
+    count: int | None,
+    sharding: str | None,
     watch: bool,
     timeout: float | None,
     name: str,
@@ -111,6 +117,9 @@ def train(
     schedule: another file, more epochs, another learning rate. The model may be left out of FILE, if a job made the
     weights, and so may the method and those of its settings that the weights have their shape by.
 
+    With --devices and --sharding, the run is divided as they say, not as FILE says; a file without hardware trains on
+    the trainer's first kind of device.
+
     With --plan, the job runs as its plan was approved, or not at all: the plan must have passed, its waivers must still
     hold, and job file, data, policy, prices and formulas must be those of the check; otherwise it exits with 3 and
     names what differs. The job keeps the digest and who overrode or waived a limit; `finetree jobs show` shows them.
@@ -119,7 +128,14 @@ def train(
         from finetree_cli.commands.train_batch import BatchOptions, train_batch
 
         _refuse_of_one(
-            plan=plan_file, data=data, eval_data=eval_data, init_from=init_from, name=name, request_id=request_id
+            plan=plan_file,
+            data=data,
+            eval_data=eval_data,
+            init_from=init_from,
+            devices=count,
+            sharding=sharding,
+            name=name,
+            request_id=request_id,
         )
         options = BatchOptions(
             continue_on_error=continue_on_error,
@@ -141,6 +157,8 @@ def train(
     _refuse_contradictions(plan_file, file, max_age=max_age, data=data or eval_data, accepted=accepted)
     if plan_file is not None and init_from:
         raise click.UsageError("--plan starts from the weights of its job file: leave --init-from out")
+    if plan_file is not None and (count is not None or sharding is not None):
+        raise click.UsageError("--plan runs on the plan's own devices: leave --devices and --sharding out")
     approved = _approved(settings, plan_file, file, max_age=max_age) if plan_file is not None else None
     job = approved.job if approved is not None else read_job(file or "")
     _describe(job.template, name=name, labels=labels, priority=priority)
@@ -150,6 +168,7 @@ def train(
         uploaded = upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
         if init_from:
             _start_from(client, job, init_from)
+        _divide(client, job.spec, count=count, sharding=sharding)
         if approved is not None:
             _approve(settings, client, approved, uploaded, timeout=timeout)
         if check:
@@ -205,6 +224,16 @@ def _start_from(client: "Client", job: "JobFile", weights: str) -> None:
     parent = parent.partition("/checkpoints/")[0]
     if parent and not spec.HasField("model"):
         spec.model.CopyFrom(model_of(client.get_job(parent)))
+
+
+def _divide(client: "Client", spec: "run_spec_pb2.RunSpec", *, count: int | None, sharding: str | None) -> None:
+    """Set on how many devices the run is and what is divided over them, where a flag says so."""
+    if count is None and sharding is None:
+        return
+    if spec.hardware.WhichOneof("device") is None:
+        # Their number alone names no device.
+        spec.hardware.MergeFrom(this_machine(client.capacity()).hardware)
+    divide(spec.hardware, count=count, sharding=sharding)
 
 
 def accept(job: "JobFile", codes: tuple[str, ...], *, evaluates: bool) -> None:

@@ -71,6 +71,22 @@ class Ports(click.ParamType[Mapping[str, int]]):
     metavar="N",
     help="Jobs that may train on the CPU at once; each gets an Nth of the cores, and what memory is left.",
 )
+@click.option(
+    "--audit-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep logs there of who did what: see docs/audit.md. Default: beside the access file, where there is one.",
+)
+@click.option(
+    "--audit",
+    type=click.Choice(("auto", "changes", "all", "off")),
+    help="Which calls those logs have. Default: changes and refusals, where there is a folder for them.",
+)
+@click.option("--audit-required", is_flag=True, help="Refuse changes while those logs cannot be written.")
+@click.option(
+    "--limits-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Limits of principals and projects: see docs/limits.md.",
+)
 @pass_settings
 def up(
     settings: Settings,
@@ -82,6 +98,10 @@ def up(
     sinks_file: str,
     access_dir: Path | None,
     cpu_slots: int,
+    audit_dir: Path | None,
+    audit: str | None,
+    audit_required: bool,
+    limits_file: Path | None,
 ) -> None:
     """Start the three services on this machine.
 
@@ -93,7 +113,7 @@ def up(
     folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json,
     stdout has one line once all are ready: {"services": [{"name", "address", "pid", "log"}], "data_dir"}.
     """
-    from finetree_cli.backends.suite import Suite, default_data_dir
+    from finetree_cli.backends.suite import SERVICES, Suite, default_data_dir
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -101,7 +121,8 @@ def up(
     folder = (data_dir or default_data_dir()).absolute()
     configs = _read_sinks(sinks_file)
     access = None if access_dir is None else access_dir.absolute()
-    extra = {"trainer": ("--cpu-slots", str(cpu_slots))}
+    shared = service_flags(audit_dir, audit, limits_file, audit_required=audit_required)
+    extra = dict.fromkeys(SERVICES, shared) | {"trainer": (*shared, "--cpu-slots", str(cpu_slots))}
     started = Suite(folder, ports, extra=extra, http=http, access_dir=access)
     with started as suite, _delivering(settings, configs, suite):
         _announce(settings, suite)
@@ -113,6 +134,22 @@ def up(
                 raise NotAvailable(text, remedy=f"its log is {child.log}", reason="SERVICE_ENDED")
         settings.out.say("stopping; running jobs continue with the next `finetree up`")
     settings.out.say("stopped")
+
+
+def service_flags(
+    audit_dir: Path | None, audit: str | None, limits_file: Path | None, *, audit_required: bool
+) -> tuple[str, ...]:
+    """Return the flags that each service gets as it has them; what is not given here, its environment may say."""
+    flags: list[str] = []
+    if audit_dir is not None:
+        flags += ["--audit-dir", str(audit_dir.absolute())]
+    if audit is not None:
+        flags += ["--audit", audit]
+    if audit_required:
+        flags.append("--audit-required")
+    if limits_file is not None:
+        flags += ["--limits-file", str(limits_file.absolute())]
+    return tuple(flags)
 
 
 def _read_sinks(file: str) -> "list[SinkConfig]":

@@ -13,6 +13,8 @@ from finetree_cli.doctor.finding import Finding, Installation, Level
 from finetree_cli.errors import CliError, NotAvailable
 
 SUBJECT = "data"
+PASSAGE = 0o710
+"""Mode of a data folder whose workers run as a user of their own: its group passes through and sees nothing."""
 AHEAD = timedelta(minutes=2)
 """How far the newest entry may be ahead of this machine's clock."""
 DRAFT_BYTES = 1024**3
@@ -22,8 +24,8 @@ DRAFT_BYTES = 1024**3
 def check(installation: Installation) -> Iterator[Finding]:
     """Check the folder without changing it, also while services use it."""
     root = installation.data_dir
-    own = root if (root / "trainer.db").is_file() else root / "trainer"
-    if not (own / "trainer.db").is_file():
+    own = root if _has_database(root) else root / "trainer"
+    if not _has_database(own):
         text = f"no trainer has used {root} yet"
         yield Finding(SUBJECT, "folder", Level.OK, text, "--data-dir names another folder")
         return
@@ -35,10 +37,24 @@ def check(installation: Installation) -> Iterator[Finding]:
         yield Finding(SUBJECT, "database", Level.WARNING, text, "run finetree doctor where the trainer is installed")
         return
     except CliError as error:
-        remedy = "start the release that wrote it" if error.reason == "DATA_DIR_TOO_NEW" else "restore a backup"
-        yield Finding(SUBJECT, "database", Level.PROBLEM, error.message, remedy)
+        yield _unchecked(error)
         return
     yield from judged(found, datetime.now(UTC))
+
+
+def _has_database(folder: Path) -> bool:
+    """Whether a trainer has its database here, or the mark of one on a server."""
+    return (folder / "trainer.db").is_file() or (folder / "database.json").is_file()
+
+
+def _unchecked(error: CliError) -> Finding:
+    """Judge what kept the database from being looked at."""
+    if error.reason == "DATABASE_URL_MISSING":
+        remedy = "run finetree doctor with the trainer's environment"
+        return Finding(SUBJECT, "database", Level.WARNING, error.message, remedy)
+    remedies = {"DATA_DIR_TOO_NEW": "start the release that wrote it"}
+    remedy = "see docs/scale.md" if error.reason.startswith("DATABASE_") else "restore a backup"
+    return Finding(SUBJECT, "database", Level.PROBLEM, error.message, remedies.get(error.reason, remedy))
 
 
 def permissions(folder: Path) -> Finding:
@@ -49,6 +65,9 @@ def permissions(folder: Path) -> Finding:
         text = f"{folder} belongs to user {found.st_uid}, this is user {os.getuid()}: services need their own folder"
         level = Level.WARNING if os.getuid() == 0 else Level.PROBLEM
         return Finding(SUBJECT, "permissions", level, text, f"run the services as user {found.st_uid}")
+    if mode == PASSAGE:
+        text = f"{folder} is this user's alone; workers, which run as another user, may pass through it"
+        return Finding(SUBJECT, "permissions", Level.OK, text)
     if mode & 0o077:
         text = f"{folder} has mode {mode:03o}: others on this machine can look into it"
         return Finding(SUBJECT, "permissions", Level.WARNING, text, f"chmod 700 {folder}")
@@ -67,6 +86,11 @@ def judged(found: dict[str, Any], now: datetime) -> Iterator[Finding]:
         )
         return
     use = "a trainer uses it" if found["in_use"] else "no trainer uses it"
+    if found.get("on_server"):
+        text = f"the database is on PostgreSQL {found['server']}: {found['jobs']} jobs; {use}"
+        yield Finding(SUBJECT, "database", Level.OK, text)
+        yield _schema(found)
+        return
     yield Finding(SUBJECT, "database", Level.OK, f"the database is whole: {found['jobs']} jobs; {use}")
     yield _schema(found)
     if found["torn"]:

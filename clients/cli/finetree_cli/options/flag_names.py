@@ -31,7 +31,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "hardware.accelerator": ("--gpu", "--accelerator"),
     "hardware.unknown_accelerator": ("--gpu-memory",),
     "hardware.unknown_accelerator.marketed_memory_gb": ("--gpu-memory",),
-    "hardware.count": ("--gpus", "--count"),
+    "hardware.count": ("--devices", "--count"),
     "hardware.sharding": ("--sharding",),
     "hardware.nodes": ("--nodes",),
     "hardware.network_gbits_per_second": ("--network",),

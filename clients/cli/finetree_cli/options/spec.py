@@ -71,10 +71,19 @@ def choice(flag: str, values: Mapping[str, int], text: str) -> Callable[[F], F]:
 sharding_option = choice(
     "--sharding",
     SHARDING,
-    "What is divided over the GPUs: nothing (ddp: each has a full copy), optimizer states (zero-1), gradients too "
+    "What is divided over the devices: nothing (ddp: each has a full copy), optimizer states (zero-1), gradients too "
     "(zero-2), or all (fsdp, zero-3). [default: ddp]",
 )
-"""How several GPUs share the model."""
+"""How several devices share the model."""
+devices_option = click.option(
+    "--devices",
+    "--gpus",
+    "count",
+    type=Whole(1),
+    metavar="N",
+    help="Number of GPUs; on a CPU, of processes that share its cores. [default: 1]",
+)
+"""How many devices."""
 
 
 def token_options(command: F) -> F:
@@ -110,7 +119,7 @@ def hardware_options(command: F) -> F:
         click.option("--gpu-memory", type=float, metavar="GB", help="Memory of the GPU; overrides the name's."),
         click.option("--cpu", is_flag=True, help="A machine without a GPU."),
         click.option("--this-machine", is_flag=True, help="The trainer's machine, with measured matrix rates."),
-        click.option("--gpus", "count", type=Whole(1), metavar="N", help="Number of GPUs. [default: 1]"),
+        devices_option,
         sharding_option,
         click.option(
             "--nodes", type=Whole(1), metavar="N", help="Machines that the GPUs are spread over. [default: 1]"
@@ -174,7 +183,8 @@ class Machine:
 def hardware(flags: HardwareFlags, client: "Client", *, base: "hardware_pb2.Hardware | None" = None) -> Machine | None:
     """Convert the hardware flags; None without any. Asks the trainer for --this-machine. Raises BadInput.
 
-    `base` is the hardware of a job file, of which --gpus, --sharding, --nodes and --network change what they say alone.
+    `base` is the hardware of a job file, of which --devices, --sharding, --nodes and --network change what they say
+    alone.
     """
     given = {
         "--gpu": flags.gpu is not None or flags.gpu_memory is not None,
@@ -184,10 +194,13 @@ def hardware(flags: HardwareFlags, client: "Client", *, base: "hardware_pb2.Hard
     chosen = [name for name, there in given.items() if there]
     if len(chosen) > 1:
         raise BadInput(f"{' and '.join(chosen)} exclude each other", remedy="keep one of them")
-    based = not chosen and base is not None and base.WhichOneof("device") in ("accelerator", "unknown_accelerator")
-    _refuse_unused(flags, chosen, on_gpu=chosen == ["--gpu"] or based)
+    file_device = None if chosen or base is None else base.WhichOneof("device")
+    based = file_device in ("accelerator", "unknown_accelerator")
+    _refuse_unused(flags, chosen, on_gpu=chosen == ["--gpu"] or based, on_any=bool(chosen or file_device))
     if flags.this_machine:
-        return this_machine(client.capacity(wait_for_rate=RATE_WAIT_SECONDS))
+        machine = this_machine(client.capacity(wait_for_rate=RATE_WAIT_SECONDS))
+        divide(machine.hardware, count=flags.count, sharding=flags.sharding)
+        return machine
     found = _device(flags)
     divided = (flags.count, flags.sharding, flags.nodes, flags.network)
     if found is None and base is not None and any(each is not None for each in divided):
@@ -225,15 +238,14 @@ def divide(found: "hardware_pb2.Hardware", *, count: int | None, sharding: str |
         found.sharding = enum_value(SHARDING, sharding)
 
 
-def _refuse_unused(flags: HardwareFlags, chosen: list[str], *, on_gpu: bool) -> None:
+def _refuse_unused(flags: HardwareFlags, chosen: list[str], *, on_gpu: bool, on_any: bool) -> None:
     """Refuse flags of hardware that is not given: they would have no effect."""
-    if flags.count and not on_gpu:
-        raise BadInput("--gpus needs a GPU", remedy="name it: --gpu NAME or --gpu-memory GB")
-    if flags.sharding and not on_gpu:
-        raise BadInput("--sharding needs GPUs", remedy="name them: --gpu NAME --gpus N")
+    for flag, given in (("--devices", flags.count), ("--sharding", flags.sharding)):
+        if given and not on_any:
+            raise BadInput(f"{flag} needs a device", remedy="name it: --gpu NAME, --gpu-memory GB, --cpu")
     for flag, value in (("--nodes", flags.nodes), ("--network", flags.network)):
         if value is not None and not on_gpu:
-            raise BadInput(f"{flag} needs GPUs", remedy="name them: --gpu NAME --gpus N")
+            raise BadInput(f"{flag} needs GPUs", remedy="name them: --gpu NAME --devices N")
     stray = [flag for flag, value in (("--cores", flags.cores), ("--memory-gb", flags.memory_gb)) if value is not None]
     if stray and chosen != ["--cpu"]:
         text = f"{' and '.join(stray)} need{'s' if len(stray) == 1 else ''} --cpu"

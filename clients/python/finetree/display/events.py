@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 from finetree.display import units
@@ -23,6 +25,8 @@ PHASES: dict[int, str] = {
     job_pb2.JOB_PHASE_VERIFY: "asking the exported file",
 }
 """Display names of the phases."""
+NOTED_WAIT = 0.05
+"""Share of the ranks' time that they waited from which on a line names whom they waited for."""
 ENDS = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
 
 
@@ -51,7 +55,26 @@ def step_note(step: event_pb2.StepMetrics) -> str:
     """Format loss, speed and remaining time: "loss 1.234  812 tokens/s  1 min 5 s left"."""
     loss = f"loss {step.loss:.3f}" if step.HasField("loss") else "loss not finite"
     left = f"  {units.duration(step.eta_seconds.expected)} left" if step.HasField("eta_seconds") else ""
-    return f"{loss}  {units.count(step.tokens_per_second)} tokens/s{left}"
+    ranks = f"  {ranks_note(step.ranks)}" if step.ranks else ""
+    return f"{loss}  {units.count(step.tokens_per_second)} tokens/s{left}{ranks}"
+
+
+def ranks_note(ranks: Sequence[event_pb2.RankMetrics]) -> str:
+    """Format a step's ranks in one part of a line, however many: "4 ranks, 1.1 GiB to 1.2 GiB, waited 12% for rank 2".
+
+    Memory is that of the rank that holds least and of the one that holds most, the share that of all ranks' time. The
+    rank that computed longest, whom the others waited for, is named where they waited for a twentieth.
+    """
+    held = [rank.memory_bytes for rank in ranks]
+    low, high = units.size(min(held)), units.size(max(held))
+    parts = [f"{len(ranks)} ranks", low if low == high else f"{low} to {high}"]
+    computed = sum(rank.compute_seconds for rank in ranks)
+    waited = sum(rank.wait_seconds for rank in ranks)
+    if waited >= NOTED_WAIT * (computed + waited) > 0:
+        longest = max(ranks, key=lambda rank: rank.compute_seconds)
+        name = f"{longest.rank} ({longest.device_id})" if longest.device_id else str(longest.rank)
+        parts.append(f"waited {waited / (computed + waited):.0%} for rank {name}")
+    return ", ".join(parts)
 
 
 def _evaluation(found: event_pb2.EvalMetrics) -> str:

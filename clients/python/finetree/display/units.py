@@ -44,8 +44,10 @@ def count(number: float) -> str:
 
 
 def rate(flops: float) -> str:
-    """Format a matrix rate: "2.1 TFLOP/s", "780 GFLOP/s"."""
-    return f"{flops / 1e12:.1f} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.0f} GFLOP/s"
+    """Format a matrix rate: "2.1 TFLOP/s", "780 GFLOP/s", "0.9 GFLOP/s"."""
+    if flops >= 1e12:
+        return f"{flops / 1e12:.1f} TFLOP/s"
+    return f"{flops / 1e9:.0f} GFLOP/s" if flops >= 1e10 else f"{flops / 1e9:.2g} GFLOP/s"
 
 
 def word(enum: Any, number: int) -> str:

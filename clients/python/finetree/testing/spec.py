@@ -189,6 +189,10 @@ def set_paths(message: Message, prefix: str = "") -> list[str]:
 
 def conflict(spec: run_spec_pb2.RunSpec, positions: int = 0) -> Conflict | None:
     """First setting of a resolved spec that another one, or the model's positions, exclude."""
+    return _recipe_conflict(spec) or _devices_conflict(spec.hardware) or _length_conflict(spec.training, positions)
+
+
+def _recipe_conflict(spec: run_spec_pb2.RunSpec) -> Conflict | None:
     training, lora = spec.training, spec.lora
     if spec.WhichOneof("method") == "prefix" and spec.gradient_checkpointing in _CHECKPOINTING:
         text = "prefix tuning excludes gradient checkpointing; turn it off"
@@ -198,10 +202,21 @@ def conflict(spec: run_spec_pb2.RunSpec, positions: int = 0) -> Conflict | None:
     if training.micro_batch_size > training.effective_batch_size > 0:
         text = f"is larger than the batch of {training.effective_batch_size} rows; lower it"
         return Conflict("MICRO_BATCH_TOO_LARGE", "training.micro_batch_size", text)
-    devices, machines = max(1, spec.hardware.count), max(1, spec.hardware.nodes)
+    return None
+
+
+def _devices_conflict(hardware: hardware_pb2.Hardware) -> Conflict | None:
+    devices, machines = max(1, hardware.count), max(1, hardware.nodes)
     if devices % machines:
         text = f"{devices} devices do not spread evenly over {machines} machines; use a divisor of {devices}"
         return Conflict("NODES_UNEVEN", "hardware.nodes", text)
+    if 0 < hardware.cpu.cores < hardware.count:
+        text = f"each process needs a thread of the CPU; lower it to {hardware.cpu.cores}"
+        return Conflict("THREADS_TOO_FEW", "hardware.count", text)
+    return None
+
+
+def _length_conflict(training: training_pb2.Training, positions: int) -> Conflict | None:
     if 0 < positions < training.sequence_length:
         text = f"{training.sequence_length} tokens are more than the {positions} positions of the model; lower it"
         return Conflict("SEQUENCE_TOO_LONG", "training.sequence_length", text)

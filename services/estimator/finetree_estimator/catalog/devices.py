@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.accelerators import AcceleratorEntry, supported
@@ -189,6 +189,25 @@ def processor(
         cores=cores,
         sources=(source,),
         remarks=tuple(remarks),
+    )
+
+
+def part_of(processor: Device, processes: int) -> Device:
+    """What one of several equal processes has of a CPU: its part of cores, rates, memory and power.
+
+    The worker gives each the whole number of threads that fits; what is left over computes nothing.
+    """
+    if processes == 1:
+        return processor
+    cores = max(1, processor.cores // processes)
+    threads = min(1.0, cores * processes / processor.cores)
+    return replace(
+        processor,
+        usable_bytes=processor.usable_bytes // processes,
+        training_flops=processor.training_flops * threads / processes,
+        bandwidth=processor.bandwidth / processes,
+        watts=processor.watts / processes,
+        cores=cores,
     )
 
 

@@ -12,8 +12,11 @@ BY_RATE = frozenset({Phase.TRAIN, Phase.EVALUATE})
 """Phases whose time goes with the device's rate; the others depend on disk and tokenizer."""
 
 
-def correct_memory(peaks: Memory, correction: Correction) -> Memory:
-    """Peaks with the factor on everything but what is counted exactly."""
+def correct_memory(peaks: Memory, correction: Correction, *, processes: int = 0) -> Memory:
+    """Peaks with the factor on everything but what is counted exactly.
+
+    `processes` are those whose device is the host's memory; 0 for a run on GPUs.
+    """
     factor = correction.memory
     if not factor.observations:
         return peaks
@@ -30,7 +33,7 @@ def correct_memory(peaks: Memory, correction: Correction) -> Memory:
         reserved=_beyond(peaks.reserved, counted, factor, source=source),
         device=device,
         # On a CPU the device's peak is the host's; beside a GPU the host was not observed.
-        host=device if peaks.host == peaks.device else peaks.host,
+        host=device.scaled(processes) if processes else peaks.host,
     )
 
 

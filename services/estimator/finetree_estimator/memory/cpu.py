@@ -20,6 +20,7 @@ from finetree_estimator.memory.cpu_tensors import (
     outside_layers,
     stream_bytes,
 )
+from finetree_estimator.memory.model_states import ModelStates
 from finetree_estimator.memory.step_peak import Moment
 from finetree_estimator.run import Rows, Run
 
@@ -54,13 +55,20 @@ LOGITS_EVALUATION = 2 * FLOAT
 """Bytes per logit of a loss without gradient: logits and log-probabilities."""
 
 
-def moments(run: Run, gradients: float) -> tuple[Moment, ...]:
-    """The moments of a step, or of an evaluation, that may be the fullest; all gradients take `gradients` bytes."""
-    again = _micro_batches(run) > 1
+def moments(run: Run, states: ModelStates) -> tuple[Moment, ...]:
+    """The moments of a step, or of an evaluation, that may be the fullest, of a process that holds `states`.
+
+    Where weights are sharded, a layer's are whole while it is computed, and its gradients until they are reduced.
+    """
+    again, whole = _micro_batches(run) > 1, states.unsharded
+    # Copies of gradients that replicas add are there at the end of a step alone.
+    held_twice = 2 if run.devices > 1 and run.sharding in ("replicated", "optimizer") else 1
+    earlier = whole.unreduced_gradients or (states.gradients - whole.gradients) / held_twice
+    fetched = whole.fetched_weights
     found = (
-        _at_the_loss(run, gradients if again else 0.0),
-        _after_backward(run, gradients, again=again),
-        _in_evaluation(run),
+        _at_the_loss(run, earlier if again else 0.0, fetched),
+        _after_backward(run, states.gradients, again=again, fetched=fetched, root=whole.root_gradients),
+        _in_evaluation(run, fetched),
     )
     copies, copy = run.method.expert_copies(run)
     return tuple(
@@ -86,7 +94,7 @@ def holes(run: Run, gradients: float) -> float:
     split = 0.0
     if run.checkpointing:
         split = run.peak_tokens * run.shape.layers * run.compute_bytes * run.shape.intermediate
-    return FREE_TOP + HOLES * (_at_the_loss(run, 0.0).activations + gradients) + split
+    return FREE_TOP + HOLES * (_at_the_loss(run, 0.0, 0.0).activations + gradients) + split
 
 
 def tensors_spread(run: Run) -> tuple[float, float]:
@@ -95,8 +103,11 @@ def tensors_spread(run: Run) -> tuple[float, float]:
     return half, half
 
 
-def _at_the_loss(run: Run, gradients: float) -> Moment:
-    """Bytes at the loss: all activations; gradients only if an earlier micro-batch of the step has left some."""
+def _at_the_loss(run: Run, gradients: float, fetched: float) -> Moment:
+    """Bytes at the loss: all activations; gradients only if an earlier micro-batch of the step has left some.
+
+    `fetched` are the bytes of the layers' weights that are whole at once, where they are sharded.
+    """
     tokens, layers = run.peak_tokens, run.shape.layers - run.method.layers_without_gradient
     kept, layer = kept_per_token(run), layer_transient(run)
     if run.checkpointing:
@@ -105,24 +116,29 @@ def _at_the_loss(run: Run, gradients: float) -> Moment:
     loss, chunks = _loss(run)
     # The head's gradient comes with the first chunk, before the other chunks and the layers.
     head = run.compute_bytes * run.shape.vocab * run.shape.hidden if run.method.trains_head else 0
-    return Moment(gradients, activations, max(loss + (head if chunks > 1 else 0), head + tokens * layer))
+    return Moment(gradients, activations, max(loss + (head if chunks > 1 else 0), head + fetched + tokens * layer))
 
 
-def _after_backward(run: Run, gradients: float, *, again: bool) -> Moment:
-    """Bytes after the backward pass: all gradients, and copies of a tied embedding's that are being added."""
+def _after_backward(run: Run, gradients: float, *, again: bool, fetched: float, root: float) -> Moment:
+    """Bytes after the backward pass: all gradients, and copies of a tied embedding's that are being added.
+
+    `root` are those that the reduction of sharded embeddings' gradients needs.
+    """
     embedding = 0
-    if run.method.trains_embeddings and run.shape.tied:
+    if run.method.trains_embeddings and run.shape.tied and not run.sharded:
         embedding = (3 if again else 2) * run.master_bytes * run.shape.vocab * run.shape.hidden
-    return Moment(gradients, 0.0, max(float(embedding), run.peak_tokens * layer_transient(run)))
+    layer = fetched + run.peak_tokens * layer_transient(run)
+    return Moment(gradients, 0.0, max(float(embedding), root, layer))
 
 
-def _in_evaluation(run: Run) -> Moment:
+def _in_evaluation(run: Run, fetched: float) -> Moment:
     """Bytes while held-out rows are scored without gradients, and afterwards answered."""
     plan = run.evaluation
     if plan.rows is None or not plan.before + plan.during + plan.after:
         return Moment(0.0, 0.0, 0.0)
     scored, answered = _scoring(run, plan.rows), _answering(run, plan.rows) if plan.generate else None
-    return scored if answered is None or scored.total > answered.total else answered
+    fuller = scored if answered is None or scored.total > answered.total else answered
+    return replace(fuller, transient=fuller.transient + fetched)
 
 
 def _scoring(run: Run, rows: Rows) -> Moment:

@@ -68,10 +68,17 @@ def model_states(run: Run) -> ModelStates:
         tied_gradient=_tied_gradient(run),
         unsharded=whole,
         update_copies=_update_copies(run, spread),
-        collectives=(c.COLLECTIVES if run.devices > 1 else 0.0) + (c.COLLECTIVES_ACROSS if run.nodes > 1 else 0.0),
+        collectives=_collectives(run),
         whole_weights=run.parameters.total * float(run.weight_bytes),
         paged_states=states if paged else 0.0,
     )
+
+
+def _collectives(run: Run) -> float:
+    """Bytes of the buffers of the library that devices communicate by; on a CPU gloo has none to speak of."""
+    if run.on_cpu or run.devices == 1:
+        return 0.0
+    return c.COLLECTIVES + (c.COLLECTIVES_ACROSS if run.nodes > 1 else 0.0)
 
 
 def state_bytes(run: Run) -> float:

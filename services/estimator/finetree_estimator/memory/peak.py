@@ -19,6 +19,7 @@ from finetree_estimator.memory import cpu, step_peak
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.memory.model_states import ModelStates, model_states
 from finetree_estimator.memory.step_peak import Moment
+from finetree_estimator.programs import FINETREE
 from finetree_estimator.run import Run
 
 
@@ -101,7 +102,7 @@ def estimate(run: Run, spread: float = 1.0, *, states: ModelStates | None = None
     states = states or model_states(run)
     outside = cpu.runtime(run) if run.on_cpu else run.device.context_bytes + states.collectives
     step = [_sizes(run, states, moment, outside) for moment in _moments(run, states)]
-    instants = [*step, *_setup(states, outside)]
+    instants = [*step, *_setup(run, states, outside)]
     inside = [sizes._replace(runtime=sizes.runtime - outside) for sizes in instants]
     live = [sizes._replace(fragmentation=0.0) for sizes in inside]
     widths = _widths(run, spread)
@@ -110,18 +111,20 @@ def estimate(run: Run, spread: float = 1.0, *, states: ModelStates | None = None
     # The parts of a set-up that needs more than any step are shown as those of the step, and what it needs beyond.
     shown = fullest._replace(transient_peak=fullest.transient_peak + max(map(sum, instants)) - sum(fullest))
     parts = zip(Component, shown, widths, strict=True)
+    # On a CPU a device is a process, and the processes share the host's memory.
+    host = device.scaled(run.devices) if run.on_cpu else _host(run, states)
     return Memory(
         components=tuple((kind, _part(run, kind, size, width)) for kind, size, width in parts if size > 0),
         allocated=allocated,
         reserved=reserved,
         device=device,
-        host=device if run.on_cpu else _host(run, states),
+        host=host,
     )
 
 
 def _moments(run: Run, states: ModelStates) -> tuple[Moment, ...]:
     if run.on_cpu:
-        return cpu.moments(run, states.gradients)
+        return cpu.moments(run, states)
     return step_peak.moments(run, states, layer_activations(run))
 
 
@@ -143,8 +146,12 @@ def _sizes(run: Run, states: ModelStates, moment: Moment, outside: float) -> Siz
     )
 
 
-def _setup(states: ModelStates, outside: float) -> tuple[Sizes, ...]:
+def _setup(run: Run, states: ModelStates, outside: float) -> tuple[Sizes, ...]:
     """Bytes while a model is cut into shards, before the first step; empty where none are cut."""
+    if run.on_cpu and run.sharded:
+        # The worker loads all of it, and lets each layer go as its shards are there.
+        whole = run.master_bytes if run.method.trains_base else run.weight_bytes
+        return (Sizes(transient_peak=float(whole * run.parameters.total), runtime=outside),)
     if not states.unsharded.setup:
         return ()
     return (Sizes(transient_peak=states.unsharded.setup, runtime=outside + c.CUDA_WORKSPACE),)
@@ -207,7 +214,9 @@ def _peak(run: Run, instants: Sequence[Sizes], widths: Sequence[Width]) -> Inter
 
 def _host(run: Run, states: ModelStates) -> Interval:
     """Bytes of host memory beside a GPU: libraries, a shard of weights, and what is offloaded or paged."""
-    shard = min(5e9, states.whole_weights)
+    # Before it cuts a model into shards the worker loads all of it into the host's memory, in each of its processes.
+    loads_whole = run.sharded and run.program.name == FINETREE.name
+    shard = states.whole_weights if loads_whole else min(5e9, states.whole_weights)
     inputs = run.compute_bytes * run.shape.hidden * run.shape.layers * run.peak_tokens if run.offloaded else 0.0
     expected = (c.HOST_RUNTIME + shard + inputs + states.paged_states) * run.devices
     return around(expected, below=0.4, above=0.6, sources=_COUNTED_FROM)

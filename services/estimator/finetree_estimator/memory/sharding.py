@@ -42,7 +42,7 @@ def unsharded(run: Run) -> Unsharded:
     return Unsharded(
         kept_weights=_kept_weights(run),
         fetched_weights=0.0 if _keeps_all_weights(run) else c.GATHERED_LAYERS * run.method.gathered_layer(run),
-        head_weights=float(run.compute_bytes * run.parameters.lm_head) if apart else 0.0,
+        head_weights=float(run.gathered_bytes * run.parameters.lm_head) if apart else 0.0,
         # Beside adapters, of trained embeddings and head alone.
         gradients=_gradients(run) if trains_base else float(run.compute_bytes * whole),
         unreduced_gradients=_unreduced_gradients(run),
@@ -65,10 +65,10 @@ def _keeps_all_weights(run: Run) -> bool:
 def _kept_weights(run: Run) -> float:
     """Bytes of weights that stay gathered between the passes: the root's, or all of them."""
     if _keeps_all_weights(run):
-        return float(run.compute_bytes * run.parameters.total)
+        return float(run.gathered_bytes * run.parameters.total)
     if _has_embedding_units(run):
         return 0.0
-    size = run.weight_bytes if run.method.packs_base else run.compute_bytes
+    size = run.weight_bytes if run.method.packs_base else run.gathered_bytes
     return float(size * run.parameters.outside_layers)
 
 

@@ -50,6 +50,10 @@ class Setup(Protocol):
         """Bytes per number of activations."""
 
     @property
+    def gathered_bytes(self) -> int:
+        """Bytes per number of sharded weights as they are gathered."""
+
+    @property
     def master_bytes(self) -> int:
         """Bytes per number of trainable weights, gradients and optimizer moments."""
 
@@ -185,11 +189,11 @@ class Method(ABC):
 
     def gathered_layer(self, setup: Setup) -> float:
         """Bytes of one decoder layer's weights as a device gathers them from the shards of all devices."""
-        return setup.compute_bytes * (setup.parameters.in_layers / setup.shape.layers)
+        return setup.gathered_bytes * (setup.parameters.in_layers / setup.shape.layers)
 
     def gathered_model(self, setup: Setup) -> float:
         """Bytes of all weights as they travel to a device that gathers them once."""
-        return count(setup.shape).total * float(setup.compute_bytes)
+        return count(setup.shape).total * float(setup.gathered_bytes)
 
     # --------------------------------------------------------------------------------- kept for the backward pass
 

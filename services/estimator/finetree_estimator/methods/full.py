@@ -51,7 +51,7 @@ class Full(Method):
     def base_weights(self, setup: Setup) -> float:
         """Bytes of the weights beside their master copies, before they are spread over devices."""
         total = setup.parameters.total
-        if setup.on_cpu and setup.autocasts_trained_weights:
+        if setup.on_cpu and setup.autocasts_trained_weights and setup.weight_bytes < setup.master_bytes:
             # What is not trained of the worker's float32 weights. Its 16-bit copies come and go with each micro-batch.
             return float((total - self.trainable_parameters(setup.shape)) * setup.master_bytes)
         return float(total * setup.weight_bytes)

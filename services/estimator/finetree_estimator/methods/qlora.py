@@ -139,7 +139,7 @@ class Qlora(Lora):
 
     def gathered_model(self, setup: Setup) -> float:
         """Bytes of all weights as they travel to a device: those of projections packed."""
-        packed = _packed_projections(setup) * (setup.compute_bytes - self.bits / 8)
+        packed = _packed_projections(setup) * (setup.gathered_bytes - self.bits / 8)
         return super().gathered_model(setup) - packed
 
     # --------------------------------------------------------------------------------- kept for the backward pass

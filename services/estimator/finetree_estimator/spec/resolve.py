@@ -53,12 +53,12 @@ def read_device(
 ) -> Device:
     """Look up the device. Raises NotFound (ACCELERATOR_NOT_FOUND) and InvalidArgument (ACCELERATOR_NOT_SUPPORTED).
 
-    `matrix_rates` are measured rates of the CPU that trains.
+    `matrix_rates` are measured rates of the CPU that trains; of several on one CPU each is a part of it.
     """
     kind = hardware.WhichOneof("device")
     if kind == "cpu":
         cpu, rates = hardware.cpu, matrix_rates or hardware_pb2.MatrixRates()
-        return devices.processor(
+        whole = devices.processor(
             name=cpu.model_name,
             cores=cpu.cores,
             memory_bytes=cpu.memory_bytes,
@@ -67,6 +67,7 @@ def read_device(
                 rates.fp32_backward_flops_per_second if fp32 else rates.bf16_backward_flops_per_second
             ),
         )
+        return devices.part_of(whole, max(1, hardware.count))
     if kind == "unknown_accelerator":
         return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)
     return _named_device(hardware.accelerator, fp32=fp32)

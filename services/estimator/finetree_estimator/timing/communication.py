@@ -4,6 +4,7 @@
 Devices pass what they have around a ring (NCCL's all-gather and reduce-scatter), so that each link of it, those between
 machines too, carries nearly all of the bytes. The ring is as slow as its slowest link. Inside a machine computing hides
 most of it; a network is hidden for as long as the computing lasts, and what it takes beyond that is waited for.
+Processes on one CPU have no link: the cores that compute copy the bytes, and nothing hides it.
 """
 
 from finetree_estimator import constants as c
@@ -17,6 +18,8 @@ def micro_batch_seconds(run: Run, computing: float) -> float:
     """
     if not run.sharded:
         return 0.0
+    if run.on_cpu:
+        return _gathered_bytes(run) / c.CPU_GATHERED
     waiting = waiting_seconds(run)
     return waiting + _exposed(run, _gathered_bytes(run), computing + waiting)
 
@@ -27,7 +30,9 @@ def waiting_seconds(run: Run) -> float:
     Published runs tell two kinds of programs apart that no request does: under transformers' Trainer each gather waits
     whatever the micro-batch, in loops that fetch ahead (OLMo-core, fms-fsdp) next to nothing does.
     """
-    return c.GATHERS * run.shape.layers * run.program.gather_overhead if run.sharded else 0.0
+    if run.on_cpu or not run.sharded:
+        return 0.0
+    return c.GATHERS * run.shape.layers * run.program.gather_overhead
 
 
 def delay_seconds(run: Run, computing: float) -> float:
@@ -39,6 +44,9 @@ def delay_seconds(run: Run, computing: float) -> float:
     if not run.sharded:
         return 0.0
     moved = _gathered_bytes(run)
+    if run.on_cpu:
+        # Beside the products of the others a copy takes up to twice its time.
+        return moved / c.CPU_GATHERED
     if run.nodes > 1:
         computing += waiting_seconds(run)
         slower = c.NETWORK_REACHED if run.network_known else c.SLOWEST_NETWORK
@@ -63,7 +71,8 @@ def step_seconds(run: Run, computing: float) -> float:
     """
     if run.devices == 1 or run.sharded:
         return 0.0
-    return _exposed(run, 2.0 * run.trained_size(run.master_bytes) * _share(run), computing)
+    moved = 2.0 * run.trained_size(run.master_bytes) * _share(run)
+    return moved / c.CPU_REDUCED if run.on_cpu else _exposed(run, moved, computing)
 
 
 def _exposed(run: Run, moved: float, computing: float) -> float:

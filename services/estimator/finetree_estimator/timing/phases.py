@@ -9,6 +9,7 @@ from finetree_estimator import constants as c
 from finetree_estimator.catalog.parameters import active_parameters, count
 from finetree_estimator.intervals import Interval, together, total
 from finetree_estimator.memory.model_states import state_bytes
+from finetree_estimator.programs import FINETREE
 from finetree_estimator.run import EvaluationPlan, Rows, Run
 from finetree_estimator.timing.step_time import (
     delay_seconds,
@@ -62,6 +63,9 @@ def estimate(run: Run, spread: float = 1.0) -> Times | None:
     low = (seconds - step.micro_batches * saving_seconds(run, rows, step)) * below
     high = seconds * above + step.micro_batches * delay_seconds(run, rows, step)
     evaluation = evaluation_seconds(run, run.evaluation)
+    if run.program.name == FINETREE.name and not run.sharded:
+        # The worker's replicas evaluate a part of the rows each; where weights are sharded, all of them each.
+        evaluation /= run.devices
     # What goes with the device's rate rests on its sources too.
     sources = together(_CPU_RATE if run.on_cpu else _GPU_RATE, run.device.sources)
 

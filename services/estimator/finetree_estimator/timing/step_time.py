@@ -254,7 +254,7 @@ def forward_overhead_seconds(run: Run) -> float:
 def delay_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds that a micro-batch may take longer for reasons that no rate has: host, kernels, links between devices."""
     if run.on_cpu:
-        return 0.0
+        return communication.delay_seconds(run, 0.0)
     slower = (_passes(run) - 1) * run.method.slowest_dequantization_traffic(run)
     host = _call_seconds(run) * c.SLOWEST_HOST
     computing = _computing_seconds(run, rows, step) if run.sharded else 0.0

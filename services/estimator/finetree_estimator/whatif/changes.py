@@ -11,6 +11,7 @@ from finetree_runtime.runspec.paths import canonical
 from finetree_runtime.runspec.resolve import resolve_spec
 from google.protobuf import json_format
 
+from finetree_estimator.programs import FINETREE
 from finetree_estimator.spec.parse import ParsedRequest
 
 SHORTEST = 128
@@ -190,8 +191,10 @@ def _sharding(parsed: ParsedRequest) -> Iterator[Change]:
             "parameters, gradients and optimizer states sharded over the devices (FSDP, ZeRO-3)",
         ),
     )
+    # The suite's worker copies all or shards all.
+    whole = parsed.run.program.name == FINETREE.name
     for kind, harm, text in kinds:
-        if kind > parsed.spec.hardware.sharding:
+        if kind > parsed.spec.hardware.sharding and not (whole and kind != hardware_pb2.SHARDING_FULL):
             yield _one(_SHARDING, hardware_pb2.Sharding.Name(kind), text, level=kind, harm=harm)
 
 

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 
+from finetree.capabilities import unsupported
 from finetree_api.types.v1 import hardware_pb2
 
 from finetree_recommender.decision.fit import GIB, risk, room
@@ -66,6 +67,7 @@ def collect(
         *_evidence(situation, missing, ways),
         *(_advised(situation, rented) if rented else ()),
         *(() if ways else _smaller(situation, parameters)),
+        *_not_trained(built),
         *_sharding(situation, told={way.kind for way in ways}),
         *cautions_recipe.experts(situation, decision.method),
         *cautions_recipe.idle_devices(built),
@@ -134,18 +136,23 @@ def _evidence(situation: Situation, missing: str, ways: tuple[WayOut, ...]) -> I
         yield Caution("MEMORY_TIGHT", text, "fit.fits", roomy)
 
 
+def _not_trained(built: Recipe | None) -> Iterator[Caution]:
+    """What the trainer of this suite refuses of a recipe for several devices."""
+    if built is None or max(built.spec.hardware.count, built.spec.hardware.nodes) <= 1:
+        return
+    refused = [each for each in unsupported(built.spec) if each.field.partition(".")[0] in ("hardware", "optimizer")]
+    if refused:
+        text = "; ".join(f"{each.field}: {each.description}" for each in refused)
+        yield Caution("NOT_TRAINED_HERE", f"the trainer refuses the recipe as it is ({text})", "fit.sharded")
+
+
 def _sharding(situation: Situation, told: set[Kind]) -> Iterator[Caution]:
-    """Several devices: this suite trains on one; and methods that would fit if the model were sharded."""
-    hardware, has_method = situation.inputs.hardware, situation.decision.method is not None
-    sharded = hardware.sharding == hardware_pb2.SHARDING_FULL
-    if has_method and (sharded or hardware.count > 1 or hardware.nodes > 1):
-        text = "training on several devices is estimated, but this suite trains on one so far: the trainer refuses the "
-        yield Caution("NOT_TRAINED_HERE", f"{text}recipe as it is", "fit.sharded")
+    """Methods that would fit if the model were sharded across the devices."""
+    hardware = situation.inputs.hardware
     if Kind.SEVERAL_GPUS not in told and (found := _divisible(situation)):
         words = listed(found, "and")
         text = f"each of the {hardware.count} devices holds the whole model: {words} may fit if it is sharded "
         text += "across them (hardware.sharding)"
-        text += "" if has_method else ", which is estimated, but not yet trained by this suite"
         yield Caution("NOT_SHARDED", text, "fit.does_not_fit", found[0])
 
 

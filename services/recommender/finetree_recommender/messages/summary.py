@@ -4,7 +4,7 @@
 from collections.abc import Iterator
 
 from finetree.quantities import approximate_duration, cost_words, duration_words, memory_words
-from finetree_api.types.v1 import training_pb2
+from finetree_runtime.runspec.number_formats import measured_rate
 
 from finetree_recommender.estimator.values import Estimate
 from finetree_recommender.explain.cautions import MISSING_EVIDENCE
@@ -225,9 +225,7 @@ def _speed(answer: Recommendation) -> str:
     if not answer.inputs.on_cpu or answer.recipe is None:
         return ""
     rates, cores = answer.inputs.matrix_rates, answer.inputs.hardware.cpu.cores
-    is_fp32 = answer.recipe.spec.precision == training_pb2.PRECISION_FP32
-    rate = 0.0 if rates is None else rates.fp32_flops_per_second if is_fp32 else rates.bf16_flops_per_second
-    if rate:
+    if rate := measured_rate(rates, answer.recipe.spec):
         return f" at its measured {rate / 1e12:.2g} TFLOP/s"
     return f" at the assumed speed of {cores} cores" if cores else " at an assumed speed, since its cores are unknown"
 

@@ -9,7 +9,8 @@
 
 `data_dir` is then, first match wins: `--data-dir`, FINETREE_TRAINER_DATA_DIR, `data_dir` in the file that `--config`
 or FINETREE_TRAINER_CONFIG names, the default. A `Secret` comes from the environment or from a file (`--x-file`,
-..._X_FILE, `x_file`), never from the command line, which every process of the machine can see.
+..._X_FILE, `x_file`), never from the command line, which every process of the machine can see. A `SecretUrl` may stand
+there while it has no password.
 """
 
 from __future__ import annotations
@@ -24,11 +25,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from finetree_runtime.config.values import Duration, Secret, Size, convert, kind_of, metavar
+from finetree_runtime.config.values import (
+    Duration,
+    Secret,
+    SecretUrl,
+    Size,
+    carries_password,
+    convert,
+    kind_of,
+    metavar,
+)
 
 __all__ = [
     "Duration",
     "Secret",
+    "SecretUrl",
     "ServiceSettings",
     "SettingsError",
     "Size",
@@ -179,7 +190,7 @@ class _Option:
     def of(cls, field: dataclasses.Field[Any], annotation: Any, prefix: str) -> list[_Option]:
         kind = kind_of(annotation)
         options = [cls(field.name, field, kind, prefix)]
-        if kind is Secret:
+        if kind in (Secret, SecretUrl):
             options.append(cls(f"{field.name}_file", field, kind, prefix, is_file=True))
         return options
 
@@ -205,18 +216,26 @@ class _Option:
         if self.is_file:
             return f"File that holds: {text[:1].lower()}{text[1:]} [{self.variable}]"
         default = self.field.default
-        shown = "" if default in (dataclasses.MISSING, None, "", (), Secret()) else f", default {_shown(default)}"
+        hidden = isinstance(default, Secret) or default in (dataclasses.MISSING, None, "", ())
+        shown = "" if hidden else f", default {_shown(default)}"
         return f"{text} [{self.variable}{', required' if self.required else shown}]"
 
     def convert(self, origin: str, raw: Any) -> Any:
         try:
             if self.is_file:
-                return Secret(Path(str(raw)).read_text(encoding="utf-8").strip())
+                return convert(self.kind, Path(str(raw)).read_text(encoding="utf-8").strip())
+            if self.kind is SecretUrl and origin == self.flag:
+                self._require_no_password(raw)
             return convert(self.kind, raw)
         except OSError as error:
             raise SettingsError("SETTING_INVALID", f"{origin}: cannot read the file: {error.strerror}") from None
         except ValueError as error:
             raise SettingsError("SETTING_INVALID", f"{origin}: {error}") from None
+
+    def _require_no_password(self, url: str) -> None:
+        if carries_password(url):
+            ways = f"{self.variable}, {self.flag}-file, or what the client library reads by itself"
+            raise ValueError(f"every process of this machine sees a password given here; use {ways}")
 
 
 def _values(options: list[_Option], layers: list[_Layer]) -> dict[str, Any]:

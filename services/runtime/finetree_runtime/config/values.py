@@ -43,6 +43,20 @@ class Secret:
     __str__ = __repr__
 
 
+class SecretUrl(Secret):
+    """A URL that may carry a password. On the command line, which every process of the machine sees, it must not."""
+
+    __slots__ = ()
+
+
+_PASSWORD_IN_URL = re.compile(r"//[^/?#@:]*:[^/?#@]+@|[?&][a-z_]*password=", re.IGNORECASE)
+
+
+def carries_password(url: str) -> bool:
+    """Return whether a URL has a password, before its host or among its options."""
+    return _PASSWORD_IN_URL.search(url) is not None
+
+
 def kind_of(annotation: Any) -> Any:
     """Key of `CONVERTERS` for an annotation: `tuple` for tuple[str, ...], X for X | None; a Literal stays as it is.
 
@@ -89,6 +103,10 @@ def _secret(raw: Any) -> Secret:
     if not isinstance(raw, str):
         raise ValueError("a secret is text")  # noqa: TRY004  # likewise; and the value itself is not repeated
     return Secret(raw)
+
+
+def _secret_url(raw: Any) -> SecretUrl:
+    return SecretUrl(_secret(raw).reveal())
 
 
 def _integer(raw: Any) -> int:
@@ -146,6 +164,7 @@ CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     Duration: _duration,
     Size: _size,
     Secret: _secret,
+    SecretUrl: _secret_url,
     tuple: _strings,
 }
 """Converters by type of the setting."""
@@ -157,6 +176,7 @@ METAVARS: dict[Any, str] = {
     Path: "PATH",
     Duration: "TIME",
     Size: "BYTES",
+    SecretUrl: "URL",
     tuple: "TEXT[,TEXT]",
 }
 """Placeholders in `--help` by type of the setting."""

@@ -41,7 +41,9 @@ def combination_problem(spec: run_spec_pb2.RunSpec) -> Problem | None:
             f"{training.effective_batch_size} rows; lower it"
         )
         return Problem("MICRO_BATCH_TOO_LARGE", "training.micro_batch_size", text)
-    return _machines_problem(spec.hardware)
+    hardware = spec.hardware
+    # A GPU's job has no cores; those of a CPU are unknown where nobody says them.
+    return _machines_problem(hardware) or threads_problem(hardware.count, hardware.cpu.cores)
 
 
 def _machines_problem(hardware: hardware_pb2.Hardware) -> Problem | None:
@@ -51,6 +53,15 @@ def _machines_problem(hardware: hardware_pb2.Hardware) -> Problem | None:
         return None
     text = f"{devices} devices do not spread evenly over {machines} machines; use a divisor of {devices}"
     return Problem("NODES_UNEVEN", "hardware.nodes", text)
+
+
+def threads_problem(processes: int, threads: int) -> Problem | None:
+    """Find out whether a run on a CPU has more processes than there are `threads` to share (0: unknown)."""
+    if not 0 < threads < processes:
+        return None
+    text = f"{processes} processes share {threads} {'thread' if threads == 1 else 'threads'} of a CPU, and each needs "
+    text += f"one of its own; lower it to {threads}"
+    return Problem("THREADS_TOO_FEW", "hardware.count", text)
 
 
 def _experts_problem(spec: run_spec_pb2.RunSpec) -> Problem | None:

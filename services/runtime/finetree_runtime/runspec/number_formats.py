@@ -70,6 +70,22 @@ def step_rate(forward: float, backward: float, *, method: str | None) -> float:
     return (forwards + 1.0) / (forwards / forward + 1.0 / backward)
 
 
+def measured_rate(rates: hardware_pb2.MatrixRates | None, spec: run_spec_pb2.RunSpec) -> float:
+    """Rate of the products of a resolved run's steps on a CPU, FLOP/s; the forward pass's where that alone is known.
+
+    0 where nothing was measured in the run's format.
+    """
+    if rates is None:
+        return 0.0
+    if spec.precision == training_pb2.PRECISION_FP32:
+        forward, backward = rates.fp32_flops_per_second, rates.fp32_backward_flops_per_second
+    else:
+        forward, backward = rates.bf16_flops_per_second, rates.bf16_backward_flops_per_second
+    if min(forward, backward) <= 0:
+        return forward
+    return step_rate(forward, backward, method=spec.WhichOneof("method"))
+
+
 def slow_format_problem(spec: run_spec_pb2.RunSpec, rates: hardware_pb2.MatrixRates | None) -> Problem | None:
     """Find out whether a resolved spec computes on a CPU in a format that was measured to be many times slower."""
     if spec.hardware.WhichOneof("device") != "cpu" or spec.precision not in _COMPUTES_IN_BF16:

@@ -346,13 +346,14 @@ def _texts(rpc: Context) -> dict[str, str]:
 
 def _begin(method: str, metadata: dict[str, str], rpc: Context, now: float) -> context.Call:
     """Make the call known to this task. Each rpc is a task of its own, so nothing has to be reset."""
-    given = metadata.get(REQUEST_ID, "")
+    given, parent = metadata.get(REQUEST_ID, ""), metadata.get(TRACEPARENT, "")
     remaining = cast("float | None", rpc.time_remaining())  # None without a deadline, whatever its annotation says
     call = context.Call(
         method=method,
         principal=context.UNKNOWN,
         request_id=given if _REQUEST_ID.fullmatch(given) else str(uuid7()),
         deadline=None if remaining is None else now + remaining,
+        traceparent=parent if parse_traceparent(parent) is not None else "",
     )
     context.CURRENT.set(call)
     return call

@@ -56,6 +56,8 @@ class Call:
     fields: dict[str, Any] = field(default_factory=dict)
     trace: TraceContext | None = None
     """Its span where calls are traced, else the caller's; None where neither has one."""
+    traceparent: str = ""
+    """The caller's own span as it was sent, in the form of the W3C; empty where the caller sent none."""
     on_waiting: Callable[[], None] | None = None
     """What `only_waits` calls; set where the call holds a place among those that run."""
 
@@ -74,6 +76,12 @@ def request_id() -> str:
     """Request id of this call, sent by the client or made by the interceptor; empty outside a call."""
     call = CURRENT.get()
     return call.request_id if call else ""
+
+
+def traceparent() -> str:
+    """The caller's span, as the W3C's traceparent; empty where the caller sent none, and outside a call."""
+    call = CURRENT.get()
+    return call.traceparent if call else ""
 
 
 def remaining() -> float | None:

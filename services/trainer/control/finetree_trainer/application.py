@@ -21,14 +21,12 @@ from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
-from sqlalchemy.exc import DatabaseError
 
 from finetree_trainer.api import worker_servicer
 from finetree_trainer.api.names import Names
 from finetree_trainer.api.servicer import SERVICE, TrainerServicer
 from finetree_trainer.datasets.datasets import Datasets, Limits
 from finetree_trainer.datasets.previews import Previews
-from finetree_trainer.disk import private_folder
 from finetree_trainer.estimator import Estimator, RemoteEstimator
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.list import EventLister
@@ -77,15 +75,16 @@ from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
-from finetree_trainer.store.database import Store
+from finetree_trainer.store.backends.availability import Availability
+from finetree_trainer.store.backends.opening import open_store
 from finetree_trainer.store.jobs import JobRow
-from finetree_trainer.store.migrations import SchemaTooNewError
-from finetree_trainer.store.writer import is_corrupt
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
 from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
 from finetree_trainer.telemetry.span_export import SpanExport
+from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.confinement import WorkerConfinement
+from finetree_trainer.workers.handover import hand_over
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -115,7 +114,7 @@ class Application:
 
     def __init__(self, settings: Settings, service_: Service, estimator: Estimator | None) -> None:
         self._settings, self._service, self._estimator = settings, service_, estimator
-        self._layout = Layout(settings.data_dir)
+        self._layout = Layout(settings.data_dir, WorkerUser.find(settings.worker_user))
         self._policy = read_policy(settings)
         self._quotas = Quotas(LimitsFile(settings.limits_file, usual_limits(settings)))
         service_.limits = self._quotas.file
@@ -129,11 +128,12 @@ class Application:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
         self._claim_folder()
+        hand_over(self._layout)
         confinement = WorkerConfinement(settings, self._layout)
         self._confined = asyncio.create_task(confinement.probe())
-        if settings.confinement == "required":
+        if settings.confinement == "required" or self._layout.user is not None:
             await self._confined
-        self._store = _open_store(self._layout)
+        self._store = await asyncio.to_thread(open_store, self._layout, settings.database_url)
         self._log = EventLog(self._store)
         gpus = NvmlGpus()
         self._node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
@@ -151,7 +151,7 @@ class Application:
             self._measure(self._service.meter)
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
-        self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
+        self._attach = await worker_servicer.serve(workers, self._layout)
         self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
 
     def _build(self, estimator: Estimator, confinement: WorkerConfinement) -> TrainerServicer:
@@ -170,6 +170,7 @@ class Application:
             weights=weights,
             devices=self._node.devices,
             rates=self._host.rates,
+            layout=layout,
             settings=settings,
         )
         self._queue = JobQueue(log, self._node.devices, self._memory)
@@ -177,7 +178,7 @@ class Application:
         self._memory.workers = self._supervisor.heartbeats.processes
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
-        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
+        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices, rates=rates)
         serving = ServingPlanner(
             inputs,
             weights,
@@ -291,6 +292,8 @@ class Application:
             "heartbeats": self._supervisor.heartbeats.run,
             "machine": MachineWatch(self._log, self._queue, self._memory).run,
         }
+        if self._settings.database_url:
+            loops["database"] = Availability(self._store, self._service.set_ready).run
         if self._service.tracing is not None:
             self._spans = SpanExport(self._log, self._service.tracing.records)
             loops["spans"] = self._spans.run
@@ -328,7 +331,7 @@ class Application:
     def _claim_folder(self) -> None:
         """Lock the data folder: two trainers in it would give one job to two workers."""
         try:
-            private_folder(self._layout.root)
+            passage(self._layout.root.resolve(), self._layout.user)
             self._lock = os.open(self._layout.service_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -380,24 +383,6 @@ class Application:
         self._supervisor.measure = False
         with suppress(DomainError):
             await self._host.record(profile)
-
-
-def _open_store(layout: Layout) -> Store:
-    """Open the trainer's database.
-
-    Raises SettingsError when a newer trainer has written it, it is damaged, or there is no room to open it.
-    """
-    try:
-        return Store(layout.database)
-    except SchemaTooNewError as error:
-        raise SettingsError("DATA_DIR_TOO_NEW", f"data_dir: {error}; start a newer trainer on it") from None
-    except DatabaseError as error:
-        if is_corrupt(error):
-            text = f"data_dir: {layout.database.name} in it is damaged ({error.orig}); restore the folder from a backup"
-            raise SettingsError("DATA_DIR_DAMAGED", text) from None
-        raise SettingsError(
-            "DATA_DIR_UNUSABLE", f"data_dir: {layout.database.name} in it cannot be opened: {error.orig}"
-        ) from None
 
 
 def _limits(settings: Settings) -> dict[str, int]:

@@ -7,6 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetree_trainer.worker_user import WorkerUser
+
 MAX_SOCKET_PATH_BYTES = 100
 """Longest path of a Unix socket that is used; `sun_path` holds 107 bytes, which a deep data folder exceeds."""
 
@@ -16,6 +18,7 @@ class Layout:
     """Paths in the data folder; whoever writes into a folder makes it.
 
     trainer.db                              the database
+    database.json                           there where the database is on a server, in place of trainer.db: its mark
     service.lock                            held by the service that uses the folder
     restoring.json                          there while a backup is restored into the folder: no service may use it
     run/worker.sock                         where workers attach
@@ -30,11 +33,18 @@ class Layout:
     """
 
     root: Path
+    user: WorkerUser | None = None
+    """Who workers run as; None: as the service's own user."""
 
     @property
     def database(self) -> Path:
         """The database file."""
         return self.root / "trainer.db"
+
+    @property
+    def database_mark(self) -> Path:
+        """The file that ties the folder to a database on a server."""
+        return self.root / "database.json"
 
     @property
     def service_lock(self) -> Path:

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from finetree_runtime.config.settings import Duration, Secret, ServiceSettings, Size, listen_address, setting
+from finetree_runtime.config.settings import Duration, Secret, SecretUrl, ServiceSettings, Size, listen_address, setting
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -14,6 +14,11 @@ class Settings(ServiceSettings):
 
     address: str = listen_address(50053)
     data_dir: Path = setting(Path("finetree-data"), "Folder of the trainer's database, datasets, models and jobs.")
+    database_url: SecretUrl = setting(
+        SecretUrl(),
+        "PostgreSQL database for jobs and events, postgresql+psycopg://USER@HOST/DATABASE; a password by the variable, "
+        "the file, PGPASSFILE or ?service=NAME (docs/scale.md). Default: the embedded one in data_dir.",
+    )
     estimator_address: str = setting("127.0.0.1:50052", "Address of the estimator; jobs run without it, too.")
     service_token_file: Path | None = setting(
         None, "File with the token that calls to the estimator carry; read again when it is refused."
@@ -33,6 +38,11 @@ class Settings(ServiceSettings):
         "auto",
         "Confine workers as far as this system allows; required: do not start where it allows less "
         "(docs/threat-model.md).",
+    )
+    worker_user: str = setting(
+        "",
+        "User that workers run as, NAME or UID, with :GROUP for another group than its own; the trainer must be root. "
+        "Default: its own user.",
     )
     worker_command: tuple[str, ...] = setting((), "Program that runs a task. Default: this Python, -m finetree_worker.")
     worker_heartbeat: Duration = setting(

@@ -16,6 +16,8 @@ from typing import BinaryIO
 from finetree_api.worker.v1 import worker_pb2
 from google.protobuf.message import DecodeError
 
+from finetree_data.confinement.own_files import open_own
+
 FILE_NAME = "journal.bin"
 """Name of the journal in an attempt's folder."""
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -59,7 +61,7 @@ def read(stream: BinaryIO, offset: int = 0) -> Iterator[Record]:
 def events_after(folder: Path, worker_seq: int) -> list[worker_pb2.WorkerEvent]:
     """Read the events in an attempt's folder with numbers above `worker_seq`; none where there is no journal."""
     try:
-        stream = (folder / FILE_NAME).open("rb")
+        stream = open_own(folder / FILE_NAME)
     except OSError:
         return []
     with stream:

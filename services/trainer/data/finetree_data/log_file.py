@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetree_data.confinement.own_files import open_own
+
 OPERATOR_LOG = "worker.log"
 """Name of the log in an attempt's folder that is the operator's alone: it may hold paths and secrets."""
 JOB_LOG = "job.log"
@@ -83,7 +85,7 @@ def segments(folder: Path, name: str) -> list[Segment]:
         for path in folder.iterdir():
             if (match := suffix.fullmatch(path.name)) is not None:
                 with suppress(FileNotFoundError):
-                    found.append(Segment(int(match[1] or 0), path.stat().st_size, path))
+                    found.append(Segment(int(match[1] or 0), path.lstat().st_size, path))
     return sorted(found, key=lambda segment: segment.start)
 
 
@@ -140,7 +142,7 @@ def _line_starts(found: list[Segment]) -> Iterator[int]:
 
 
 def _bytes(segment: Segment, start: int, count: int) -> bytes:
-    with segment.path.open("rb") as stream:
+    with open_own(segment.path) as stream:
         stream.seek(start - segment.start)
         return stream.read(count)
 

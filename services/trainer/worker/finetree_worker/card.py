@@ -53,8 +53,9 @@ class Record:
     `folder` is where the job's attempts keep their checkpoints: the base is evaluated by the first of them alone.
     """
 
-    def __init__(self, reporter: Reporter, folder: Path) -> None:
-        self._reporter, self._file = reporter, folder / _BEFORE
+    def __init__(self, reporter: Reporter, folder: Path, *, keeps: bool = True) -> None:
+        """`keeps`: whether it writes the evaluation of the base; one of several processes does."""
+        self._reporter, self._file, self._keeps = reporter, folder / _BEFORE, keeps
         self.reports: dict[int, event_pb2.DatasetReport] = {}
         """Reports on the rows by split, which the run fills in: not all of them are events."""
         self.after: event_pb2.EvalMetrics | None = None
@@ -67,6 +68,8 @@ class Record:
             self.after = payload
         elif isinstance(payload, event_pb2.EvalMetrics):
             self._before = payload
+            if not self._keeps:
+                return
             with suppress(OSError):
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 draft = self._file.with_name(f".{self._file.name}.tmp")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory of this process and of its device, and a thread that samples the GPU once a second."""
 
+import ctypes
 import sys
 import threading
 from contextlib import suppress
@@ -20,6 +21,12 @@ _OUT_OF_MEMORY = (
     *("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
 )
 """What libraries say in a RuntimeError: CUDA's driver and cuBLAS allocate beside torch, whose own error is a class."""
+
+
+def trim_heap() -> None:
+    """Give the heap's unused pages back to the system, those of other threads' heaps too, where it is glibc's."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -65,6 +65,12 @@ class ModelError(TaskError):
     category = Category.USER
 
 
+class AccessError(TaskError):
+    """A file of the task is closed to the user that this worker runs as."""
+
+    category = Category.USER
+
+
 class DivergedError(TaskError):
     """The loss or the gradient was not finite for too many steps in a row."""
 
@@ -86,6 +92,12 @@ class StorageError(TaskError):
 
 class CheckpointError(TaskError):
     """A checkpoint does not belong to this run, or is damaged."""
+
+
+class RankError(TaskError):
+    """A process of a run on several devices was lost, stands still, or has other weights than the rest."""
+
+    retryable = True
 
 
 class Cancelled(BaseException):

@@ -69,6 +69,13 @@ class Attention(StrEnum):
     EAGER = "eager"
 
 
+class Sharding(StrEnum):
+    """What several devices divide: the rows of a step alone, or weights, gradients and optimizer states too."""
+
+    REPLICATED = "replicated"
+    FULL = "full"
+
+
 class Metric(StrEnum):
     """Measurements of an evaluation."""
 
@@ -151,6 +158,11 @@ class Method(ABC):
         """Return how other programs name the trained weights of a checkpoint; None where none loads them."""
         del trained, base
         return None
+
+    @property
+    def undivided(self) -> str:
+        """Why the method's weights cannot be divided among devices, as the end of a sentence; empty where they can."""
+        return ""
 
     def quantization(self, dtype: "torch.dtype") -> "BitsAndBytesConfig | None":
         """Return how the base is quantized on loading, its products in `dtype`; None where it is not quantized."""
@@ -292,8 +304,6 @@ class Plan:
 
     `work` is the attempt's own folder, `artifact` the folder that the result is renamed to, `checkpoint_folder` where
     the job's attempts keep their checkpoints (unset: below `work`).
-    `threads` is the number of CPU threads; with the library versions and the machine type it decides the order of
-    floating-point sums, hence whether a resumed run is equal bit for bit.
     """
 
     base: BaseModel
@@ -306,6 +316,13 @@ class Plan:
     checkpoints: CheckpointPlan = field(default_factory=CheckpointPlan)
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
+    """CPU threads of this process; with the library versions and the machine type they decide the order of
+    floating-point sums, hence whether a resumed run is equal bit for bit."""
+    ranks: int = 1
+    """Processes that train together, each on a device of its own; a checkpoint fits any number of them."""
+    sharding: Sharding = Sharding.REPLICATED
+    device_ids: tuple[str, ...] = ()
+    """The service's names of the ranks' devices, in their order; empty on a CPU."""
     job: str = ""
     attempt: int = 1
     attempt_reason: event_pb2.AttemptReason.ValueType = event_pb2.ATTEMPT_REASON_UNSPECIFIED

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans from the contract's task messages: every setting is either used or refused by name."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from finetree_api.trainer.v1 import artifact_pb2, job_pb2
-from finetree_api.types.v1 import training_data_pb2, training_pb2
+from finetree_api.types.v1 import hardware_pb2, training_data_pb2, training_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data.contract import reading_of
 
@@ -19,11 +20,14 @@ from finetree_worker.plan import (
     DataPlan,
     EvaluationPlan,
     Expected,
+    Method,
     Metric,
     Optimization,
+    OptimizerName,
     Plan,
     PreparePlan,
     Price,
+    Sharding,
 )
 
 ARTIFACT_FOLDERS = {artifact_pb2.ARTIFACT_KIND_ADAPTER: "adapter", artifact_pb2.ARTIFACT_KIND_MODEL: "model"}
@@ -44,7 +48,8 @@ def train_plan(task: worker_pb2.Task) -> Plan:
     if spec.optimizer_in_backward:
         raise spec_values.not_supported("optimizer_in_backward", "true")
     method = method_of(spec)
-    evaluation = _evaluation(spec.evaluation)
+    evaluation, devices = _evaluation(spec.evaluation), _devices(task)
+    require_sharding(method, devices.sharding, _optimization(task))
     return Plan(
         base=BaseModel(Path(task.base.model_dir), task.base.hub_id, task.base.hub_revision),
         data=_training_data(task, questions=Metric.EXACT_MATCH in evaluation.metrics),
@@ -54,8 +59,11 @@ def train_plan(task: worker_pb2.Task) -> Plan:
         artifact=free_folder(Path(folders.artifact_dir), ARTIFACT_FOLDERS[method.artifact], task.attempt),
         evaluation=evaluation,
         checkpoints=_checkpoints(task),
-        device=device_kind(task),
-        threads=max(1, task.threads),
+        device=devices.kind,
+        threads=max(1, task.threads // (devices.count if devices.kind == "cpu" else 1)),
+        ranks=devices.count,
+        sharding=devices.sharding,
+        device_ids=tuple(device_ids(task)) if devices.kind == "cuda" else (),
         job=task.job,
         attempt=task.attempt,
         attempt_reason=task.attempt_reason,
@@ -109,6 +117,58 @@ def free_folder(parent: Path, name: str, attempt: int) -> Path:
 def device_ids(task: worker_pb2.Task) -> list[str]:
     """Return the ids of all devices of a task, for example ["cuda:0"]."""
     return [device for placement in task.placements for device in placement.device_ids]
+
+
+@dataclass(frozen=True, slots=True)
+class _Devices:
+    """What a training runs on: kind and number of devices, and what they divide."""
+
+    kind: Literal["cpu", "cuda"]
+    count: int
+    sharding: Sharding
+
+
+def _devices(task: worker_pb2.Task) -> _Devices:
+    """Return what a training runs on: all GPUs of its placement, or as many processes on the CPU as the spec says.
+
+    Raises PlanError SETTING_NOT_SUPPORTED.
+    """
+    hardware, named = task.train.spec.hardware, device_ids(task)
+    if hardware.nodes > 1:
+        raise spec_values.not_supported("hardware.nodes", str(hardware.nodes))
+    on_gpu = any(device.startswith("cuda") for device in named)
+    count = len(named) if on_gpu else max(1, hardware.count)
+    if count == 1:
+        return _Devices("cuda" if on_gpu else "cpu", 1, Sharding.REPLICATED)
+    if hardware.sharding not in spec_values.SHARDINGS:
+        name = hardware_pb2.Sharding.Name(hardware.sharding)
+        raise PlanError(
+            "SETTING_NOT_SUPPORTED",
+            f"This worker cannot train with hardware.sharding {name}.",
+            field="hardware.sharding",
+            remedy="Use SHARDING_FULL, which divides the weights as well, or SHARDING_REPLICATED.",
+        )
+    return _Devices("cuda" if on_gpu else "cpu", count, spec_values.SHARDINGS[hardware.sharding])
+
+
+def require_sharding(method: Method, sharding: Sharding, optimization: Optimization) -> None:
+    """Raise PlanError SETTING_NOT_SUPPORTED for what cannot be divided among devices."""
+    if sharding is not Sharding.FULL:
+        return
+    if optimization.optimizer in (OptimizerName.ADAMW_8BIT, OptimizerName.PAGED_ADAMW_8BIT):
+        raise PlanError(
+            "SETTING_NOT_SUPPORTED",
+            "bitsandbytes' optimizers keep their 8-bit states in blocks that cannot be divided among devices.",
+            field="optimizer",
+            remedy="Use OPTIMIZER_ADAMW, whose states are divided by the number of devices, or SHARDING_REPLICATED.",
+        )
+    if method.undivided:
+        raise PlanError(
+            "SETTING_NOT_SUPPORTED",
+            f"The base of {method.title} cannot be divided among devices: {method.undivided}.",
+            field="hardware.sharding",
+            remedy="Use SHARDING_REPLICATED, or a method whose base is not quantized.",
+        )
 
 
 def device_kind(task: worker_pb2.Task) -> Literal["cpu", "cuda"]:

@@ -6,10 +6,10 @@ A value that is missing in a table is refused by name. The trainer refuses it be
 
 from typing import Any
 
-from finetree_api.types.v1 import training_pb2
+from finetree_api.types.v1 import hardware_pb2, training_pb2
 
 from finetree_worker.errors import PlanError
-from finetree_worker.plan import Attention, LossOn, Metric, OptimizerName, Precision, Schedule
+from finetree_worker.plan import Attention, LossOn, Metric, OptimizerName, Precision, Schedule, Sharding
 
 SCHEDULES = {
     training_pb2.SCHEDULE_UNSPECIFIED: Schedule.COSINE,
@@ -49,6 +49,11 @@ ATTENTION = {
 }
 LOSS_KERNELS = {training_pb2.LOSS_KERNEL_UNSPECIFIED: None, training_pb2.LOSS_KERNEL_COMPLETION_ONLY: None}
 PROGRAMS = {training_pb2.TRAINING_PROGRAM_UNSPECIFIED: None, training_pb2.TRAINING_PROGRAM_FINETREE: None}
+SHARDINGS = {
+    hardware_pb2.SHARDING_UNSPECIFIED: Sharding.REPLICATED,
+    hardware_pb2.SHARDING_REPLICATED: Sharding.REPLICATED,
+    hardware_pb2.SHARDING_FULL: Sharding.FULL,
+}
 METRICS = {
     training_pb2.METRIC_LOSS: Metric.LOSS,
     training_pb2.METRIC_EXACT_MATCH: Metric.EXACT_MATCH,

@@ -38,7 +38,7 @@ def test_a_log_that_holds_is_ok_and_its_head_is_found_again(folder):
     (found,) = json.loads(run("verify", folder, "--json"))["logs"]
     assert (found["ok"], found["records"]) == (True, 2)
     assert "record 2" in run("verify", folder, "--expect-head", found["head"])
-    assert "finetree-trainer: ok, 2 records in 1 files" in run("verify", folder)
+    assert "finetree-trainer: ok, 2 records in 1 file\n" in run("verify", folder)
 
 
 def test_a_changed_record_is_named_with_its_place(folder):
@@ -51,7 +51,7 @@ def test_a_changed_record_is_named_with_its_place(folder):
 def test_an_end_that_was_cut_off_shows_against_a_head_alone(folder):
     head = json.loads(run("verify", folder, "--json"))["logs"][0]["head"]
     log(folder).write_bytes(log(folder).read_bytes().splitlines(keepends=True)[0])
-    assert "ok, 1 records" in run("verify", folder)
+    assert "ok, 1 record in" in run("verify", folder)
     with pytest.raises(GateFailed, match="the end was cut off") as caught:
         run("verify", folder, "--expect-head", head)
     assert caught.value.reason == "AUDIT_HEAD_MISSING"

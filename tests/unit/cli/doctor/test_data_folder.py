@@ -55,6 +55,11 @@ def test_a_folder_that_others_can_read_is_a_warning_with_the_command(tmp_path):
     assert permissions(tmp_path).remedy == f"chmod 700 {tmp_path}"
     tmp_path.chmod(0o700)
     assert permissions(tmp_path).level is Level.OK
+    # Workers of another user pass through, and see nothing of it.
+    tmp_path.chmod(0o710)
+    assert permissions(tmp_path).level is Level.OK
+    tmp_path.chmod(0o750)
+    assert permissions(tmp_path).level is Level.WARNING
 
 
 def test_a_damaged_database_is_a_problem_and_the_exit_code_three(tmp_path):

@@ -19,8 +19,8 @@ def command(name: str) -> click.Command:
 @pytest.mark.parametrize(
     ("path", "name", "flag"),
     [
-        ("spec.hardware.count", "estimate", "--gpus"),
-        ("run.spec.hardware.count", "check", "--count"),
+        ("spec.hardware.count", "estimate", "--devices"),
+        ("run.spec.hardware.count", "check", "--devices"),
         ("training.micro_batch_size", "estimate", "--micro-batch"),
         ("training.micro_batch_size", "recommend", ""),
         ("dataset_profile.examples", "recommend", "--examples"),
@@ -34,7 +34,7 @@ def test_a_path_is_the_option_that_the_command_has(path, name, flag):
 def test_paths_in_a_text_become_options_and_other_words_stay():
     text = "raise spec.hardware.count, or training.schedule; see docs.example.com. Or give dataset_profile.examples."
     assert in_flags(text, command("estimate")) == (
-        "raise --gpus, or training.schedule; see docs.example.com. Or give --examples."
+        "raise --devices, or training.schedule; see docs.example.com. Or give --examples."
     )
 
 

@@ -2,6 +2,7 @@
 """Options that describe model, hardware, data and ownership."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,12 +30,10 @@ def test_a_model_is_named_by_catalog_or_hub(name, source, revision):
 @pytest.mark.parametrize(
     ("flags", "option"),
     [
-        ({"count": 4}, "--gpus"),
-        ({"cpu": True, "count": 4}, "--gpus"),
+        ({"count": 4}, "--devices needs a device"),
         ({"cores": 8, "memory_gb": 64}, "--cores and --memory-gb"),
         ({"gpu": "t4", "memory_gb": 64}, "--memory-gb"),
-        ({"gpu": None, "sharding": "fsdp"}, "--sharding needs GPUs"),
-        ({"cpu": True, "sharding": "fsdp"}, "--sharding needs GPUs"),
+        ({"gpu": None, "sharding": "fsdp"}, "--sharding needs a device"),
         ({"cpu": True, "nodes": 2}, "--nodes needs GPUs"),
         ({"network": 400.0}, "--network needs GPUs"),
         ({"tokens": 9}, "--tokens needs --examples"),
@@ -147,3 +146,17 @@ def test_a_trainer_without_a_device_is_refused():
     with pytest.raises(BadInput) as caught:
         spec_flags.this_machine(capacity_pb2.GetCapacityResponse())
     assert caught.value.reason == "NO_SUCH_DEVICE"
+
+
+def test_devices_of_a_cpu_are_processes_also_on_this_machine_and_of_a_job_file():
+    flags = {"count": 2, "sharding": "fsdp"}
+    said = spec_flags.hardware(spec_flags.HardwareFlags(cpu=True, cores=4, **flags), NOBODY).hardware
+    base = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=4))
+    changed = spec_flags.hardware(spec_flags.HardwareFlags(**flags), NOBODY, base=base).hardware
+    here = SimpleNamespace(capacity=lambda **_: capacity())
+    found = spec_flags.hardware(spec_flags.HardwareFlags(this_machine=True, **flags), here)
+
+    for hardware in (said, changed, found.hardware):
+        assert hardware.WhichOneof("device") == "cpu"
+        assert (hardware.count, hardware.sharding) == (2, hardware_pb2.SHARDING_FULL)
+    assert found.matrix_rates.bf16_flops_per_second == 3e12

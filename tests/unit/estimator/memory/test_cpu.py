@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator.catalog.models import model
+from finetree_estimator.estimate import estimate
+from finetree_estimator.evidence.corrections import Correction, Factor
 from finetree_estimator.memory import cpu, peak
 from finetree_estimator.memory.peak import Component
 from finetree_estimator.methods.full import Full
@@ -131,3 +133,33 @@ def test_an_evaluation_can_need_more_than_a_step(small):
 
     assert parts(replace(tiny, evaluation=held_out))[Component.TRANSIENT_PEAK] == 8 * 49_152 * 1024
     assert peak.estimate(tiny).device.expected < peak.estimate(replace(tiny, evaluation=held_out)).device.expected
+
+
+def test_each_process_on_a_cpu_holds_a_copy_or_its_share_and_the_host_all_of_them(small):
+    copies = replace(small, devices=2, batch=8)
+    shards = replace(copies, sharding="full")
+    one, two, shared = (peak.estimate(run) for run in (small, copies, shards))
+    weights, layers = 2 * 134_515_008, 30
+
+    assert parts(copies)[Component.BASE_WEIGHTS] == parts(small)[Component.BASE_WEIGHTS] == weights
+    # The embeddings, which are the head too, stay whole between the passes.
+    root = 2 * 49_152 * 576
+    assert parts(shards)[Component.BASE_WEIGHTS] == pytest.approx(weights / 2 + root)
+    assert parts(shards)[Component.OPTIMIZER_STATES] == parts(small)[Component.OPTIMIZER_STATES] / 2
+    assert shared.device.expected < two.device.expected
+    assert two.device.expected >= one.device.expected
+    for peaks, processes in ((one, 1), (two, 2), (shared, 2)):
+        assert peaks.host.expected == pytest.approx(processes * peaks.device.expected)
+        assert peaks.host.high == pytest.approx(processes * peaks.device.high)
+    # While a layer is computed, two are whole.
+    layer = (weights - root) / layers
+    gathered = cpu._at_the_loss(shards, 0.0, 2 * layer).transient - cpu._at_the_loss(shards, 0.0, 0.0).transient
+    assert 0 <= gathered <= 2 * layer
+
+
+def test_what_was_observed_of_a_process_corrects_the_host_of_all(small):
+    known = Factor(value=1.5, weight=0.9, spread=0.05, observations=18)
+    found = estimate(replace(small, devices=2, batch=8), Correction(device="cpu", date="2026-11-25", memory=known))
+
+    assert found.memory.host.expected == pytest.approx(2 * found.memory.device.expected)
+    assert [remark.code for remark in found.remarks].count("DEVICES_SHARE_CORES") == 1

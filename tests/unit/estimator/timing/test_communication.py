@@ -101,3 +101,21 @@ def test_a_network_that_is_assumed_may_be_an_eighth_or_no_obstacle(machines):
     assert communication.delay_seconds(machines, 0.0) == pytest.approx(2 * across - across)
     assert communication.saved_seconds(assumed, 0.0) == pytest.approx(across - waiting - 0.066 * across)
     assert communication.saved_seconds(machines, 0.0) == 0
+
+
+def test_processes_on_one_cpu_are_no_faster_together_than_one(make_run, cpu):
+    """The same batch on the same cores; each updates its own copy, and what they tell each other comes on top."""
+    one = make_run(device=cpu, method=Full(), batch=16, micro_batch=4)
+    part = replace(cpu, training_flops=cpu.training_flops / 2, bandwidth=cpu.bandwidth / 2, cores=1)
+    copies = replace(one, device=part, devices=2)
+    shards = replace(copies, sharding="full")
+    alone, both, sharded = (phases.estimate(run).step for run in (one, copies, shards))
+
+    moved = communication.step_seconds(copies, 0.0)
+    assert moved == pytest.approx(2 * 4 * 3_212_749_824 / 2 / 2.0e9)
+    assert alone.expected < both.expected - moved < 1.1 * alone.expected
+    gathered = communication.micro_batch_seconds(shards, 0.0)
+    assert gathered == pytest.approx(3 * 2 * 3_212_749_824 / 2 / 0.4e9)
+    assert sharded.expected > both.expected
+    assert delay(copies) == 0.0
+    assert delay(shards) == pytest.approx(gathered)

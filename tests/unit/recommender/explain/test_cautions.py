@@ -44,17 +44,20 @@ def test_several_gpus_are_cautioned_with_the_methods_that_may_fit_when_sharded(p
         return [c.redirect for c in answer.cautions if c.code in ("NOT_SHARDED", "NOT_TRAINED_HERE")]
 
     small = evidence(qlora="FITS")
-    refused = None  # the trainer trains on one device; no method is named in place of the recommended one
-    assert sharding(small, count=8) == [refused, Method.LORA]
-    assert sharding(small, builtin_packs()["evidence-1"], count=8) == [refused, Method.LORA]
+    refused = None  # no method is named in place of the recommended one
+    assert sharding(small, count=8) == [Method.LORA]
+    assert sharding(small, builtin_packs()["evidence-1"], count=8) == [Method.LORA]
     assert not sharding(small)
-    assert sharding(small, count=8, sharding="SHARDING_FULL") == [refused]
+    # The trainer divides everything or nothing, and trains on one machine.
+    assert not sharding(small, count=8, sharding="SHARDING_FULL")
+    assert sharding(evidence(lora="FITS"), count=8, sharding="SHARDING_GRADIENTS") == [refused]
     assert sharding(small, count=16, nodes=2) == [refused, Method.LORA]
     best = {"quality": "QUALITY_NEED_MAXIMUM"}
-    assert sharding(small, builtin_packs()["evidence-1"], best, count=8) == [refused, Method.LORA]
-    assert sharding(evidence(lora="FITS"), builtin_packs()["evidence-1"], best, count=8) == [refused, Method.FULL]
+    assert sharding(small, builtin_packs()["evidence-1"], best, count=8) == [Method.LORA]
+    assert sharding(evidence(lora="FITS"), builtin_packs()["evidence-1"], best, count=8) == [Method.FULL]
     assert not sharding(evidence(), count=8, sharding="SHARDING_FULL")
-    assert sharding(evidence(lora="FITS"), count=8) == [refused]
+    assert not sharding(evidence(lora="FITS"), count=8)
+    assert not sharding(evidence(lora="FITS"), count=8, sharding="SHARDING_FULL")
 
 
 def test_what_is_unknown_is_cautioned(pack, read, evidence):

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from finetree_runtime.config.settings import Duration, Secret, ServiceSettings, SettingsError, load, required, setting
+from finetree_runtime.config.settings import (
+    Duration,
+    Secret,
+    SecretUrl,
+    ServiceSettings,
+    SettingsError,
+    load,
+    required,
+    setting,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,3 +187,31 @@ def test_a_setting_of_a_type_that_cannot_be_given_is_a_fault_of_the_program(kind
     odd = dataclasses.make_dataclass("Odd", [("odd", kind, setting(None, "Odd."))], kw_only=True)
     with pytest.raises(TypeError, match="a setting cannot be"):
         of(kind=odd)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class WithUrl:
+    database_url: SecretUrl = setting(SecretUrl(), "Where it is.")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["db://me:geheim@host/name", "db://:geheim@host", "db://me@host/name?password=geheim", "db://host?SSLPassword=x"],
+)
+def test_a_url_with_a_password_is_taken_from_anywhere_but_the_command_line(tmp_path, url):
+    reason, message = failure("--database-url", url, kind=WithUrl)
+    assert reason == "SETTING_INVALID"
+    assert message.startswith("--database-url: every process of this machine sees a password given here; use ")
+    assert "FINETREE_TEST_DATABASE_URL, --database-url-file" in message
+    assert "geheim" not in message
+    file = tmp_path / "url"
+    file.write_text(url + "\n")
+    assert of("--database-url-file", str(file), kind=WithUrl).database_url.reveal() == url
+    given = of(kind=WithUrl, FINETREE_TEST_DATABASE_URL=url)
+    assert given.database_url.reveal() == url
+    assert "geheim" not in repr(given)
+
+
+@pytest.mark.parametrize("url", ["db://me@host:5432/name", "db://host/a:b@c", "db:///?service=x&passfile=y"])
+def test_a_url_without_a_password_may_be_a_flag(url):
+    assert of("--database-url", url, kind=WithUrl).database_url.reveal() == url

@@ -75,3 +75,14 @@ def test_devices_are_spread_evenly_over_machines(count: int, nodes: int, *, unev
     assert (problem is not None) is uneven
     if problem is not None:
         assert (problem.reason, problem.field_path) == ("NODES_UNEVEN", "hardware.nodes")
+
+
+@pytest.mark.parametrize(("cores", "count", "few"), [(0, 8, False), (4, 4, False), (4, 5, True), (1, 2, True)])
+def test_each_process_on_a_cpu_needs_a_thread(cores: int, count: int, *, few: bool) -> None:
+    cpu = hardware_pb2.CpuDevice(cores=cores) if cores else hardware_pb2.CpuDevice()
+    spec = run_spec_pb2.RunSpec(lora=method_pb2.Lora(), hardware=hardware_pb2.Hardware(cpu=cpu, count=count))
+    problem = combination_problem(resolve_spec(spec).spec)
+    assert (problem is not None) is few
+    if problem is not None:
+        assert (problem.reason, problem.field_path) == ("THREADS_TOO_FEW", "hardware.count")
+        assert problem.message.endswith(f"lower it to {cores}")

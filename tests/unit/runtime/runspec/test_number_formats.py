@@ -4,6 +4,7 @@ from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, traini
 from finetree_runtime.runspec.number_formats import (
     cpu_inference_precision,
     cpu_precision,
+    measured_rate,
     slow_format_problem,
     step_rate,
     times_slower,
@@ -61,6 +62,13 @@ def test_a_step_has_one_forward_layout_more_where_weights_are_trained():
     assert times_slower(AVX2, "lora") == pytest.approx(55.5, rel=0.01)
     assert times_slower(AVX2, "full") == pytest.approx(38.5, rel=0.01)
     assert times_slower(FORWARD_ALONE, "lora") == 0
+
+
+def test_the_rate_of_a_run_is_that_of_its_format_in_both_layouts():
+    assert measured_rate(AVX2, spec(FP32)) == pytest.approx(96e9)
+    assert measured_rate(AVX2, spec(BF16)) == pytest.approx(2 / (1 / 22e9 + 1 / 0.9e9))
+    assert measured_rate(FORWARD_ALONE, spec(BF16)) == 200e9
+    assert measured_rate(None, spec(BF16)) == 0
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full", "prefix", "adapter"])

@@ -2,7 +2,7 @@
 """The control plane refuses exactly what the worker cannot run: the two rooms never import each other, tests may."""
 
 import pytest
-from finetree.capabilities import ENUM_SETTINGS
+from finetree.capabilities import ENUM_SETTINGS, unsupported
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument
@@ -12,6 +12,8 @@ from finetree_trainer.jobs.capabilities import CAPABILITIES
 from finetree_worker import spec_values
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import method_of, qlora
+from finetree_worker.plan import Optimization
+from finetree_worker.plan_from_task import require_sharding
 
 WORKER = {
     "qlora.quantization": qlora.QUANTIZATIONS,
@@ -20,9 +22,9 @@ WORKER = {
     "attention": spec_values.ATTENTION,
     "gradient_checkpointing": spec_values.CHECKPOINTING,
     "loss_kernel": spec_values.LOSS_KERNELS,
+    "hardware.sharding": spec_values.SHARDINGS,
 }
 FIXED = {
-    "hardware.sharding": hardware_pb2.SHARDING_REPLICATED,
     "program.program": training_pb2.TRAINING_PROGRAM_FINETREE,
     "program.sharding_library": training_pb2.SHARDING_LIBRARY_FSDP2,
     "program.allocator_cache": training_pb2.ALLOCATOR_CACHE_EXPANDABLE,
@@ -88,11 +90,11 @@ def test_every_unsupported_setting_is_a_path_of_a_spec():
     [
         (run_spec_pb2.RunSpec(optimizer_in_backward=True), "job.train.spec.optimizer_in_backward"),
         (
-            run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(sharding=hardware_pb2.SHARDING_FULL)),
+            run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(sharding=hardware_pb2.SHARDING_GRADIENTS)),
             "job.train.spec.hardware.sharding",
         ),
         (run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(nodes=2)), "job.train.spec.hardware.nodes"),
-        (run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(count=2)), "job.train.spec.hardware.count"),
+        (run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(count=65)), "job.train.spec.hardware.count"),
         (
             run_spec_pb2.RunSpec(program=training_pb2.ProgramSettings(program=training_pb2.TRAINING_PROGRAM_LITGPT)),
             "job.train.spec.program.program",
@@ -128,3 +130,30 @@ def test_a_task_that_this_server_does_not_run_is_refused_with_those_that_it_does
         capabilities.require_task("export")
     assert raised.value.reason == "TASK_NOT_SUPPORTED"
     capabilities.require_task("train")
+
+
+QUANTIZED = [*(("qlora", quantization) for quantization in CAPABILITIES.quantizations)]
+METHODS = [(method, 0) for method in capabilities.methods() if method != "qlora"] + QUANTIZED
+
+
+@pytest.mark.parametrize(("method", "quantization"), METHODS)
+def test_what_cannot_be_divided_over_devices_is_what_the_worker_says(method, quantization):
+    for number, optimizer in spec_values.OPTIMIZERS.items():
+        for value, sharding in spec_values.SHARDINGS.items():
+            spec = run_spec_pb2.RunSpec(optimizer=number)
+            getattr(spec, method).SetInParent()
+            if quantization:
+                spec.qlora.quantization = quantization
+            spec.hardware.CopyFrom(hardware_pb2.Hardware(accelerator="h100", count=2, sharding=value))
+            said = [violation.field for violation in unsupported(resolve_spec(spec).spec)]
+            refused = _worker_refuses(spec, sharding, optimizer)
+            assert said[:1] == refused, (number, value)
+
+
+def _worker_refuses(spec, sharding, optimizer) -> list[str]:
+    wanted = Optimization(learning_rate=1e-4, batch_size=2, micro_batch_size=1, optimizer=optimizer)
+    try:
+        require_sharding(method_of(spec), sharding, wanted)
+    except PlanError as error:
+        return [error.field]
+    return []

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 from finetree_api.types.v1 import hardware_pb2
-from finetree_runtime.errors import FailedPrecondition
+from finetree_runtime.errors import FailedPrecondition, InvalidArgument
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.devices import Device, Slot, accelerator_name, matching, placements
 from finetree_trainer.scheduling.machine.cores import usable_cores
@@ -107,3 +109,22 @@ def test_devices_are_placed_node_by_node():
         ("n", ["cuda:0", "cuda:1"]),
         ("m", ["cuda:0", "cuda:1"]),
     ]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [Hardware(cpu=hardware_pb2.CpuDevice(), count=3), Hardware(cpu=hardware_pb2.CpuDevice(cores=8), count=3)],
+    ids=["its own cores", "cores of another machine"],
+)
+def test_processes_on_the_cpu_share_the_threads_of_one_slot(wanted):
+    cpu = Device("n", "cpu", Hardware(cpu=hardware_pb2.CpuDevice(cores=3), count=1), "CPU", 8 * GIB, 2, threads=3)
+    assert matching([GPU, cpu], wanted) == [cpu]
+    wanted.count = 4
+    with pytest.raises(InvalidArgument, match="lower it to 3, or give slots more threads") as error:
+        matching([GPU, cpu], wanted)
+    (violation,) = error.value.violations
+    assert (error.value.reason, violation.field_path) == ("THREADS_TOO_FEW", "job.train.spec.hardware.count")
+
+
+def test_a_machine_without_gpus_has_threads_for_whoever_names_no_device():
+    assert matching([replace(CPU, threads=2)], Hardware(count=2)) == [replace(CPU, threads=2)]

@@ -297,3 +297,30 @@ async def test_a_job_that_holds_memory_is_wanted_by_one_that_waits_for_it(queue,
     enqueue("a", CPU, needs=20 << 30)
     await turn(queue)
     assert queue.is_wanted("lease")
+
+
+async def test_processes_on_the_cpu_take_one_slot_and_are_promised_the_memory_of_all(queue, enqueue):
+    queue.meter.set(total=64 << 30, free=50 << 30)
+    two = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=2), count=2)
+    enqueue("two", two, needs=20 << 30)
+    assert await turn(queue) == [("two", ["n/cpu/0"])]
+    (demand,) = queue._promised().values()
+    assert (demand.count, demand.host_bytes(64 << 30)) == (1, 40 << 30)
+    # The other slot is free, and of the memory 10 GiB.
+    enqueue("one", CPU, needs=11 << 30)
+    assert await turn(queue) == []
+    assert queue.position("one").code == "MEMORY_IN_USE"
+
+
+async def test_who_needs_several_devices_says_how_many_are_free(queue, enqueue):
+    enqueue("one", GPU)
+    await turn(queue)
+    enqueue("pair", hardware_pb2.Hardware(accelerator="h100", count=2))
+    assert await turn(queue) == []
+    text = "it needs 2 devices at once and 1 is free; 0 jobs ahead and 1 running on h100 (cuda:0: one)"
+    assert queue.position("pair") == Position(1, text, "WAITING_FOR_DEVICE")
+    queue.release([slot for slot in queue._holders if slot.device == "cuda:0"], "one")
+    assert await turn(queue) == [("pair", ["n/cuda:0/0", "n/cuda:1/0"])]
+    enqueue("next", GPU)
+    await turn(queue)
+    assert queue.position("next").blocked_by == "0 jobs ahead and 1 running on h100 (cuda:0, cuda:1: pair)"

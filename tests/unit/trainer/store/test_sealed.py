@@ -10,10 +10,10 @@ import pytest
 from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import DomainError
 from finetree_trainer.store import events, jobs
+from finetree_trainer.store.backends.failures import is_corrupt
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.migrations import MIGRATIONS, SchemaTooNewError
 from finetree_trainer.store.sealed import Damaged, seal, unseal
-from finetree_trainer.store.writer import is_corrupt
 from sqlalchemy.exc import DatabaseError
 
 NAMED = {"EVENTS_DAMAGED", "RECORD_DAMAGED", "STORE_DAMAGED", "DATA_DIR_DAMAGED", "DATA_DIR_TOO_NEW"}

@@ -12,9 +12,11 @@ from finetree_data.confinement.policy import Policy
 from finetree_runtime.config.settings import SettingsError
 from finetree_trainer.layout import Layout
 from finetree_trainer.settings import Settings
+from finetree_trainer.worker_user import WorkerUser
 from finetree_trainer.workers import confinement
 from finetree_trainer.workers.confinement import WorkerConfinement
 
+USER = WorkerUser("trainee", 54321, 54322)
 HUB = worker_pb2.Task(prepare=job_pb2.PrepareTask(), hub=worker_pb2.HubAccess(endpoint="https://hub.example"))
 
 
@@ -25,8 +27,8 @@ def confining(folder: Path, **settings: object) -> WorkerConfinement:
 def tried(monkeypatch: pytest.MonkeyPatch, *found: Measure) -> None:
     """Have the system allow these measures."""
 
-    async def attempt(*, namespace: bool) -> tuple[Measure, ...]:
-        return found if namespace else ()
+    async def attempt(policy: Policy) -> confinement._Tried | None:
+        return confinement._Tried(found) if policy.namespace and found else None
 
     monkeypatch.setattr(confinement, "_try", attempt)
 
@@ -100,3 +102,70 @@ async def test_a_system_that_cannot_even_be_asked_has_nothing(tmp_path, monkeypa
     confined = confining(tmp_path)
     await confined.probe()
     assert {measure.state for measure in confined.measures} == {State.UNAVAILABLE}
+
+
+class OfUser(WorkerConfinement):
+    """Confines workers that run as another user, without the root that makes their folders."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        super().__init__(Settings(data_dir=folder, **settings), Layout(folder))
+        self.layout = Layout(folder, USER)
+
+
+def test_a_worker_of_another_user_becomes_that_user_and_has_no_home_of_the_service(tmp_path):
+    for settings in ({}, {"confinement": "off"}):
+        environment = OfUser(tmp_path, **settings).environment(tmp_path / "w", network=False, threads=1)
+        policy = Policy.take(environment)
+        assert policy is not None
+        assert (policy.user, policy.group) == (USER.uid, USER.gid)
+        assert policy.user_alone is bool(settings)
+        assert environment["HOME"] == environment["TMPDIR"] == str(tmp_path / "w/tmp")
+        assert environment["USER"] == environment["LOGNAME"] == "trainee"
+
+
+@pytest.mark.parametrize(
+    ("closed", "said"),
+    [
+        ("models-root", "user trainee cannot read {}/models-root of model_roots; let it read the folder"),
+        ("rows-root", "user trainee cannot read {}/rows-root of data_roots"),
+        (
+            "data/models",
+            "user trainee cannot reach data_dir; let everybody pass through the folders above it (mode 711)",
+        ),
+        ("python", "user trainee cannot read the Python that this service runs in, or its packages"),
+    ],
+)
+async def test_a_folder_that_is_closed_to_the_user_ends_the_start(tmp_path, monkeypatch, closed, said):
+    async def attempt(policy: Policy) -> confinement._Tried | None:
+        found = [Measure(measures.USER, State.HOLDS)]
+        return confinement._Tried(found, [str(tmp_path / closed)]) if policy.user == USER.uid else None
+
+    monkeypatch.setattr(confinement, "_try", attempt)
+    roots = {"model_roots": (str(tmp_path / "models-root"),), "data_roots": (str(tmp_path / "rows-root"),)}
+    with pytest.raises(SettingsError) as caught:
+        await OfUser(tmp_path / "data", **roots).probe()
+    assert caught.value.reason == "WORKER_USER_UNUSABLE"
+    assert said.format(tmp_path) in str(caught.value)
+    # Nothing of where this installation is.
+    assert closed.startswith(("models-", "rows-")) or str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{}, {"confinement": "off"}])
+async def test_a_system_that_does_not_let_a_worker_become_the_user_ends_the_start(tmp_path, monkeypatch, settings):
+    tried(monkeypatch)
+    with pytest.raises(SettingsError, match="a process could not become this user") as caught:
+        await OfUser(tmp_path, **settings).probe()
+    assert caught.value.reason == "WORKER_USER_UNUSABLE"
+
+
+async def test_the_user_is_shown_also_where_nothing_else_is_confined(tmp_path, monkeypatch):
+    async def attempt(policy: Policy) -> confinement._Tried:
+        assert policy.user_alone
+        return confinement._Tried([Measure(measures.USER, State.HOLDS)])
+
+    monkeypatch.setattr(confinement, "_try", attempt)
+    confined = OfUser(tmp_path, confinement="off")
+    await confined.probe()
+    states = {measure.name: measure.state for measure in confined.describe()}
+    assert states.pop("own_user") == capacity_pb2.CONFINEMENT_STATE_HOLDS
+    assert set(states.values()) == {capacity_pb2.CONFINEMENT_STATE_OFF}

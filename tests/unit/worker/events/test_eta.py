@@ -182,3 +182,31 @@ def test_after_twenty_steps_the_forecast_of_uneven_steps_is_within_five_percent_
         errors.append(abs(predicted / sum(times[20:]) - 1))
     assert median(errors) < 0.02
     assert sorted(errors)[int(0.95 * len(errors))] < 0.05
+
+
+def test_after_a_change_only_the_last_steps_say_what_remains():
+    made = eta(held_out=0)
+    for seconds in [1.0] * 60 + [3.0] * 8:
+        made.step(seconds, 100)
+    before = made.remaining(68, 168, tokens=10_000, rate=50.0)
+    made.forget_before(8)
+    after = made.remaining(68, 168, tokens=10_000, rate=50.0)
+    assert before is not None
+    assert after is not None
+    assert before.expected < 150
+    assert (after.low, after.expected, after.high) == pytest.approx((300.0, 300.0, 300.0))
+
+
+def test_a_forecast_that_is_known_to_be_wrong_is_made_anew_at_the_next_step():
+    forecasts = Forecasts(None)
+
+    def step(number: int) -> event_pb2.StepMetrics:
+        made = event_pb2.StepMetrics(step=number, total_steps=100)
+        made.eta_seconds.expected = 5.0
+        return made
+
+    assert forecasts.after(step(10), 1.0) is not None
+    assert forecasts.after(step(11), 1.1) is None
+    forecasts.renew()
+    assert forecasts.after(step(12), 1.2) is not None
+    assert forecasts.after(step(13), 1.3) is None

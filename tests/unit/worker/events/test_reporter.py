@@ -11,6 +11,7 @@ from finetree_api.worker.v1 import worker_pb2
 from finetree_data.journal import FILE_NAME, read
 from finetree_worker.events.journal import Journal
 from finetree_worker.events.reporter import JournalReporter
+from finetree_worker.events.slowdown import Slowdown
 from finetree_worker.plan import Price
 
 
@@ -91,6 +92,19 @@ def test_a_forecast_follows_the_step_that_it_is_due_after(reporter, tmp_path):
     assert second.event.forecast.cost.amount.expected >= 9.0
 
 
+def test_an_alert_of_slow_steps_has_the_forecast_made_anew(reporter, tmp_path):
+    """In the middle of a tenth of the run, where no forecast is due."""
+    for number in (20, 21, 22):
+        step = event_pb2.StepMetrics(step=number, total_steps=100)
+        step.eta_seconds.expected = 9.0 * number
+        if number == 22:
+            reporter.emit(Slowdown(2.0, "and 1 s before", ("memory is short",)).alert())
+        reporter.emit(step)
+    reporter.finish(worker_pb2.TaskOutcome())
+    kinds = [each.event.WhichOneof("payload") or "" for each in stored(tmp_path)]
+    assert kinds == ["step_metrics", "forecast", "step_metrics", "alert", "step_metrics", "forecast", ""]
+
+
 def test_the_outcome_gets_the_summary_beside_what_it_says_itself(reporter, tmp_path):
     reporter.emit(event_pb2.StepMetrics(step=1, total_steps=1, loss=0.5))
     own = event_pb2.RunSummary(stopped_early=True, best_step=1)
@@ -106,6 +120,7 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.process import outcome
 from finetree_worker.errors import StorageError
 from finetree_worker.events.reporter import JournalReporter
+from finetree_worker.events.slowdown import Slowdown
 from finetree_worker.events.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 reporter = JournalReporter(journal, attempt=1, on_written=lambda: None, on_phase=lambda phase: None)

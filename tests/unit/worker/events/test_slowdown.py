@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-from dataclasses import replace
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
 
 import pytest
 from finetree_api.types.v1 import evidence_pb2
-from finetree_worker.events.machine_usage import Usage
+from finetree_worker.events import machine_usage
+from finetree_worker.events.machine_usage import Shares, Usage
 from finetree_worker.events.slowdown import SlowdownWatch, causes_of, rate_causes
 from finetree_worker.plan import Expected
 
 ESTIMATE = evidence_pb2.Interval(low=0.5, expected=0.8, high=1.0)
-CALM = Usage(0.0, own=0.0, own_kernel=0.0, major_faults=0, busy=0.0, stolen=0.0, throttled=0.0, swapped_pages=0)
+CALM = Usage(**{each.name: 0 if each.type is int else 0.0 for each in fields(Usage)})
 
 
 class Machine:
@@ -56,7 +60,13 @@ def test_steps_as_estimated_say_nothing_and_slow_ones_are_told_within_ten_steps(
         ({"own": 1.0, "busy": 1.0, "stolen": 0.5}, "hypervisor gave 25%"),
         ({"swapped_pages": 300}, "memory is swapped (300 pages a second)"),
         ({"major_faults": 300}, "pages are read from disk (300 a second)"),
-        ({"own_kernel": 1.0}, "50% of its own time went into the kernel"),
+        (
+            {"own_kernel": 1.0, "minor_faults": 250_000},
+            "50% of its own time went into the kernel, with 250,000 page faults a second",
+        ),
+        ({"own": 1.0, "busy": 1.0, "waited": 1.0}, "its threads waited for a processor for 50% of the time"),
+        ({"own": 1.0, "busy": 1.0, "heated": 0.4}, "too hot for its full clock for 40% of the time"),
+        ({"own": 1.0, "busy": 1.0, "starved": 0.3}, "everything waited for it for 30% of the time"),
     ],
 )
 def test_the_cause_is_what_was_measured(monkeypatch, rates, cause):
@@ -100,3 +110,69 @@ def test_the_counters_of_this_machine_move():
     shares = Usage.now().since(before, cores=1, threads=1)
     assert 0 < shares.own <= 1.5
     assert 0 <= shares.stolen < 1
+
+
+def test_what_a_limit_takes_is_not_said_twice():
+    """Threads that a limit holds back count as waiting too."""
+    shares = replace(CALM, wall=10, own=10, busy=10, throttled=10, waited=10).since(CALM, cores=2, threads=2)
+    (cause,) = causes_of(shares, 2)
+    assert "the container's CPU limit" in cause
+
+
+BESIDE_A_BUSY_NEIGHBOUR = """
+import json, os, time
+from dataclasses import asdict
+from finetree_worker.events.machine_usage import Usage
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+busy = os.fork()
+if not busy:
+    while os.getppid() != 1:
+        pass
+    os._exit(0)
+try:
+    before = Usage.now()
+    while time.perf_counter() - before.wall < 1.0:
+        pass
+    print(json.dumps(asdict(Usage.now().since(before, cores=1, threads=1))))
+finally:
+    os.kill(busy, 9)
+    os.waitpid(busy, 0)
+"""
+
+
+def test_a_busy_neighbour_is_measured_as_the_cause():
+    """For real: two processes that compute on one processor have half of it each, whatever else the machine does."""
+    output = subprocess.run([sys.executable, "-c", BESIDE_A_BUSY_NEIGHBOUR], check=True, capture_output=True, text=True)
+    shares = Shares(**json.loads(output.stdout))
+    assert shares.own < 0.8
+    assert shares.waited > 0.2
+    assert any("other processes took" in cause or "waited for a processor" in cause for cause in causes_of(shares, 1))
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "stat"),
+    [
+        ("0::/", ".", "throttled_usec 2500000"),
+        ("0::/jobs/one", "jobs", "throttled_usec 2500000"),
+        ("4:cpu,cpuacct:/jobs/one", "cpu/jobs/one", "throttled_time 2500000000"),
+        ("4:cpu:/jobs/one", "cpu", "throttled_time 2500000000"),
+    ],
+    ids=["a container's root", "a group above", "version 1", "version 1, above"],
+)
+def test_a_limit_counts_in_both_versions_of_control_groups(monkeypatch, tmp_path, line, folder, stat):
+    own, groups = tmp_path / "self", tmp_path / "cgroup"
+    (groups / folder).mkdir(parents=True)
+    (groups / folder / "cpu.stat").write_text(f"nr_periods 5\nnr_throttled 3\n{stat}\n")
+    own.mkdir()
+    (own / "cgroup").write_text(f"7:memory:/elsewhere\n{line}\n")
+    monkeypatch.setattr(machine_usage, "_SELF", own)
+    monkeypatch.setattr(machine_usage, "_GROUPS", groups)
+    assert Usage.now().throttled == 2.5
+
+
+def test_the_hottest_core_counts(monkeypatch, tmp_path):
+    for name, milliseconds in (("cpu0", 300), ("cpu1", 4200)):
+        (tmp_path / name / "thermal_throttle").mkdir(parents=True)
+        (tmp_path / name / "thermal_throttle" / "core_throttle_total_time_ms").write_text(f"{milliseconds}\n")
+    monkeypatch.setattr(machine_usage, "_PROCESSORS", tmp_path)
+    assert Usage.now().heated == 4.2

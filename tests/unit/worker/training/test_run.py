@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 import torch
 from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.types.v1 import evidence_pb2
 from finetree_worker import device_memory
+from finetree_worker.data.packing import collate
+from finetree_worker.data.prefixes import Sharing
 from finetree_worker.events.eta import MIN_STEPS, Pace
 from finetree_worker.methods.full import Full
 from finetree_worker.methods.lora import Lora
 from finetree_worker.methods.qlora import Qlora
-from finetree_worker.plan import CheckpointPlan, Metric, Plan, Precision, Price
+from finetree_worker.plan import CheckpointPlan, Expected, Metric, Plan, Precision, Price
 from finetree_worker.training.run import weight_dtype
 from worker_harness import difference, held_out, loop_of, run, tuned, weights
 
@@ -42,6 +45,21 @@ def test_a_run_lowers_the_loss_and_tells_its_story_in_order(plan: Plan) -> None:
     assert (started.environment["threads"], started.environment["precision"]) == ("1", "fp32")
     assert started.environment["torch"] == metadata.version("torch")
     assert started.reason == event_pb2.ATTEMPT_REASON_FIRST
+
+
+def test_a_run_that_is_slower_than_estimated_says_within_twenty_steps_what_was_measured(plan: Plan) -> None:
+    """For real, on whatever this machine is: an estimate from a matrix rate that no processor has."""
+    fast = evidence_pb2.Interval(low=1e-9, expected=1e-9, high=1e-9)
+    expected = Expected(fast, forward_rate=1e18, backward_rate=1e18)
+    recorder = run(replace(tuned(plan, epochs=5.0), expected=expected))
+    kinds = [(type(event), getattr(event, "step", 0)) for event in recorder.events]
+    alert = next(event for event in recorder.of(event_pb2.Alert) if event.code == "SLOWER_THAN_EXPECTED")
+    following = kinds[recorder.events.index(alert) + 1]
+    assert following[0] is event_pb2.StepMetrics
+    assert following[1] <= 20
+    # Something else that it measured, such as another process, or else the rate, measured again.
+    assert "nothing that was measured explains it" not in alert.message
+    assert "estimated were 1e-09 s" in alert.message
 
 
 def test_a_run_says_where_it_runs_what_it_has_cost_and_whose_checkpoint_it_saved(plan: Plan) -> None:
@@ -145,10 +163,24 @@ def test_steps_tell_their_padding_and_checkpoints_their_hash(plan: Plan) -> None
     for step in recorder.of(event_pb2.StepMetrics):
         places = sum(-(-len(row) // 32) * 32 for row in batches.of(step.step - 1))
         assert step.padding_fraction == pytest.approx(1 - (step.processed_tokens - previous) / places)
+        assert step.shared_tokens == 0
         previous = step.processed_tokens
     for saved in recorder.of(event_pb2.CheckpointSaved):
         manifest = (plan.checkpoints_dir / f"step-{saved.step:08d}" / "manifest.json").read_bytes()
         assert saved.sha256 == hashlib.sha256(manifest).hexdigest()
+
+
+def test_steps_tell_the_tokens_that_rows_shared(plan: Plan) -> None:
+    """The rows' questions begin alike. Padding is of what was computed; processed tokens are the rows' own."""
+    recorder, batches = run(plan), loop_of(plan).batches
+    tokens = 0
+    for step in recorder.of(event_pb2.StepMetrics):
+        rows = batches.of(step.step - 1)
+        tokens += sum(map(len, rows))
+        batch = collate(rows, Sharing())  # all rows of a step fit in a micro-batch
+        assert step.shared_tokens == sum(map(len, rows)) - batch.tokens > 0
+        assert step.padding_fraction == pytest.approx(1 - batch.tokens / batch.token_ids.numel())
+        assert step.processed_tokens == tokens
 
 
 @pytest.mark.parametrize(("precision", "told"), [(Precision.BF16, True), (Precision.FP32, False)])

@@ -34,6 +34,7 @@ _HARDWARE = {
     "--gpu": 1,
     "--gpu-memory": 1,
     "--gpus": 1,
+    "--devices": 1,
     "--sharding": 1,
     "--cores": 1,
     "--memory-gb": 1,
@@ -158,7 +159,7 @@ def _options(way: recommendation_pb2.WayOut) -> tuple[str, ...]:
     hardware = way.change.hardware
     if not hardware.accelerator:
         return ()
-    several = ("--gpus", str(hardware.count)) if hardware.count > 1 else ()
+    several = ("--devices", str(hardware.count)) if hardware.count > 1 else ()
     sharded = ("--sharding", "fsdp") if hardware.sharding == hardware_pb2.SHARDING_FULL else ()
     return "--gpu", hardware.accelerator, *several, *sharded
 

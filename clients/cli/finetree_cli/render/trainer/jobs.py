@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs, plans and artifacts as text."""
 
+import time
 from collections.abc import Iterable, Sequence
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
@@ -51,6 +52,8 @@ def show_job(out: Output, job: job_pb2.Job) -> None:
     _show_metrics(out, job.metrics)
     if job.HasField("estimate"):
         _show_frozen_estimate(out, job.estimate)
+    if job.progress.HasField("eta_seconds"):
+        out.text(f"  forecast  {_forecast(job, time.time())}")
     if job.error.message:
         out.text(f"  error     {job.error.message}")
     out.text(f"  events    {job.oldest_seq} to {job.last_seq}")
@@ -61,6 +64,14 @@ def show_job(out: Output, job: job_pb2.Job) -> None:
         out.text(f"  plan      {job.plan_digest}")
     for key, value in sorted(job.annotations.items()):
         out.text(f"  note      {key}: {value}")
+
+
+def _forecast(job: job_pb2.Job, now: float) -> str:
+    """What remains by the measured steps, and whether they contradict the estimate; `now` is in Unix seconds."""
+    left, estimated = job.progress.eta_seconds, job.estimate.total_seconds
+    least = now - job.start_time.ToMicroseconds() / 1e6 + left.low
+    contradicted = job.HasField("start_time") and 0 < estimated.high < least
+    return f"{units.duration_range(left)} left{', more than was estimated' if contradicted else ''}"
 
 
 def _show_queue(out: Output, job: job_pb2.Job) -> None:

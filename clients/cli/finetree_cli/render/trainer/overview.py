@@ -5,7 +5,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from finetree.display.events import PHASES
+from finetree.display.events import PHASES, ranks_note
 from finetree_api.trainer.v1 import job_pb2
 
 from finetree_cli.backends.overview import KINDS, Curve, Overview, live_overview, now
@@ -81,6 +81,8 @@ def document(found: Overview) -> dict[str, Any]:
     if found.capacity is not None:
         made["capacity"] = as_dict(found.capacity)
     made["jobs"] = [as_dict(job) for job in found.jobs.values()]
+    if found.ranks:
+        made["ranks"] = {name: [as_dict(rank) for rank in ranks] for name, ranks in found.ranks.items()}
     made["curves"] = {
         name: {metric: [{"step": step, "value": value} for step, value in curve] for metric, curve in curves.items()}
         for name, curves in found.curves.items()
@@ -97,8 +99,9 @@ def screen(found: Overview, width: int, height: int) -> "RenderableType":
     if found.capacity is not None:
         parts.append(_table(DEVICE_COLUMNS, _devices(found)))
     parts.append(_table(JOB_COLUMNS, [_job(found, job) for job in found.jobs.values()]))
+    parts += [Text(plain(line)) for line in _ranks(found)]
     devices = sum(len(node.devices) for node in found.capacity.nodes) if found.capacity is not None else 0
-    room = height - TABLE_LINES - devices - len(found.jobs)
+    room = height - TABLE_LINES - devices - len(found.jobs) - len(_ranks(found))
     for job in found.jobs.values():
         curve = _curve(found, job)
         if curve is None or room < CURVE_LINES + 2:
@@ -107,6 +110,12 @@ def screen(found: Overview, width: int, height: int) -> "RenderableType":
         parts.append(Text(plain(f"{short_name(job.name)}  {job.display_name}")))
         parts.append(curve.text(width, CURVE_LINES))
     return Group(*parts)
+
+
+def _ranks(found: Overview) -> list[str]:
+    """A line for each running job on several devices."""
+    running = [job for job in found.jobs.values() if job.state == job_pb2.JOB_STATE_RUNNING and job.name in found.ranks]
+    return [f"{short_name(job.name)}  {ranks_note(found.ranks[job.name])}" for job in running]
 
 
 def _curve(found: Overview, job: job_pb2.Job) -> LossCurve | None:

@@ -129,7 +129,11 @@ class Planner:
         wanted = spec.hardware
         kind = wanted.WhichOneof("device")
         found = [each for each in self._devices if kind is None or _is(each, wanted)]
-        if not found or wanted.count > (1 if kind is None else len(found)):
+        if kind == "cpu" and found:
+            if wanted.count > found[0].threads_per_slot:
+                text = f"each process needs a thread of the CPU; lower it to {found[0].threads_per_slot}"
+                raise invalid(f"{SPEC}.hardware.count", text, "THREADS_TOO_FEW")
+        elif not found or wanted.count > (1 if kind is None else len(found)):
             have = ", ".join(each.hardware.accelerator or "cpu" for each in self._devices)
             text = f"this server has no such device; it has {have}"
             raise FailedPrecondition(

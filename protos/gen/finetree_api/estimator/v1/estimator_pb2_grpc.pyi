@@ -56,7 +56,7 @@ class EstimatorServiceStub:
     EstimateRun: _grpc.UnaryUnaryMultiCallable[_estimate_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]
     """Estimates one run, in milliseconds; the FULL view searches for alternatives and takes several times as long.
 
-    Errors: INVALID_ARGUMENT (INVALID_REQUEST, SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN, THREADS_TOO_FEW,
     PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT: correct the named fields;
     ACCELERATOR_NOT_SUPPORTED: ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
     PRICE_NOT_FOUND: take a name from ListModels, ListAccelerators or ListPrices), FAILED_PRECONDITION
@@ -146,7 +146,7 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     EstimateRun: _aio.UnaryUnaryMultiCallable[_estimate_pb2.EstimateRunRequest, _estimator_pb2.EstimateRunResponse]  # type: ignore[assignment]
     """Estimates one run, in milliseconds; the FULL view searches for alternatives and takes several times as long.
 
-    Errors: INVALID_ARGUMENT (INVALID_REQUEST, SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN, THREADS_TOO_FEW,
     PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT: correct the named fields;
     ACCELERATOR_NOT_SUPPORTED: ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
     PRICE_NOT_FOUND: take a name from ListModels, ListAccelerators or ListPrices), FAILED_PRECONDITION
@@ -239,7 +239,7 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_estimator_pb2.EstimateRunResponse, _abc.Awaitable[_estimator_pb2.EstimateRunResponse]]:
         """Estimates one run, in milliseconds; the FULL view searches for alternatives and takes several times as long.
 
-        Errors: INVALID_ARGUMENT (INVALID_REQUEST, SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST, SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN, THREADS_TOO_FEW,
         PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT: correct the named fields;
         ACCELERATOR_NOT_SUPPORTED: ListAccelerators says why), NOT_FOUND (MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND,
         PRICE_NOT_FOUND: take a name from ListModels, ListAccelerators or ListPrices), FAILED_PRECONDITION

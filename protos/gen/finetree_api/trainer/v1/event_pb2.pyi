@@ -977,6 +977,8 @@ class StepMetrics(_message.Message):
     ETA_SECONDS_FIELD_NUMBER: _builtins.int
     COST_SO_FAR_FIELD_NUMBER: _builtins.int
     PADDING_FRACTION_FIELD_NUMBER: _builtins.int
+    RANKS_FIELD_NUMBER: _builtins.int
+    SHARED_TOKENS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Number of the step, from 1."""
     total_steps: _builtins.int
@@ -1005,6 +1007,10 @@ class StepMetrics(_message.Message):
     """Wall-clock seconds of this step."""
     padding_fraction: _builtins.float
     """Share of the token places computed in this step that held no token of a row, 0 to 1."""
+    shared_tokens: _builtins.int
+    """Repeated tokens of this step's rows that were not computed again: rows that begin with the same tokens, such as a
+    system prompt, share them. processed_tokens counts them for each row. 0 without packing.
+    """
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceMetrics]:
         """Numbers of each accelerator. Empty on a CPU, and where the driver does not tell."""
@@ -1018,6 +1024,10 @@ class StepMetrics(_message.Message):
         """Hourly price times the time that the run's optimizer steps have taken, those before a resume included. Unset: the
         job has no price.
         """
+
+    @_builtins.property
+    def ranks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankMetrics]:
+        """Numbers of each rank of a run over several devices, in the order of the ranks. Empty on one device."""
 
     def __init__(
         self,
@@ -1039,10 +1049,12 @@ class StepMetrics(_message.Message):
         eta_seconds: _evidence_pb2.Interval | None = ...,
         cost_so_far: _money_pb2.Money | None = ...,
         padding_fraction: _builtins.float = ...,
+        ranks: _abc.Iterable[Global___RankMetrics] | None = ...,
+        shared_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "cost_so_far", b"cost_so_far", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "loss", b"loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "cost_so_far", b"cost_so_far", "devices", b"devices", "epoch", b"epoch", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "non_finite", b"non_finite", "padding_fraction", b"padding_fraction", "peak_memory_bytes", b"peak_memory_bytes", "processed_tokens", b"processed_tokens", "step", b"step", "step_seconds", b"step_seconds", "target_tokens", b"target_tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "cost_so_far", b"cost_so_far", "devices", b"devices", "epoch", b"epoch", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "non_finite", b"non_finite", "padding_fraction", b"padding_fraction", "peak_memory_bytes", b"peak_memory_bytes", "processed_tokens", b"processed_tokens", "ranks", b"ranks", "shared_tokens", b"shared_tokens", "step", b"step", "step_seconds", b"step_seconds", "target_tokens", b"target_tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__grad_norm: _TypeAlias = _typing.Literal["grad_norm"]  # noqa: Y015
     _WhichOneofArgType__grad_norm: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm"]  # noqa: Y015
@@ -1054,6 +1066,56 @@ class StepMetrics(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
 
 Global___StepMetrics: _TypeAlias = StepMetrics  # noqa: Y015
+
+@_typing.final
+class RankMetrics(_message.Message):
+    """One rank of a run over several devices, in one step. Rank 0 is the worker process, which writes the job's log; the
+    others are its child processes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANK_FIELD_NUMBER: _builtins.int
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    COMPUTE_SECONDS_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    rank: _builtins.int
+    """Number of the rank, from 0."""
+    device_id: _builtins.str
+    """Device.id of its device, for example "cuda:1". Empty: a share of the CPU's threads."""
+    memory_bytes: _builtins.int
+    """Memory of its device, on a CPU of its process, after the step, bytes."""
+    peak_memory_bytes: _builtins.int
+    """Highest memory of its device or process in this attempt so far, bytes."""
+    compute_seconds: _builtins.float
+    """Seconds of the step that it computed, up to its last micro-batch."""
+    wait_seconds: _builtins.float
+    """Seconds of the step that it waited for other ranks, with the time that gradients took to be summed. Under
+    SHARDING_FULL ranks wait for each other in every layer, and such waits are in compute_seconds.
+    """
+    tokens: _builtins.int
+    """Tokens that it computed, padding excluded. 0: it had no micro-batch in this step."""
+    def __init__(
+        self,
+        *,
+        rank: _builtins.int = ...,
+        device_id: _builtins.str = ...,
+        memory_bytes: _builtins.int = ...,
+        peak_memory_bytes: _builtins.int = ...,
+        compute_seconds: _builtins.float = ...,
+        wait_seconds: _builtins.float = ...,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_seconds", b"compute_seconds", "device_id", b"device_id", "memory_bytes", b"memory_bytes", "peak_memory_bytes", b"peak_memory_bytes", "rank", b"rank", "tokens", b"tokens", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankMetrics: _TypeAlias = RankMetrics  # noqa: Y015
 
 @_typing.final
 class DeviceMetrics(_message.Message):

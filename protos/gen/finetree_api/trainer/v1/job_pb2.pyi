@@ -946,7 +946,9 @@ class JobTemplate(_message.Message):
     suspended: _builtins.bool
     """Whether it is created without being queued, for a system that admits jobs: it waits for ResumeJob. Unset: false."""
     trace_context: _builtins.str
-    """W3C traceparent of the caller; the SDK sets it. Not part of what request_id compares. Empty: none."""
+    """W3C traceparent of the caller; the SDK sets it. Not part of what request_id compares. Empty: that of the call's
+    metadata, if it has one.
+    """
     priority: Global___JobPriority.ValueType
     """Place among the jobs that wait for the same device. Unspecified: normal."""
     @_builtins.property

@@ -147,10 +147,11 @@ class TrainerServiceStub:
     for ever. Costs as much as ValidateJob.
 
     Errors: INVALID_ARGUMENT (METHOD_NOT_SUPPORTED, SETTING_NOT_SUPPORTED, TASK_NOT_SUPPORTED: take what GetCapacity
-    says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+    says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN, THREADS_TOO_FEW,
     PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT, KEEP_BEST_WITHOUT_EVALUATION,
-    NUMBER_FORMAT_TOO_SLOW: correct the named settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
-    another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
+    NUMBER_FORMAT_TOO_SLOW: correct the named settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of
+    a file that is named by path, or read in another way than at its upload: MALFORMED_ROW, MIXED_FORMATS,
+    EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
     WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
     columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
@@ -534,10 +535,11 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     for ever. Costs as much as ValidateJob.
 
     Errors: INVALID_ARGUMENT (METHOD_NOT_SUPPORTED, SETTING_NOT_SUPPORTED, TASK_NOT_SUPPORTED: take what GetCapacity
-    says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+    says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN, THREADS_TOO_FEW,
     PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT, KEEP_BEST_WITHOUT_EVALUATION,
-    NUMBER_FORMAT_TOO_SLOW: correct the named settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
-    another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
+    NUMBER_FORMAT_TOO_SLOW: correct the named settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of
+    a file that is named by path, or read in another way than at its upload: MALFORMED_ROW, MIXED_FORMATS,
+    EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
     WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
     columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
@@ -984,10 +986,11 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         for ever. Costs as much as ValidateJob.
 
         Errors: INVALID_ARGUMENT (METHOD_NOT_SUPPORTED, SETTING_NOT_SUPPORTED, TASK_NOT_SUPPORTED: take what GetCapacity
-        says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN,
+        says; MODEL_NOT_TRAINABLE: name a model; SEQUENCE_TOO_LONG, MICRO_BATCH_TOO_LARGE, NODES_UNEVEN, THREADS_TOO_FEW,
         PREFIX_WITH_CHECKPOINTING, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT, KEEP_BEST_WITHOUT_EVALUATION,
-        NUMBER_FORMAT_TOO_SLOW: correct the named settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
-        another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
+        NUMBER_FORMAT_TOO_SLOW: correct the named settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of
+        a file that is named by path, or read in another way than at its upload: MALFORMED_ROW, MIXED_FORMATS,
+        EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
         NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
         WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
         columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,

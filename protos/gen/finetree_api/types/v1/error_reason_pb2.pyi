@@ -707,6 +707,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
     from a backup, or run the job again.
     """
+    ERROR_REASON_INPUT_NOT_READABLE: _ErrorReason.ValueType  # 326
+    """A file of the model, the weights or the dataset is closed to the user that workers run as (INVALID_ARGUMENT, job
+    errors). Let that user read it and pass through its folders (`--worker-user`), and create the job again.
+    """
     ERROR_REASON_TOKEN_MISSING: _ErrorReason.ValueType  # 285
     """Who may do what.
 
@@ -769,6 +773,21 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_COST_UNKNOWN: _ErrorReason.ValueType  # 313
     """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
     currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
+    """
+    ERROR_REASON_RANK_LOST: _ErrorReason.ValueType  # 314
+    """Runs over several devices.
+
+    A process of a run over several devices ended, stood still, or could not be reached (INTERNAL, job errors). The
+    message names its rank; the next attempt resumes from the last checkpoint.
+    """
+    ERROR_REASON_RANK_WEIGHTS_DIFFER: _ErrorReason.ValueType  # 315
+    """The weights of a rank differ from those of the others, which all have the same (INTERNAL, job errors). The next
+    attempt resumes from the last checkpoint; where it happens again, suspect the memory of that rank's device.
+    """
+    ERROR_REASON_THREADS_TOO_FEW: _ErrorReason.ValueType  # 317
+    """A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
+    (INVALID_ARGUMENT, EstimateRun and the calls that estimate, Recommend, CreateJob). Lower hardware.count to the
+    number that the message names.
     """
     ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: _ErrorReason.ValueType  # 319
     """Number formats of a processor.
@@ -1472,6 +1491,10 @@ ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
 """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
 from a backup, or run the job again.
 """
+ERROR_REASON_INPUT_NOT_READABLE: ErrorReason.ValueType  # 326
+"""A file of the model, the weights or the dataset is closed to the user that workers run as (INVALID_ARGUMENT, job
+errors). Let that user read it and pass through its folders (`--worker-user`), and create the job again.
+"""
 ERROR_REASON_TOKEN_MISSING: ErrorReason.ValueType  # 285
 """Who may do what.
 
@@ -1534,6 +1557,21 @@ helps, says when more is allowed. GetLimits shows all of them.
 ERROR_REASON_COST_UNKNOWN: ErrorReason.ValueType  # 313
 """The project or the caller may spend so much a month, and what the training costs is not known, or is in another
 currency (FAILED_PRECONDITION, CreateJob). Name hardware that has a price, or have the operator add one.
+"""
+ERROR_REASON_RANK_LOST: ErrorReason.ValueType  # 314
+"""Runs over several devices.
+
+A process of a run over several devices ended, stood still, or could not be reached (INTERNAL, job errors). The
+message names its rank; the next attempt resumes from the last checkpoint.
+"""
+ERROR_REASON_RANK_WEIGHTS_DIFFER: ErrorReason.ValueType  # 315
+"""The weights of a rank differ from those of the others, which all have the same (INTERNAL, job errors). The next
+attempt resumes from the last checkpoint; where it happens again, suspect the memory of that rank's device.
+"""
+ERROR_REASON_THREADS_TOO_FEW: ErrorReason.ValueType  # 317
+"""A run on a CPU has more processes than the cores of the CPU, or than the threads of a slot for jobs
+(INVALID_ARGUMENT, EstimateRun and the calls that estimate, Recommend, CreateJob). Lower hardware.count to the
+number that the message names.
 """
 ERROR_REASON_NUMBER_FORMAT_TOO_SLOW: ErrorReason.ValueType  # 319
 """Number formats of a processor.

@@ -68,9 +68,11 @@ class Hardware(_message.Message):
     them.
     """
     count: _builtins.int
-    """Number of devices over all machines. Unset: 1. The trainer of this version takes 1 and no more."""
+    """Number of devices over all machines. Unset: 1. On a CPU, processes that share its cores and its memory: no more
+    than it has cores, else THREADS_TOO_FEW. The trainer takes so many devices of one machine at once.
+    """
     sharding: Global___Sharding.ValueType
-    """What the devices divide among themselves; only SHARDING_REPLICATED is trained by this version."""
+    """What the devices divide among themselves; the trainer takes SHARDING_REPLICATED and SHARDING_FULL."""
     nodes: _builtins.int
     """Machines that the devices are spread over. Unset: 1. Must divide `count`, else NODES_UNEVEN."""
     network_gbits_per_second: _builtins.float

@@ -23,7 +23,6 @@ from finetree_recommender.request.inputs import Inputs
 from finetree_recommender.rule_pack.fields import assign
 from finetree_recommender.rule_pack.pack import Pack
 
-NOT_TRAINED = "estimated, and not trained by this suite yet"
 BYTES_A_PARAMETER = 2
 """Bytes of a 16-bit weight."""
 
@@ -113,8 +112,7 @@ def _several_gpus(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOut
             text = (
                 f"{method} with the model sharded across the {inputs.hardware.count} devices {room(estimate)} on each"
             )
-            text += f"; {NOT_TRAINED}"
-            yield WayOut(Kind.SEVERAL_GPUS, method, text, change, estimate, trainable_here=False)
+            yield WayOut(Kind.SEVERAL_GPUS, method, text, change, estimate)
             return
     for method in preferred(pack, inputs):
         options = [item for item in _options(found, method) if item.count > 1]
@@ -143,10 +141,9 @@ def _on_hardware(kind: Kind, inputs: Inputs, method: Method, option: estimate_pb
     return WayOut(
         kind=kind,
         method=method,
-        message=f"{text}; {NOT_TRAINED}" if several else text,
+        message=text,
         change=run_spec_pb2.RunSpec(hardware=hardware),
         estimate=estimate,
-        trainable_here=not several,
     )
 
 

@@ -37,10 +37,14 @@ from finetree_runtime.server.access.table import (
     parse_role,
     time_text,
 )
+from finetree_runtime.server.access.token import PREFIX
+from finetree_runtime.server.audit import commands
 from finetree_runtime.server.context import LOCAL, UNKNOWN
 
 EXPIRES = "90d"
 """How long a token lasts unless it is said."""
+AUDIT = "audit"
+"""Folder of audit logs beside the access file, which the services make unless they are given another one."""
 RESERVED = (LOCAL.name, UNKNOWN.name)
 """Names of principals that no token stands for."""
 
@@ -49,12 +53,38 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command and return the exit code."""
     try:
         given = _parser().parse_args(list(arguments))
-        answer = _COMMANDS[given.command](given)
+        answer = _run(given)
     except SettingsError as error:
         print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # a program's last words
         return 2
     print(json.dumps(answer))  # noqa: T201  # the answer
     return 0
+
+
+def _run(given: argparse.Namespace) -> dict[str, Any]:
+    """Run a command; of one that changes something the audit log has a record, where there are audit logs."""
+    if given.command == "list":
+        return _list(given)
+    beside = given.access_dir / AUDIT
+    folder = None if given.no_audit else given.audit_dir or (beside if beside.is_dir() else None)
+    with commands.recorded(folder, f"finetree tokens {given.command}", _named(given)) as found:
+        answer = _COMMANDS[given.command](given)
+        found["resources"] = _resources(answer)
+        found.update({name: answer[name] for name in ("roles", "operator") if name in answer})
+    return answer
+
+
+def _named(given: argparse.Namespace) -> dict[str, Any]:
+    """What a command is told to change, as far as it is a name; a text that is none is left out, it may be a token."""
+    name = given.id if given.command == "revoke" else given.name
+    kind = {"create": "principals", "revoke": "tokens"}.get(given.command) or given.kind
+    return {"resources": [f"{kind}/{name}"] if is_name(name) and not name.startswith(PREFIX) else []}
+
+
+def _resources(answer: dict[str, Any]) -> list[str]:
+    if "id" in answer:
+        return [f"tokens/{answer['id']}", f"principals/{answer['principal']}"]
+    return [f"{answer['kind']}/{answer['name']}"]
 
 
 def _create(given: argparse.Namespace) -> dict[str, Any]:
@@ -88,7 +118,7 @@ def _ungrant(given: argparse.Namespace) -> dict[str, Any]:
     return {"kind": given.kind, "name": given.name}
 
 
-_COMMANDS = {"create": _create, "list": _list, "revoke": _revoke, "grant": _grant, "ungrant": _ungrant}
+_COMMANDS = {"create": _create, "revoke": _revoke, "grant": _grant, "ungrant": _ungrant}
 
 
 def _granted(given: argparse.Namespace) -> Granted:
@@ -157,23 +187,26 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     shared = _Parser(add_help=False)
     shared.add_argument("--access-dir", type=Path, required=True, metavar="DIR", help="folder of the access file")
+    auditing = "folder of audit logs for a record of the change; default: the services' beside the access file, if any"
+    shared.add_argument("--audit-dir", type=Path, metavar="DIR", help=auditing)
+    shared.add_argument("--no-audit", action="store_true", help="record nothing")
     granting = _Parser(add_help=False)
     granting.add_argument("--project", default="", help='project of the role; "*": every project')
     granting.add_argument("--role", default=Role.READ.word, help="estimate, read, train or admin; default read")
     granting.add_argument("--also", action="append", metavar="PROJECT=ROLE", help="a role in a further project")
     granting.add_argument("--operator", action="store_true", help="may change what belongs to no project")
     parser = _Parser(prog="python -m finetree_runtime.server.access", description="Change who may call the services.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    create = commands.add_parser("create", parents=[shared, granting], help="create a token and print it")
+    words = parser.add_subparsers(dest="command", required=True)
+    create = words.add_parser("create", parents=[shared, granting], help="create a token and print it")
     create.add_argument("name", metavar="NAME", help="principal that the token stands for, such as ci")
     create.add_argument("--expires", default=EXPIRES, metavar="TIME", help=f"such as {EXPIRES}, or never")
-    commands.add_parser("list", parents=[shared], help="print tokens, without their secrets, and grants")
-    commands.add_parser("revoke", parents=[shared], help="revoke a token").add_argument("id", metavar="ID")
+    words.add_parser("list", parents=[shared], help="print tokens, without their secrets, and grants")
+    words.add_parser("revoke", parents=[shared], help="revoke a token").add_argument("id", metavar="ID")
     for name, parents, text in (
         ("grant", [shared, granting], "set what another kind of principal may do"),
         ("ungrant", [shared], "take everything from such a principal"),
     ):
-        command = commands.add_parser(name, parents=parents, help=text)
+        command = words.add_parser(name, parents=parents, help=text)
         command.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
         command.add_argument("name", metavar="NAME", help="subject, group or certificate's subject")
     return parser

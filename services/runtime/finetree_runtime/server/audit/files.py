@@ -31,13 +31,16 @@ class AuditFiles:
     what was cut off, and goes on from its last record.
     """
 
-    def __init__(self, folder: Path, file_bytes: int) -> None:
-        """Make the folder and lock it. Raises OSError, FolderInUseError."""
+    def __init__(self, folder: Path, file_bytes: int, *, wait: bool = False) -> None:
+        """Make the folder and lock it, which can `wait` for whoever has it locked.
+
+        Raises OSError, FolderInUseError.
+        """
         self._folder, self._file_bytes = folder, file_bytes
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             os.close(self._lock)
             raise FolderInUseError(error.errno, "another service writes there") from None

@@ -58,12 +58,12 @@ class AuditLog:
 
     def note(self, event: str, fields: Mapping[str, Any]) -> None:
         """Add a record, which is written a little later."""
-        self._queue.put((_stamped(event, fields), None))
+        self._queue.put((stamped(event, fields), None))
 
     async def durable(self, event: str, fields: Mapping[str, Any]) -> None:
         """Add a record and wait until it is on the disk. Raises Unavailable AUDIT_UNAVAILABLE."""
         future: Future[None] = Future()
-        self._queue.put((_stamped(event, fields), future))
+        self._queue.put((stamped(event, fields), future))
         await asyncio.wrap_future(future)
 
     @property
@@ -115,7 +115,7 @@ class AuditLog:
             return
         try:
             self._open_again()
-            lost = [_stamped("lost", {"count": self._lost})] if self._lost else []
+            lost = [stamped("lost", {"count": self._lost})] if self._lost else []
             self._append([*self._waiting, *lost])
         except OSError as error:
             self._report(error)
@@ -175,7 +175,8 @@ class AuditLog:
             get_logger().error("audit_unwritable", error=error.strerror or str(error))
 
 
-def _stamped(event: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def stamped(event: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Build a record of now."""
     return {"time": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"), "event": event} | dict(
         fields
     )

@@ -45,6 +45,7 @@ class JobRpcs(trainer_pb2_grpc.TrainerServiceServicer):
     async def CreateJob(self, request: trainer_pb2.CreateJobRequest, context_: Any) -> trainer_pb2.CreateJobResponse:
         """Create a job."""
         project, owner = parent_project(request.parent), context.principal().name
+        request.job.trace_context = request.job.trace_context or context.traceparent()
         job = await self.jobs.create(project, owner, request.job, request_id=request.request_id)
         context.bind(job=job.uid)
         return trainer_pb2.CreateJobResponse(job=job)

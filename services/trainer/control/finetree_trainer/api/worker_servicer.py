@@ -15,11 +15,12 @@ from grpc import aio
 from grpc_status import rpc_status
 
 from finetree_trainer.clock import duration
-from finetree_trainer.disk import private_folder
 from finetree_trainer.joblog.ingest import EventGapError
 from finetree_trainer.joblog.log import EventLog, FencedError
+from finetree_trainer.layout import Layout
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts
+from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.session import Session, Worker, token_hash
 from finetree_trainer.workers.supervisor import Supervisor
 
@@ -149,21 +150,29 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 )
 
 
-async def serve(servicer: WorkerServicer, socket: Path) -> aio.Server:
-    """Listen on the workers' socket, whose folder only this user can enter.
+async def serve(servicer: WorkerServicer, layout: Layout) -> aio.Server:
+    """Listen on the workers' socket, whose folder only this user can enter, and the user of the workers, if any.
 
     Raises PermissionError when the folder belongs to another user.
     """
-    private_folder(socket.parent)
-    if socket.parent.stat().st_uid != os.getuid():
+    socket = layout.worker_socket
+    if socket.parent.exists() and socket.parent.stat().st_uid != os.getuid():
         raise PermissionError(f"{socket.parent} belongs to another user")
+    passage(socket.parent, layout.user)
     options: list[tuple[str, Any]] = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)]
     server = aio.server(options=options)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
-    await asyncio.to_thread(socket.chmod, 0o600)
+    await asyncio.to_thread(_admit, socket, layout.user)
     return server
+
+
+def _admit(socket: Path, user: WorkerUser | None) -> None:
+    """Let workers connect to the socket, and nobody else: to connect is to write."""
+    if user is not None:
+        os.chown(socket, -1, user.gid)
+    socket.chmod(0o600 if user is None else 0o660)
 
 
 async def _abort(context: _Context, error: DomainError) -> NoReturn:

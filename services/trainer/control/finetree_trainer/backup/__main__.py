@@ -20,6 +20,7 @@ from finetree_trainer.backup.create import Sources, create
 from finetree_trainer.backup.manifest import Manifest
 from finetree_trainer.backup.repository import FULL, Repository
 from finetree_trainer.backup.restore import choose, restore
+from finetree_trainer.jobs.stored.database import MARK, on_server
 
 PROGRESS_SECONDS = 0.2
 """Shortest time between two reports of progress."""
@@ -40,6 +41,8 @@ def main(arguments: list[str]) -> int:
 
 def _create(options: argparse.Namespace) -> dict[str, Any]:
     sources = Sources.of(options.data_dir, options.estimator_dir)
+    if (sources.trainer / MARK).exists():
+        raise on_server()
     if not (sources.trainer / "trainer.db").is_file():
         raise SettingsError("DATA_DIR_EMPTY", "there is no trainer.db in the data folder; name a trainer's data folder")
     if options.folder.resolve().is_relative_to(options.data_dir.resolve()):

@@ -14,6 +14,7 @@ from finetree_trainer.backup.database_copy import torn_logs, view_in
 from finetree_trainer.disk import folder_bytes
 from finetree_trainer.jobs.stored.database import located
 from finetree_trainer.layout import Layout
+from finetree_trainer.store.backends.examine import examine
 from finetree_trainer.store.migrations import MIGRATIONS
 
 SHOWN = 5
@@ -33,9 +34,15 @@ def condition_of(folder: Path) -> dict[str, Any]:
         update_time: when anything of a job last changed, ISO 8601; "" without jobs.
         unfinished_restore, in_use: whether a restore was cut off, whether a service uses the folder.
 
-    Raises SettingsError DATA_DIR_EMPTY where there is no database, DATA_DIR_TOO_NEW.
+    Of a database on a server: `on_server` and `server`, its version, in place of what is about files.
+
+    Raises SettingsError DATABASE_… where that cannot be reached, DATA_DIR_EMPTY where there is no database,
+    DATA_DIR_TOO_NEW.
     """
     layout = Layout(folder)
+    if layout.database_mark.exists():
+        known = {"known_schema_version": len(MIGRATIONS), "in_use": _in_use(layout), "unfinished_restore": False}
+        return known | examine(layout, os.environ) | {"database": "ok", "on_server": True}
     found: dict[str, Any] = {
         "known_schema_version": len(MIGRATIONS),
         "unfinished_restore": layout.restoring.exists(),

@@ -15,6 +15,7 @@ from finetree_trainer.disk import in_thread, move_durably
 from finetree_trainer.layout import Layout
 from finetree_trainer.store import datasets
 from finetree_trainer.store.database import Store
+from finetree_trainer.worker_user import lend
 
 
 class Locks:
@@ -47,6 +48,7 @@ class Contents:
     async def place(self, uploaded: Path, sha256: str) -> None:
         """Move an uploaded file to its place; a dataset of this content has a row. Raises OSError."""
         async with self._locks.held(sha256):
+            await in_thread(lend, uploaded, self._layout.user)
             await in_thread(move_durably, uploaded, self._layout.dataset_file(sha256))
 
     async def remove_unused(self, sha256: str) -> int:

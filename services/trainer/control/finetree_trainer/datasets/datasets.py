@@ -25,6 +25,7 @@ from finetree_trainer.store import datasets, jobs, request_ids
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.datasets import DatasetRow
 from finetree_trainer.store.request_ids import RequestKey, body_hash
+from finetree_trainer.worker_user import passage
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Datasets:
     def __init__(self, store: Store, clock: Clock, layout: Layout, *, limits: Limits, quotas: Quotas) -> None:
         self._store, self._clock, self._layout, self._limits = store, clock, layout, limits
         self._quotas = quotas
-        private_folder(layout.datasets)
+        passage(layout.datasets.resolve(), layout.user)
         private_folder(layout.uploads)
         self.contents = Contents(store, layout)
         self._uploads = Uploads(store, clock, layout, quotas, self.contents)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, job_pb2
+from finetree_data.confinement.own_files import open_own
 from finetree_runtime.errors import FailedPrecondition
 from google.protobuf import json_format
 from sqlalchemy import Connection
@@ -81,7 +82,7 @@ def _read(
 ) -> tuple[list[dataset_pb2.PreviewRow], int]:
     found: list[dataset_pb2.PreviewRow] = []
     room = PAGE_BYTES
-    with file.open("rb") as stream:
+    with open_own(file) as stream:
         stream.seek(offset)
         while line := stream.readline():
             row = json_format.Parse(line, dataset_pb2.PreviewRow(), ignore_unknown_fields=True)

@@ -179,9 +179,9 @@ def add_outcome(
             transaction.finish(job_pb2.JOB_STATE_SUCCEEDED, "DONE", "The task is complete.", summary=summary)
             if transaction.row.task == job_pb2.TASK_KIND_TRAIN and summary is not None:
                 observation_reports.create(connection, transaction.row.uid, attempt, now=transaction.now)
-        case worker_pb2.OUTCOME_KIND_FAILED if _is_tried_again(transaction, connection, outcome):
+        case worker_pb2.OUTCOME_KIND_FAILED if cause := _cause_of_another(transaction, connection, outcome):
             # What follows is decided when the process is proven dead.
-            attempts.note_cause(connection, transaction.row.uid, attempt, cause=attempts.FAILED)
+            attempts.note_cause(connection, transaction.row.uid, attempt, cause=cause)
             reason, _ = _reason_and_remedy(outcome.error)
             text = f"Attempt {attempt} failed: {outcome.error.message or reason}"
             transaction.add(event_pb2.JobEvent(alert=event_pb2.Alert(code=reason, message=text), message=text))
@@ -210,13 +210,20 @@ def add_outcome(
             attempts.note_cause(connection, transaction.row.uid, attempt, cause=attempts.INTERRUPTED)
 
 
-def _is_tried_again(transaction: Transaction, connection: Connection, outcome: worker_pb2.TaskOutcome) -> bool:
-    """Return whether the job's policy wants another attempt after a failure, and nobody wants its end."""
+def _cause_of_another(transaction: Transaction, connection: Connection, outcome: worker_pb2.TaskOutcome) -> str:
+    """Return what the end of an attempt counts as where another one may follow its failure; "" where none does.
+
+    That is for the job's policy to say. Without one a lost rank counts as the lost worker that it is a part of. None
+    follows where somebody wants the job's end.
+    """
     if transaction.row.state not in {job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_RUNNING}:
-        return False
+        return ""
     policy, uid = retries.policy_of(connection, transaction.row.uid), transaction.row.uid
+    if policy is None:
+        return attempts.SYSTEM if _reason_and_remedy(outcome.error)[0] == retries.RANK_LOST else ""
     category = outcome.failure_category or job_pb2.FAILURE_CATEGORY_SYSTEM
-    return policy is not None and retries.allowed(policy, category, retries.failures(connection, uid) + 1)
+    again = retries.allowed(policy, category, retries.failures(connection, uid) + 1)
+    return attempts.FAILED if again else ""
 
 
 def _reason_and_remedy(error: status_pb2.Status) -> tuple[str, str]:

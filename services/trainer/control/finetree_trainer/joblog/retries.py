@@ -6,6 +6,8 @@ from sqlalchemy import Connection
 
 from finetree_trainer.store import attempts, jobs
 
+RANK_LOST = "RANK_LOST"
+"""Reason of a failure in which a process of a run over several devices was lost: the worker itself reports it."""
 FACTOR, MOST_SECONDS = 2.0, 3600
 """Growth of the pauses, and the longest one, where a policy says neither: as retries of calls usually have them."""
 

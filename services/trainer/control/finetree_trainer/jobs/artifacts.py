@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2
+from finetree_data.confinement.own_files import open_own
 from finetree_runtime.errors import FailedPrecondition, NotFound, OutOfRange
 
 from finetree_trainer.joblog.log import EventLog
@@ -92,7 +93,7 @@ def _identity(file: Path) -> tuple[int, ...]:
 
 
 def _hash_of(file: Path) -> str:
-    with file.open("rb") as stream:
+    with open_own(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -101,6 +102,6 @@ def _is_inside(folder: Path, file: Path) -> bool:
 
 
 def _read(file: Path, offset: int, count: int) -> bytes:
-    with file.open("rb") as stream:
+    with open_own(file) as stream:
         stream.seek(offset)
         return stream.read(count)

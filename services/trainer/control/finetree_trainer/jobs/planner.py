@@ -234,12 +234,16 @@ class Planner:
 
     def _require_memory(self, job: PlannedJob, device: Device) -> None:
         """Raise ResourceExhausted OUT_OF_MEMORY_PREFLIGHT for a run that could not even start alone."""
+        assert isinstance(job.task, job_pb2.TrainTask)  # noqa: S101 - nothing else is trained
+        # Processes on a CPU share its memory; GPUs have each their own.
+        sharers = job.task.spec.hardware.count if device.id == CPU else 1
         figures = figures_of(job.estimate.device_bytes) if job.estimate is not None else ()
-        capacity = self._capacity(device)
+        capacity = self._capacity(device) // max(1, sharers)
         if not figures or figures[-1] <= capacity:
             return
+        who = f"each of the {sharers} processes" if sharers > 1 else "the run"
         text = (
-            f"the run needs {figures[-1] / 1e9:.1f} GB at least, and no job can have more than {capacity / 1e9:.1f} "
+            f"{who} needs {figures[-1] / 1e9:.1f} GB at least, and no job can have more than {capacity / 1e9:.1f} "
             f"of the {device.total_bytes / 1e9:.1f} GB of {device.display_name}; shorten rows, lower the micro-batch, "
             "or take another device or model"
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2
+from finetree_data.confinement.own_files import open_own
 from finetree_data.weights import checkpoint
 from finetree_data.weights.errors import WeightsError
 from finetree_runtime.errors import FailedPrecondition
@@ -41,7 +42,7 @@ class PortableFile:
         first = self.head[offset : offset + count]
         if len(first) == count or self.source is None:
             return first
-        with self.source.open("rb") as stream:
+        with open_own(self.source) as stream:
             stream.seek(self.skip + max(0, offset - len(self.head)))
             return first + stream.read(count - len(first))
 
@@ -81,7 +82,7 @@ def portable_files(folder: Path, *, state: bool) -> list[PortableFile]:
 
 def _renamed(file: Path, path: str, names: dict[str, str]) -> PortableFile:
     """Return a safetensors file with its tensors under other names. Raises KeyError for one that has none."""
-    with file.open("rb") as stream:
+    with open_own(file) as stream:
         length = int.from_bytes(stream.read(8), "little")
         header = json.loads(stream.read(length))
     header.pop(_METADATA, None)

@@ -80,7 +80,9 @@ def demand_of(record: job_pb2.Job, devices: Sequence[Device]) -> Demand:
     except DomainError:
         return Demand(hardware.accelerator or CPU, max(1, hardware.count), frozenset())
     if found[0].id == CPU:
-        return _demand(found, 1, memory=figures or (PREPARE_BYTES,))
+        # Several are processes in one slot, and each takes what one was estimated to take.
+        processes = max(1, hardware.count)
+        return _demand(found, 1, memory=tuple(processes * figure for figure in figures or (PREPARE_BYTES,)))
     host = figures_of(record.estimate.host_bytes) or (PREPARE_BYTES,)
     return _demand(found, max(1, hardware.count), memory=figures, host=host)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import hardware_pb2
-from finetree_runtime.errors import FailedPrecondition
+from finetree_runtime.errors import FailedPrecondition, InvalidArgument
+from finetree_runtime.runspec.conflicts import threads_problem
 
 from finetree_trainer.scheduling.machine import cores
 from finetree_trainer.scheduling.machine.meter import usable_memory
@@ -157,8 +158,9 @@ def matching(
 ) -> list[Device]:
     """Find the devices that a job can run on; those like the first one when it asks for none.
 
-    `field_path` is where a request asks for them, for errors. Raises FailedPrecondition NO_SUCH_DEVICE where there are
-    none of the kind, or fewer than it asks for.
+    `field_path` is where a request asks for them, for errors. On the CPU several are processes that share the threads
+    of one slot. Raises FailedPrecondition NO_SUCH_DEVICE where there are none of the kind, or fewer than it asks for,
+    and InvalidArgument THREADS_TOO_FEW where a slot of the CPU has not a thread for each process.
     """
     match wanted.WhichOneof("device"):
         case None:
@@ -172,7 +174,9 @@ def matching(
         case _:
             marketed_gb = wanted.unknown_accelerator.marketed_memory_gb
             found, what = _by_memory(devices, marketed_gb), f"accelerator with {marketed_gb:g} GB"
-    if len(found) < wanted.count or not found:
+    if found and found[0].id == CPU:
+        _require_threads(found[0], wanted.count, f"{field_path}.count")
+    elif len(found) < wanted.count or not found:
         count = f"{wanted.count} devices of the kind: " if found else ""
         raise _missing(devices, f"{count}{what}", field_path)
     return found
@@ -220,6 +224,13 @@ def _missing(devices: Sequence[Device], what: str, field: str) -> FailedPrecondi
     return FailedPrecondition(
         "NO_SUCH_DEVICE", f"{field}: {text}.", metadata={"devices": have}, violations=[(field, text, "NO_SUCH_DEVICE")]
     )
+
+
+def _require_threads(cpu: Device, processes: int, field: str) -> None:
+    if (problem := threads_problem(processes, cpu.threads)) is not None:
+        text = f"{problem.message}, or give slots more threads (--cpu-threads)"
+        violations = [(field, text, problem.reason)]
+        raise InvalidArgument(problem.reason, f"{field}: {text}.", violations=violations)
 
 
 def _cpu(node: str, slots: int, threads: int) -> Device:

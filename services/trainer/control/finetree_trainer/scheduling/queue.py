@@ -377,11 +377,17 @@ class JobQueue:
         demand, blocked = waiting.demand, waiting.blocked
         if blocked is not None and blocked.code != WAITING_FOR_DEVICE:
             return blocked
-        held = {slot: holder for slot, holder in self._holders.items() if holder is not None and demand.takes(slot)}
-        named = [f"{slot.device}: {holder.name.rpartition('/')[2]}" for slot, holder in held.items()][:NAMED_HOLDERS]
+        held: dict[Holder, list[str]] = {}
+        for slot, holder in self._holders.items():
+            if holder is not None and demand.takes(slot):
+                held.setdefault(holder, []).append(slot.device)
+        named = [f"{', '.join(at)}: {holder.name.rpartition('/')[2]}" for holder, at in held.items()][:NAMED_HOLDERS]
         names = f" ({', '.join(named)}{', …' if len(held) > len(named) else ''})" if named else ""
-        about = [text for text in (self.about_holder(holder.uid) for holder in held.values()) if text]
+        about = [text for text in (self.about_holder(holder.uid) for holder in held) if text]
         text = f"{number - 1} jobs ahead and {len(held)} running on {demand.kind}{names}"
+        if demand.count > 1:
+            free = sum(holder is None and demand.takes(slot) for slot, holder in self._holders.items())
+            text = f"it needs {demand.count} devices at once and {free} {'is' if free == 1 else 'are'} free; {text}"
         return Blocked(WAITING_FOR_DEVICE, "; ".join([text, *about]))
 
     async def _announce_positions(self) -> None:

@@ -5,14 +5,17 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, select
-from sqlalchemy.pool import QueuePool
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import DBAPIError
 
 from finetree_trainer.store import schema
+from finetree_trainer.store.backends.backend import Backend
+from finetree_trainer.store.backends.failures import as_domain, is_lost
+from finetree_trainer.store.backends.sqlite import SQLite
 from finetree_trainer.store.migrations import migrate
-from finetree_trainer.store.writer import Writer, as_domain
+from finetree_trainer.store.writer import Writer
 
 T = TypeVar("T")
 
@@ -23,17 +26,21 @@ READERS = 3
 class Store:
     """The durable part of the trainer. `write` and `read` run functions of a connection, never across an await."""
 
-    def __init__(self, file: Path) -> None:
-        url = f"sqlite:///{file}"
-        self._writing = _engine(url, begin="BEGIN IMMEDIATE", size=1)
-        self.schema_version = migrate(self._writing)
-        # Else anyone on the machine could read specs and prompts.
-        file.chmod(0o600)
-        self._reading = _engine(url, begin="BEGIN", size=READERS)
-        self._writer = Writer(self._writing)
+    def __init__(self, where: Path | Backend) -> None:
+        backend: Backend = SQLite(where) if isinstance(where, Path) else where
+        self._writing = backend.writing()
+        try:
+            backend.prepare(self._writing)
+            self.schema_version = migrate(self._writing)
+            backend.take(self._writing)
+            self._reading = backend.reading(READERS)
+            with self._reading.begin() as connection:
+                self.log_epoch = str(connection.execute(_EPOCH).scalar_one())
+        except BaseException:
+            self._writing.dispose()
+            raise
+        self._writer = Writer(self._writing, backend)
         self._readers = ThreadPoolExecutor(READERS, "store-reader")
-        with self._reading.begin() as connection:
-            self.log_epoch = str(connection.execute(_EPOCH).scalar_one())
 
     @property
     def on_commit(self) -> Callable[[float, int], None]:
@@ -62,10 +69,19 @@ class Store:
     def read_now(self, run: Callable[[Connection], T]) -> T:
         """Run a function on this thread, in one consistent view of the database."""
         try:
-            with self._reading.begin() as connection:
-                return run(connection)
+            try:
+                return self._read(run)
+            except DBAPIError as error:
+                if not is_lost(error):
+                    raise
+            # Its server was restarted since the last read, of which a connection in the pool says nothing.
+            return self._read(run)
         except Exception as error:
             raise as_domain(error) from error
+
+    def _read(self, run: Callable[[Connection], T]) -> T:
+        with self._reading.begin() as connection:
+            return run(connection)
 
     def close(self) -> None:
         """Finish every submitted write, then close the files."""
@@ -76,20 +92,3 @@ class Store:
 
 
 _EPOCH = select(schema.meta.c.value).where(schema.meta.c.key == "log_epoch")
-
-
-def _engine(url: str, *, begin: str, size: int) -> Engine:
-    engine = create_engine(url, poolclass=QueuePool, pool_size=size, max_overflow=0)
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        # The driver's own implicit transactions would start late and without a write lock.
-        connection.isolation_level = None
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "busy_timeout = 5000", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def start(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine

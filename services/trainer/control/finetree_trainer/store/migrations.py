@@ -12,6 +12,8 @@ from sqlalchemy import Connection, Engine, text
 
 from finetree_trainer.store.sealed import seal
 
+_META = "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
+
 _FIRST = """
 CREATE TABLE jobs (
   uid TEXT PRIMARY KEY, shard INTEGER NOT NULL, project TEXT NOT NULL, owner TEXT NOT NULL, task INTEGER NOT NULL,
@@ -113,6 +115,17 @@ MIGRATIONS: tuple[str | Callable[[Connection], None], ...] = (
 """Step N takes a database from version N - 1 to N. Statements of a text are separated by semicolons."""
 
 
+_ON_POSTGRESQL = {
+    1: """
+ALTER TABLE event_blocks ADD COLUMN rowid BIGINT GENERATED ALWAYS AS IDENTITY;
+CREATE UNIQUE INDEX event_blocks_by_position ON event_blocks (rowid);
+ALTER TABLE jobs SET (fillfactor = 70)
+"""
+}
+"""What follows a step there. The position that SQLite gives every row is a column; and with room left on their pages,
+rows of jobs, which change with every batch of events, are changed in place without touching an index."""
+
+
 class SchemaTooNewError(Exception):
     """The database was written by a newer version, whose tables this one does not know."""
 
@@ -123,7 +136,7 @@ def migrate(engine: Engine) -> int:
     Raises SchemaTooNewError for a database of a later version: an older service must not write to it.
     """
     with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)"))
+        connection.exec_driver_sql(_worded(_META, connection))
         version = _version(connection)
     if version > len(MIGRATIONS):
         raise SchemaTooNewError(f"the database has schema {version}, this program knows {len(MIGRATIONS)}")
@@ -136,19 +149,28 @@ def migrate(engine: Engine) -> int:
 
 
 def _apply(connection: Connection, number: int) -> None:
-    blob = "BYTEA" if connection.dialect.name == "postgresql" else "BLOB"
-    step = MIGRATIONS[number - 1]
-    if isinstance(step, str):
-        for statement in step.replace("{bytes}", blob).split(";"):
-            connection.exec_driver_sql(statement)
-    else:
-        step(connection)
+    steps = [MIGRATIONS[number - 1]]
+    if connection.dialect.name == "postgresql" and number in _ON_POSTGRESQL:
+        steps.append(_ON_POSTGRESQL[number])
+    for step in steps:
+        if isinstance(step, str):
+            for statement in _worded(step, connection).split(";"):
+                connection.exec_driver_sql(statement)
+        else:
+            step(connection)
     connection.execute(text("DELETE FROM meta WHERE key = 'schema_version'"))
     connection.execute(text("INSERT INTO meta VALUES ('schema_version', :version)"), {"version": str(number)})
     if number == 1:
         # Cursors carry it: one from before a restored backup must not be taken for a place in this log.
         epoch = secrets.token_hex(4)
         connection.execute(text("INSERT INTO meta VALUES ('log_epoch', :epoch)"), {"epoch": epoch})
+
+
+def _worded(statements: str, connection: Connection) -> str:
+    """Statements in the words of a database. Text is compared by its bytes, in PostgreSQL too, whatever its locale."""
+    if connection.dialect.name != "postgresql":
+        return statements.replace("{bytes}", "BLOB")
+    return statements.replace("{bytes}", "BYTEA").replace(" TEXT", ' TEXT COLLATE "C"')
 
 
 def _version(connection: Connection) -> int:

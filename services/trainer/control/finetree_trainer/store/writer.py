@@ -2,7 +2,6 @@
 """One thread that writes, and commits whatever waits in one transaction (group commit)."""
 
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -10,16 +9,19 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from finetree_data.fail_points import fail_point
-from finetree_runtime.errors import DomainError, FailedPrecondition, Unavailable
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from finetree_trainer.disk import disk_full
+from finetree_trainer.store.backends.backend import Backend
+from finetree_trainer.store.backends.failures import as_domain, is_lost, unavailable
 
 T = TypeVar("T")
 
 GROUP_LIMIT = 1000
 """Most pieces of work in one transaction: bounds how long the first of them waits."""
+
+RECONNECT_SECONDS = 0.25
+"""Pause between tries to ask a database, whose connection was lost in a commit, what became of it."""
 
 
 class _Work(Generic[T]):
@@ -39,14 +41,18 @@ class Writer:
 
     Each piece of work is atomic: when it raises, its own writes are undone and its future gets the exception, while the
     rest of the group commits. Work that is cancelled before its turn is left out. A future is resolved only after the
-    commit that made it durable (synchronous=FULL).
+    commit that made it durable, and fails only when nothing of it is stored. Where a connection is lost between COMMIT
+    and its answer, the futures of that group wait until the database has said which of the two it is, and what is
+    submitted meanwhile is refused.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, backend: Backend) -> None:
+        self._engine, self._backend = engine, backend
         self.on_commit: Callable[[float, int], None] = lambda _seconds, _changes: None
         """Called on the writer thread after each commit: how long it took, and how many pieces of work it holds."""
         self._queue: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
+        self._connection: Connection | None = None
+        self._open = True
         self._thread = threading.Thread(target=self._loop, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -62,48 +68,95 @@ class Writer:
         self._thread.join()
 
     def _loop(self) -> None:
-        with self._engine.connect() as connection:
-            open_ = True
-            while open_:
-                group, open_ = self._next_group()
-                if group:
-                    self._commit(connection, group)
-
-    def _next_group(self) -> tuple[list[_Work[Any]], bool]:
-        group: list[_Work[Any]] = []
-        item = self._queue.get()
-        while item is not None:
-            # From here on it can no longer be cancelled: who waits for it may go, the write stays whole.
-            if item.future.set_running_or_notify_cancel():
-                group.append(item)
-            if len(group) >= GROUP_LIMIT:
-                return group, True
+        while self._open:
+            group = self._next_group()
+            if not group:
+                continue
             try:
+                connection = self._connected()
+            except Exception as error:  # noqa: BLE001 - whatever keeps it from connecting is the answer to the group
+                _answer(group, as_domain(error))
+            else:
+                self._commit(connection, group)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _next_group(self, seconds: float | None = None) -> list[_Work[Any]]:
+        """What waits, once there is something; nothing after so many seconds, or at the end."""
+        group: list[_Work[Any]] = []
+        try:
+            item = self._queue.get(timeout=seconds)
+            while item is not None:
+                # From here on it can no longer be cancelled: who waits for it may go, the write stays whole.
+                if item.future.set_running_or_notify_cancel():
+                    group.append(item)
+                if len(group) >= GROUP_LIMIT:
+                    return group
                 item = self._queue.get_nowait()
-            except queue.Empty:
-                return group, True
-        return group, False
+        except queue.Empty:
+            return group
+        self._open = False
+        return group
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _abandon(self) -> None:
+        """Leave the connection fit for the next transaction; one that is lost is replaced then."""
+        connection = self._connection
+        if connection is None:
+            return
+        if not connection.invalidated:
+            self._backend.abandon(connection)
+        if connection.invalidated:
+            connection.close()
+            self._connection = None
 
     def _commit(self, connection: Connection, group: list[_Work[Any]]) -> None:
         began = time.perf_counter()
+        mark, committing = "", False
+        failure: Exception | None = None
         try:
             with connection.begin():
+                mark = self._backend.mark(connection)
                 for work in group:
                     _run(connection, work)
                 fail_point("store.before_commit")
+                committing = True
         except Exception as error:  # noqa: BLE001 - whatever broke the transaction is the answer to all of its work
-            _leave_transaction(connection)
+            self._abandon()
             failure = as_domain(error)
-            for work in group:
-                work.failure = work.failure or failure
-        else:
+            if committing and mark and is_lost(error) and self._became_durable(mark):
+                failure = None
+        if failure is None:
             self.on_commit(time.perf_counter() - began, len(group))
         fail_point("store.after_commit")
-        for work in group:
-            if work.failure is not None:
-                work.future.set_exception(work.failure)
+        _answer(group, failure)
+
+    def _became_durable(self, mark: str) -> bool:
+        """Ask until the database answers whether a transaction was committed; false at the end of the service."""
+        while self._open:
+            try:
+                found = self._backend.is_committed(self._connected(), mark)
+            except Exception:  # noqa: BLE001 - whatever it is, the answer is still to come
+                self._abandon()
             else:
-                work.future.set_result(work.done)
+                if found is not None:
+                    return found
+            _answer(self._next_group(RECONNECT_SECONDS), unavailable())
+        return False
+
+
+def _answer(group: list[_Work[Any]], failure: Exception | None) -> None:
+    """Resolve the futures of a group that is durable, or has failed as one."""
+    for work in group:
+        reason = work.failure or failure
+        if reason is not None:
+            work.future.set_exception(reason)
+        else:
+            work.future.set_result(work.done)
 
 
 def _run(connection: Connection, work: _Work[Any]) -> None:
@@ -118,51 +171,3 @@ def _run(connection: Connection, work: _Work[Any]) -> None:
             # A full disk has rolled back the whole transaction already: the group fails as one, and of that.
             raise error from None
     connection.exec_driver_sql("RELEASE work")
-
-
-def _leave_transaction(connection: Connection) -> None:
-    """Roll back what a COMMIT that failed has left open: nothing else could ever be written behind it.
-
-    A connection that does not even do that is given up; the next transaction opens another one.
-    """
-    try:
-        driver = connection.connection.dbapi_connection
-        if driver is not None and getattr(driver, "in_transaction", False):
-            driver.rollback()
-    except (sqlite3.Error, DBAPIError):
-        connection.invalidate()
-
-
-_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA}
-"""SQLite's codes for a damaged file. The tables are those of the last migration, so that a statement which SQLite finds
-wrong (SQLITE_ERROR: no such column) says that their description in the file is."""
-
-
-def is_corrupt(error: DBAPIError) -> bool:
-    """Return whether a database's failure says that its file is damaged, or is none."""
-    if not isinstance(error.orig, sqlite3.Error):
-        return False
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    if code is None:  # the driver's own: a text that is not UTF-8
-        return "decode" in str(error.orig)
-    return code & 0xFF in _CORRUPT  # extended codes have more bits
-
-
-def as_domain(error: Exception) -> Exception:
-    """A database's own failure as a DomainError; others unchanged.
-
-    RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION STORE_DAMAGED, or UNAVAILABLE STORE_UNAVAILABLE.
-    """
-    if isinstance(error, DomainError) or not isinstance(error, DBAPIError):
-        return error
-    if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-        return disk_full()
-    if is_corrupt(error):
-        damaged = FailedPrecondition(
-            "STORE_DAMAGED", "The trainer's database is damaged on disk; restore the trainer's data from a backup."
-        )
-        damaged.__cause__ = error
-        return damaged
-    refusal = Unavailable("STORE_UNAVAILABLE", "The trainer's database cannot be written; try again.", retry_delay=1.0)
-    refusal.__cause__ = error
-    return refusal

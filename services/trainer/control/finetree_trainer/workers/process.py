@@ -22,7 +22,7 @@ from pathlib import Path
 
 from finetree_data.fail_points import fail_point
 
-from finetree_trainer.disk import private_folder
+from finetree_trainer.worker_user import WorkerUser, own_folder, passage
 
 LOCK, NOTE, OUTPUT = "alive.lock", "process.json", "output.log"
 
@@ -108,18 +108,25 @@ class Process:
         threading.Thread(target=self._watch, name=f"worker-{pid}", daemon=True).start()
 
     @classmethod
-    def start(cls, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> "Process":
-        """Start a worker; its output goes to a file in its folder. Raises OSError; then nothing of it is left."""
+    def start(
+        cls, command: Sequence[str], environment: Mapping[str, str], folder: Path, user: WorkerUser | None = None
+    ) -> "Process":
+        """Start a worker; its output goes to a file in its folder. Raises OSError; then nothing of it is left.
+
+        `user`: whose its temporary files are; the worker becomes that user itself, as its environment says.
+        """
         try:
-            return cls._start(command, environment, folder)
+            return cls._start(command, environment, folder, user)
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
     @classmethod
-    def _start(cls, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> "Process":
-        private_folder(folder)
-        private_folder(folder / TEMPORARY)
+    def _start(
+        cls, command: Sequence[str], environment: Mapping[str, str], folder: Path, user: WorkerUser | None
+    ) -> "Process":
+        passage(folder, user)
+        own_folder(folder / TEMPORARY, user)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,7 +193,13 @@ class Process:
     def hand_over_output(self, folder: Path) -> None:
         """Move what the process has printed so far to a folder: it belongs to an attempt that has ended."""
         with suppress(OSError):
-            shutil.copyfile(self.folder / OUTPUT, folder / OUTPUT)
+            # Not into what a link leads to: the folder is the worker's.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with (
+                (self.folder / OUTPUT).open("rb") as printed,
+                os.fdopen(os.open(folder / OUTPUT, flags, 0o600), "wb") as kept,
+            ):
+                shutil.copyfileobj(printed, kept)
             os.truncate(self.folder / OUTPUT, 0)
 
     def terminate(self) -> None:

@@ -109,8 +109,12 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
     serving = job.task == job_pb2.TASK_KIND_SERVE
     budget = INTERRUPTIONS if cause == attempts.INTERRUPTED else min(tries, SERVING_RETRIES) if serving else tries
     if attempts.count_by_cause(connection, dead.job, cause) <= budget:
-        code = "WORKER_INTERRUPTED" if cause == attempts.INTERRUPTED else "WORKER_LOST"
-        transaction.recover(code, _lost(transaction, dead))
+        code, text = "WORKER_LOST", _lost(transaction, dead)
+        if cause == attempts.INTERRUPTED:
+            code = "WORKER_INTERRUPTED"
+        elif told := _rank_lost(transaction):
+            code, text = retries.RANK_LOST, f"{told}. The next one {_RESUMES}."
+        transaction.recover(code, text)
     else:
         _fail(transaction, dead)
 
@@ -160,8 +164,15 @@ def _lost(transaction: Transaction, dead: DeadAttempt) -> str:
     return f"The worker of attempt {dead.attempt} ended: {dead.ending}. The next one {next_one}."
 
 
+def _rank_lost(transaction: Transaction) -> str:
+    """What the attempt's worker said of a rank that it had lost, without a stop; "" where it lost none."""
+    was = transaction.snapshot.state_reason
+    return was.text.rstrip(".") if was.code == retries.RANK_LOST else ""
+
+
 def _fail(transaction: Transaction, dead: DeadAttempt) -> None:
-    text = f"The worker ended in each of {dead.attempt} attempts, the last time so: {dead.ending}."
+    ending = _rank_lost(transaction) or dead.ending
+    text = f"The worker ended in each of {dead.attempt} attempts, the last time so: {ending}."
     error = status_pb2.Status(code=14, message=text)
     metadata = {"attempts": str(dead.attempt)}
     error.details.add().Pack(error_details_pb2.ErrorInfo(reason="WORKER_LOST", domain="finetree", metadata=metadata))

@@ -4,7 +4,7 @@
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -97,8 +97,8 @@ class Worker:
     attempt: int = 0
     slots: tuple[Slot, ...] = ()
     task: worker_pb2.Task | None = None
-    has_network: bool = False
-    """Whether it may connect to other machines: it was started for a task that downloads."""
+    reach: Mapping[str, bool] = field(default_factory=dict)
+    """What it may connect to, as `WorkerConfinement.reach` says of the task that it was started for."""
     starting: bool = False
     """Whether an attempt is being begun for it. Stays True where the service stops meanwhile: the attempt may be in the
     log by then, and the next run of the service finds the worker by it."""

@@ -15,14 +15,13 @@ from finetree_runtime.ids import uuid7
 from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection
 
-from finetree_trainer.disk import private_folder
 from finetree_trainer.joblog import ingest, states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import Transaction
-from finetree_trainer.layout import Layout
 from finetree_trainer.scheduling.devices import Slot, placements
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts, jobs
+from finetree_trainer.worker_user import passage
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.exchange import Exchange
 from finetree_trainer.workers.heartbeats import Heartbeats
@@ -61,7 +60,7 @@ class Supervisor:
     ) -> None:
         self._log, self._tasks, self._settings, self._confinement = log, tasks, settings, confinement
         self._on_released = on_released
-        self._layout = Layout(settings.data_dir)
+        self._layout = confinement.layout
         self._workers: dict[str, Worker] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -74,7 +73,7 @@ class Supervisor:
         self.resting = RestingWorkers(
             self._workers.values, clock=log.clock, seconds=settings.base_rest, spawn=self._spawn
         )
-        private_folder(self._layout.workers)
+        passage(self._layout.workers.resolve(), self._layout.user)
 
     async def adopt(self, node: str) -> list[Worker]:
         """Take over the attempts that an earlier run of the service left open on this node; they keep their slots.
@@ -178,9 +177,9 @@ class Supervisor:
             self._launch(measure=self.measure)
 
     def _idle_worker(self, task: worker_pb2.Task | None = None) -> Worker | None:
-        network = self._confinement.needs_network(task)
+        reach = self._confinement.reach(task)
         for worker in self._workers.values():
-            waits = not (worker.job or worker.done) and worker.rest is None and worker.has_network is network
+            waits = not (worker.job or worker.done) and worker.rest is None and worker.reach == reach
             if waits and worker.process is not None and not worker.process.dead.is_set():
                 return worker
         return None
@@ -190,10 +189,10 @@ class Supervisor:
         command = self._settings.worker_command or (sys.executable, "-m", "finetree_worker")
         arguments = ["--socket", f"unix:{self._layout.worker_socket}", "--idle", *(["--measure"] if measure else [])]
         folder = self._layout.workers / str(uuid7())
-        network = self._confinement.needs_network(task)
-        variables = self._confinement.environment(folder, network=network, threads=self._tasks.slot_threads)
-        process = Process.start([*command, *arguments], variables | {TOKEN_VARIABLE: token}, folder)
-        worker = Worker(folder.name, token_hash(token), process, has_network=network)
+        reach = self._confinement.reach(task)
+        variables = self._confinement.environment(folder, **reach, threads=self._tasks.slot_threads)
+        process = Process.start([*command, *arguments], variables | {TOKEN_VARIABLE: token}, folder, self._layout.user)
+        worker = Worker(folder.name, token_hash(token), process, reach=reach)
         self._workers[worker.id] = worker
         self._spawn(self._watch_exit(worker, process))
         return worker

@@ -4,6 +4,7 @@
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sqlalchemy import Connection
 
 from finetree_trainer import estimator, paths
 from finetree_trainer.datasets.datasets import Datasets
-from finetree_trainer.disk import full_disk_refused, private_folder
+from finetree_trainer.disk import full_disk_refused
 from finetree_trainer.estimator import Rates
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
@@ -27,6 +28,7 @@ from finetree_trainer.scheduling.machine.cores import usable_cores
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import events
 from finetree_trainer.store.jobs import JobRow
+from finetree_trainer.worker_user import own_folder, passage
 from finetree_trainer.workers import lost_time
 
 _INIT_FROM = "job.train.spec.init_from"
@@ -46,6 +48,7 @@ class TaskBuilder:
         weights: WeightsLocator,
         devices: Iterable[Device],
         rates: Rates,
+        layout: Layout,
         settings: Settings,
     ) -> None:
         self._rates = rates
@@ -54,9 +57,8 @@ class TaskBuilder:
         self.slot_threads = max((each.threads for each in self._devices.values() if each.id == CPU), default=1)
         """Threads of a CPU slot: what the libraries of a worker begin with, before it has a task."""
         # A worker has another working directory than the service: its folders must not depend on it.
-        self._layout, self._settings = Layout(settings.data_dir.absolute()), settings
+        self._layout, self._settings = replace(layout, root=layout.root.absolute()), settings
         self._hub = hub.hub_access(settings, os.environ)
-        private_folder(self._layout.tokens)
 
     async def build(self, uid: str, slots: Sequence[Slot]) -> worker_pb2.Task:
         """Build the task of a job on its slots, without what belongs to an attempt.
@@ -196,9 +198,12 @@ class TaskBuilder:
 
         Raises ResourceExhausted DISK_FULL, OSError.
         """
+        layout = self._layout
         with full_disk_refused():
+            for folder in (layout.job(uid), layout.attempt(uid, attempt).parent):
+                passage(folder, layout.user)
             for folder in self._folders(uid, attempt):
-                private_folder(folder)
+                own_folder(folder, layout.user)
 
     def _folders(self, uid: str, attempt: int) -> tuple[Path, Path, Path]:
         layout = self._layout

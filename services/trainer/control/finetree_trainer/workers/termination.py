@@ -74,7 +74,7 @@ def remove_drafts(*folders: Path) -> None:
 
     Workers write under a name that begins with a dot, and rename what is complete.
     """
-    for folder in folders:
+    for folder in (each for each in folders if not each.is_symlink()):
         for draft in folder.glob(".*"):
             shutil.rmtree(draft, ignore_errors=True)
             with suppress(OSError):

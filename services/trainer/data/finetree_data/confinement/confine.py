@@ -16,6 +16,8 @@ from finetree_data.confinement.policy import Policy
 from finetree_data.confinement.syscalls import machine
 
 NEEDS_NETWORK = "this task downloads from a hub"
+NEEDS_LOOPBACK = "processes of this task talk over the loopback interface, and it has no network of its own"
+NOT_CONFINED = "the service confines nothing beside the user"
 
 
 class ConfinementError(Exception):
@@ -46,6 +48,9 @@ class Confinement:
         those that it starts; others of the process, which read no file of a task, keep the rules of the start.
         """
         name, version = names.JOB_FILES, landlock.abi()
+        if self.policy.user_alone:
+            self._measures[name] = Measure(name, State.OFF, NOT_CONFINED)
+            return
         if version < 1 or names.FILES not in self.holding:
             self._measures[name] = Measure(name, State.UNAVAILABLE, "there is no Landlock")
             return
@@ -55,10 +60,12 @@ class Confinement:
             temporary=self.policy.temporary,
             sockets=self.policy.sockets,
             network=self.policy.network,
+            loopback=self.policy.loopback,
         )
         whole = version >= landlock.ALL_THREADS_ABI
         found = places.rules(own, os.environ)
-        landlock.restrict(found, version=version, network=own.network, all_threads=whole)
+        network = own.network or own.loopback
+        landlock.restrict(found, version=version, network=network, ports=own.loopback, all_threads=whole)
         reasons = [] if job else ["a worker that may go on to another job of its project: to the jobs of this service"]
         if not whole:
             reasons.append("for the thread of the task, not for those that keep the stream to the service")
@@ -68,8 +75,12 @@ class Confinement:
 def confine(policy: Policy, environment: Mapping[str, str] = os.environ) -> Confinement:
     """Take all measures that this system allows. The process must have a single thread.
 
-    Raises ConfinementError where a required one cannot be taken, or where a half-taken one has broken the process.
+    Raises ConfinementError where a required one cannot be taken, or where a half-taken one has broken the process; and
+    where it cannot become the user of the policy: it must never go on as the one it was.
     """
+    if policy.user_alone:
+        kinds = (*names.CORE, names.SCOPE, names.UNIX_SOCKETS, names.NETWORK_NAMESPACE)
+        return Confinement(policy, [*(Measure(name, State.OFF, NOT_CONFINED) for name in kinds), *_user(policy)])
     if platform.system() != "Linux":
         kinds = (*names.CORE, names.NETWORK_NAMESPACE, names.SCOPE, names.UNIX_SOCKETS)
         measures = [Measure(name, State.UNAVAILABLE, "only Linux has it") for name in kinds]
@@ -77,6 +88,7 @@ def confine(policy: Policy, environment: Mapping[str, str] = os.environ) -> Conf
     measures = [
         _limits(policy),
         _namespace(policy),
+        *_user(policy),
         _taken(names.CAPABILITIES, privileges.drop_capabilities),
         _taken(names.NO_NEW_PRIVILEGES, privileges.give_up_new_privileges),
         *_landlock(policy, environment),
@@ -112,9 +124,21 @@ def _namespace(policy: Policy) -> Measure:
         return Measure(name, State.UNAVAILABLE, "the system allows this user no namespace")
     try:
         privileges.leave_network()
+        if policy.loopback:
+            privileges.raise_loopback()
     except OSError as error:
         raise ConfinementError(f"{name}: {error.strerror}") from error
     return Measure(name, State.HOLDS)
+
+
+def _user(policy: Policy) -> list[Measure]:
+    if not policy.user:
+        return []
+    try:
+        privileges.become(policy.user, policy.group)
+    except OSError as error:
+        raise ConfinementError(f"{names.USER}: {error.strerror}") from error
+    return [Measure(names.USER, State.HOLDS)]
 
 
 def _landlock(policy: Policy, environment: Mapping[str, str]) -> list[Measure]:
@@ -124,7 +148,11 @@ def _landlock(policy: Policy, environment: Mapping[str, str]) -> list[Measure]:
         return [Measure(name, State.UNAVAILABLE, "this kernel has no Landlock, or it is off") for name in kinds]
     try:
         landlock.restrict(
-            places.rules(policy, environment), version=version, network=policy.network, scope=True, all_threads=False
+            places.rules(policy, environment),
+            version=version,
+            network=policy.network or policy.loopback,
+            ports=policy.loopback,
+            scope=True,
         )
     except OSError as error:
         return [Measure(name, State.UNAVAILABLE, error.strerror or "the system refuses it") for name in kinds]
@@ -143,8 +171,12 @@ def _since(name: str, version: int, needed: int) -> Measure:
 
 
 def _seccomp(policy: Policy) -> list[Measure]:
-    families = (*seccomp.LOCAL_FAMILIES, *((seccomp.AF_INET, seccomp.AF_INET6) if policy.network else ()))
+    over_ip = policy.network or policy.loopback
+    families = (*seccomp.LOCAL_FAMILIES, *((seccomp.AF_INET, seccomp.AF_INET6) if over_ip else ()))
     calls = _taken(names.SYSTEM_CALLS, lambda: seccomp.install(seccomp.program(machine(), families)))
     if policy.network:
         return [calls, Measure(names.SOCKETS, State.OFF, NEEDS_NETWORK)]
+    if policy.loopback and not policy.namespace:
+        # Not OFF: a service that requires confinement refuses such a task.
+        return [calls, Measure(names.SOCKETS, State.UNAVAILABLE, NEEDS_LOOPBACK)]
     return [calls, Measure(names.SOCKETS, calls.state, calls.why)]

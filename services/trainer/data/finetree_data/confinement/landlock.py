@@ -110,18 +110,25 @@ def gaps(version: int) -> str:
 
 
 def restrict(
-    rules: Iterable[Rule], *, version: int, network: bool = True, scope: bool = False, all_threads: bool = False
+    rules: Iterable[Rule],
+    *,
+    version: int,
+    network: bool = True,
+    ports: bool = False,
+    scope: bool = False,
+    all_threads: bool = False,
 ) -> None:
     """Restrict this thread, those that it starts and their processes to the rules; paths that are missing are left out.
 
-    `network`: whether TCP connections may be opened; binding a port is refused in any case where `version` controls it.
+    `network`: whether TCP connections may be opened; `ports`: whether ports may be bound. Both where `version` controls
+    them.
     `scope`: signals and abstract Unix sockets reach no process outside. `all_threads` restricts the process's other
     threads, too, and needs ALL_THREADS_ABI. Raises OSError; then nothing is restricted.
     """
     known = handled(version)
     attributes = _Ruleset(int(known), 0, 0)
     if version >= NETWORK_ABI:
-        attributes.handled_access_net = _BIND_TCP | (0 if network else _CONNECT_TCP)
+        attributes.handled_access_net = (0 if ports else _BIND_TCP) | (0 if network else _CONNECT_TCP)
     if scope and version >= SCOPE_ABI:
         attributes.scoped = _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS
     # Earlier kernels know a shorter structure and refuse a longer one only where the rest is not zero.

@@ -24,10 +24,18 @@ class Policy:
     """Folders whose Unix sockets may be connected to, where the kernel controls that."""
     network: bool = False
     """Whether connections over a network may be opened: true for the task that downloads from a hub alone."""
+    loopback: bool = False
+    """Whether its processes talk to each other over the loopback interface: true for a task on several devices."""
     namespace: bool = False
     """Whether the process may be moved into a network of its own: whether that has been tried on this machine."""
     required: bool = False
     """Whether a process ends where a measure of `measures.CORE` cannot be taken."""
+    user: int = 0
+    """User that the process becomes for ever, a root process alone can. 0: it stays who it is."""
+    group: int = 0
+    """The one group of that user."""
+    user_alone: bool = False
+    """Whether no other measure is taken than to become that user: the service confines nothing."""
     max_file_bytes: int = 0
     """Size that no file of the process can exceed. 0: unlimited."""
 

@@ -2,17 +2,24 @@
 """What a process may do to the system: no privileges by programs that it starts, no capabilities, no network."""
 
 import ctypes
+import errno
+import fcntl
 import os
+import socket
+import struct
 from contextlib import suppress
 from pathlib import Path
 
 from finetree_data.confinement.syscalls import call, prctl
 
 _NO_NEW_PRIVS, _DROP_BOUNDING, _AMBIENT, _CLEAR_ALL = 38, 24, 47, 4
+_DUMPABLE = 4
 _CAPABILITY_VERSION = 0x20080522
 """_LINUX_CAPABILITY_VERSION_3 (linux/capability.h)."""
 DAC_READ_SEARCH = 2
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
+_GET_FLAGS, _SET_FLAGS, _UP = 0x8913, 0x8914, 0x1
+"""SIOCGIFFLAGS, SIOCSIFFLAGS and IFF_UP: netdevice(7)."""
 
 
 class _Header(ctypes.Structure):
@@ -35,16 +42,47 @@ def drop_capabilities() -> None:
     Landlock's to say.
     """
     kept = 1 << DAC_READ_SEARCH if os.geteuid() == 0 else 0
-    for number in range(64):
-        # Without CAP_SETPCAP they stay in the bounding set, of which nobody without new privileges gets any.
-        with suppress(OSError):
-            prctl(_DROP_BOUNDING, number)
+    _empty_bounding_set()
     with suppress(OSError):
         prctl(_AMBIENT, _CLEAR_ALL)
     kept &= effective()
     header, sets = _Header(_CAPABILITY_VERSION, 0), (_Sets * 2)()
     sets[0] = _Sets(kept, kept, 0)
     call("capset", ctypes.byref(header), ctypes.byref(sets))
+
+
+def become(user: int, group: int) -> None:
+    """Become another user, with one group and no capabilities, for ever. Raises OSError; the process has to end then.
+
+    Only root can. It is checked afterwards: a program that believes that it is somebody else is worse than none.
+    """
+    # Also loads what Python reads such files with: its folder may be closed to that user, which is for others to say.
+    if not effective():
+        raise PermissionError(errno.EPERM, "only root can become another user")
+    _empty_bounding_set()
+    os.setgroups([])
+    os.setresgid(group, group, group)
+    os.setresuid(user, user, user)
+    drop_capabilities()
+    give_up_new_privileges()
+    # The kernel takes a process that was another user for one that knows secrets, and gives its own files in /proc to
+    # root; a worker reads and resets its peak of memory there.
+    prctl(_DUMPABLE, 1)
+    if os.getresuid() != (user,) * 3 or os.getresgid() != (group,) * 3 or os.getgroups() or effective():
+        raise PermissionError(errno.EPERM, "the system let it become this user in part")
+    for name, back in (("user", os.setuid), ("group", os.setgid)):
+        try:
+            back(0)
+        except PermissionError:
+            continue
+        raise PermissionError(errno.EPERM, f"the system let it take root's {name} again")
+
+
+def _empty_bounding_set() -> None:
+    for number in range(64):
+        # Without CAP_SETPCAP they stay in the bounding set, of which nobody without new privileges gets any.
+        with suppress(OSError):
+            prctl(_DROP_BOUNDING, number)
 
 
 def effective() -> int:
@@ -67,6 +105,14 @@ def leave_network() -> None:
         Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="ascii")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="ascii")
+
+
+def raise_loopback() -> None:
+    """Switch the loopback interface of this process's own network on. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sh14x", b"lo", 0)
+        flags = struct.unpack("16sh14x", fcntl.ioctl(any_socket, _GET_FLAGS, request))[1]
+        fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh14x", b"lo", flags | _UP))
 
 
 def _status(field: str) -> str:

@@ -64,6 +64,11 @@ class Eta:
         self._pace.add(seconds, tokens)
         self._recent.append(seconds)
 
+    def forget_before(self, steps: int) -> None:
+        """Keep the last `steps` alone: what the others took says nothing of those to come any more."""
+        self._pace.forget_before(steps)
+        self._recent = deque(list(self._recent)[-steps:], maxlen=RECENT_STEPS)
+
     def evaluation(self, step: int, seconds: float, *, questions: int) -> None:
         """Note an evaluation's time: of the loss alone, or of answers too, before (step 0) or during training."""
         if questions == 0:
@@ -144,6 +149,10 @@ class Pace:
             self._steps = deque(islice(self._steps, WARM_UP, None), maxlen=RECENT_STEPS)
         self._steps.append((seconds, tokens))
 
+    def forget_before(self, steps: int) -> None:
+        """Keep the last `steps` alone."""
+        self._steps = deque(list(self._steps)[-steps:], maxlen=RECENT_STEPS)
+
     def remaining(self, steps: int, tokens: int) -> float:
         """Return the seconds of `steps` further steps with `tokens` in all; 0 before the first step."""
         if not self._steps or steps <= 0:
@@ -184,6 +193,10 @@ class Forecasts:
 
     def __init__(self, price: Price | None) -> None:
         self._price = price
+        self._next = 0
+
+    def renew(self) -> None:
+        """Have the next step forecast anew, whichever it is."""
         self._next = 0
 
     def after(self, step: event_pb2.StepMetrics, elapsed: float) -> event_pb2.Forecast | None:

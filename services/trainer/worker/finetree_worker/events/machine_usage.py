@@ -1,32 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who had the machine between two moments: this process, others, the kernel, a limit, the disk. Linux's counters."""
+"""Who had the machine between two moments: this process, others, the kernel, a limit, the disk. Linux's counters.
+
+proc_pid_schedstat, proc_stat and proc_vmstat of man 5; cpu.stat of both versions of control groups; pressure stall
+information and thermal_throttle of the kernel's documentation.
+"""
 
 import os
 import resource
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _BUSY = (0, 1, 2, 5, 6)
 """Fields of /proc/stat that are work of this machine: user, nice, system, irq, softirq."""
 _STEAL = 7
+_SELF, _GROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
+_PROCESSORS = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counters at one moment; seconds, but `major_faults` and `swapped_pages`, which are counts."""
+    """Counters at one moment; seconds, but faults and `swapped_pages`, which are counts."""
 
     wall: float
     own: float
     """CPU time of this process, all its threads together."""
     own_kernel: float
     major_faults: int
+    minor_faults: int
+    waited: float
+    """Time that its threads were ready and waited for a processor, all of them together."""
     busy: float
     """CPU time of all processes."""
     stolen: float
     """CPU time that the hypervisor gave to other machines."""
     throttled: float
     """Time for which the container's limit kept its threads waiting."""
+    heated: float
+    """Time for which a core ran slower since it was too hot, of the core with most."""
+    starved: float
+    """Time for which all processes that had work waited for memory."""
     swapped_pages: int
 
     @classmethod
@@ -39,9 +53,13 @@ class Usage:
             own=own.ru_utime + own.ru_stime,
             own_kernel=own.ru_stime,
             major_faults=own.ru_majflt,
+            minor_faults=own.ru_minflt,
+            waited=_waited(),
             busy=sum(fields[i] for i in _BUSY),
             stolen=fields[_STEAL],
             throttled=_throttled(),
+            heated=_heated(),
+            starved=_starved(),
             swapped_pages=_swapped(),
         )
 
@@ -55,7 +73,12 @@ class Usage:
             others=max(0.0, self.busy - before.busy - own) / (wall * cores),
             stolen=(self.stolen - before.stolen) / (wall * cores),
             throttled=(self.throttled - before.throttled) / (wall * threads),
+            # Threads that have ended take what they waited with them.
+            waited=max(0.0, self.waited - before.waited) / (wall * threads),
+            heated=(self.heated - before.heated) / wall,
+            starved=(self.starved - before.starved) / wall,
             major_faults=(self.major_faults - before.major_faults) / wall,
+            minor_faults=(self.minor_faults - before.minor_faults) / wall,
             swapped_pages=(self.swapped_pages - before.swapped_pages) / wall,
         )
 
@@ -72,7 +95,12 @@ class Shares:
     """Of the machine's cores."""
     stolen: float
     throttled: float
+    waited: float
+    """Of the threads that the process may use: ready, without a processor."""
+    heated: float
+    starved: float
     major_faults: float
+    minor_faults: float
     swapped_pages: float
 
 
@@ -83,9 +111,44 @@ def _machine() -> list[float]:
     return [value / os.sysconf("SC_CLK_TCK") for value in ticks] + [0.0] * (10 - len(ticks))
 
 
+def _waited() -> float:
+    """Sum over the threads of the time on a run queue: the second field of schedstat, nanoseconds."""
+    fields = (line.split() for path in _SELF.glob("task/*/schedstat") for line in _lines(str(path)))
+    return sum(int(words[1]) for words in fields if len(words) > 1) / 1e9
+
+
 def _throttled() -> float:
-    group = next((text.split("::", 1)[1] for text in _lines("/proc/self/cgroup") if "::" in text), "")
-    return _counter(f"/sys/fs/cgroup{group.rstrip('/')}/cpu.stat", "throttled_usec") / 1e6
+    """Time of the group that was held back most, of this process's and those above it: each may have a limit."""
+    return max((_group_throttled(folder) for folder in _cpu_groups()), default=0.0)
+
+
+def _cpu_groups() -> Iterator[Path]:
+    """Folders of the control groups that share out processor time, in the version that the system has."""
+    for line in _lines(str(_SELF / "cgroup")):
+        _, controllers, group = (*line.split(":", 2), "", "")[:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = _GROUPS / "cpu" if controllers else _GROUPS
+        folder = root / group.strip("/")
+        yield folder
+        yield from (parent for parent in folder.parents if parent.is_relative_to(root))
+
+
+def _group_throttled(folder: Path) -> float:
+    stat = str(folder / "cpu.stat")
+    # Microseconds in version 2, nanoseconds in version 1.
+    return _counter(stat, "throttled_usec") / 1e6 or _counter(stat, "throttled_time") / 1e9
+
+
+def _heated() -> float:
+    names = _PROCESSORS.glob("cpu*/thermal_throttle/core_throttle_total_time_ms")
+    return max((int(line) for path in names for line in _lines(str(path))[:1]), default=0) / 1e3
+
+
+def _starved() -> float:
+    """Pressure stall information: `full ... total=` is in microseconds."""
+    line = next((text for text in _lines("/proc/pressure/memory") if text.startswith("full ")), "")
+    return int(line.rpartition("total=")[2] or "0") / 1e6
 
 
 def _swapped() -> int:

@@ -19,6 +19,7 @@ from finetree_worker.errors import StorageError
 from finetree_worker.events.envelope import Level, Payload, Stamp, envelope
 from finetree_worker.events.eta import Forecasts
 from finetree_worker.events.journal import OUTCOME_BYTES, Journal
+from finetree_worker.events.slowdown import CODE as SLOWER
 from finetree_worker.events.summary import Summary
 from finetree_worker.plan import Price
 
@@ -150,6 +151,9 @@ class JournalReporter:
         event = envelope(content, stamp, attempt=self._attempt, message=entry.message, level=entry.level)
         self._on_event(event)
         yield worker_pb2.WorkerEvent(event=event)
+        if isinstance(content, event_pb2.Alert) and content.code == SLOWER:
+            # What was forecast is known to be wrong; the step that showed it follows.
+            self._forecasts.renew()
         if isinstance(content, event_pb2.StepMetrics):
             forecast = self._forecasts.after(content, stamp.elapsed)
             if forecast is not None:

@@ -12,6 +12,8 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.events.machine_usage import Shares, Usage
 from finetree_worker.plan import Expected
 
+CODE = "SLOWER_THAN_EXPECTED"
+"""Code of the alert."""
 WARM_UP = 2
 """First steps, which allocate and compile, are not judged."""
 WINDOW = 8
@@ -45,8 +47,9 @@ class Slowdown:
     def alert(self) -> event_pb2.Alert:
         """Return the event that tells it."""
         cause = "; ".join(self.causes) or "nothing that was measured explains it"
-        text = f"Steps take {self.seconds:.3g} s, {self.expected}: {cause}. The forecast follows the measured steps."
-        return event_pb2.Alert(code="SLOWER_THAN_EXPECTED", message=text)
+        text = f"Steps take {self.seconds:.3g} s, {self.expected}: {cause}."
+        text += f" The forecast is made anew, from the last {WINDOW} steps."
+        return event_pb2.Alert(code=CODE, message=text)
 
 
 class SlowdownWatch:
@@ -116,6 +119,8 @@ def causes_of(shares: Shares, threads: int) -> list[str]:
     found = []
     if shares.throttled >= SHARE:
         found.append(f"the container's CPU limit held its threads back for {shares.throttled:.0%} of the time")
+    if shares.heated >= SHARE:
+        found.append(f"the processor was too hot for its full clock for {shares.heated:.0%} of the time")
     if shares.stolen >= SHARE:
         found.append(f"the hypervisor gave {shares.stolen:.0%} of the processor to other machines")
     if shares.swapped_pages >= PAGES:
@@ -123,11 +128,17 @@ def causes_of(shares: Shares, threads: int) -> list[str]:
         found.append(f"memory is swapped ({pages}): free memory, or lower the micro-batch")
     elif shares.major_faults >= PAGES:
         found.append(f"pages are read from disk ({shares.major_faults:.0f} a second): memory is short")
+    elif shares.starved >= SHARE:
+        found.append(f"memory is short: everything waited for it for {shares.starved:.0%} of the time")
     if shares.own < FREE and shares.others >= SHARE:
         text = f"other processes took {shares.others:.0%} of the machine, and this one had {shares.own:.0%} of its "
         found.append(text + f"{threads} threads")
+    elif shares.waited >= SHARE and shares.throttled < SHARE and shares.stolen < SHARE:
+        # A container may not show what others use, and more threads than processors disturb each other.
+        found.append(f"its threads waited for a processor for {shares.waited:.0%} of the time")
     if shares.kernel >= KERNEL:
-        found.append(f"{shares.kernel:.0%} of its own time went into the kernel (page faults, memory)")
+        faults = f"{shares.minor_faults:,.0f} page faults a second"
+        found.append(f"{shares.kernel:.0%} of its own time went into the kernel, with {faults}")
     return found
 
 

@@ -64,10 +64,19 @@ class Qlora(Method):
             **stated(spec.qlora, "double_quantization"),
         )
 
+    @property
+    def undivided(self) -> str:
+        """Return why 8-bit bases stay whole: bitsandbytes 0.50 keeps their scales as attributes of the parameter."""
+        return "bitsandbytes keeps the scales of 8-bit weights beside the whole of them" if self._eight_bit else ""
+
+    @property
+    def _eight_bit(self) -> bool:
+        return self.quantized_as is Quantization.INT8
+
     def quantization(self, dtype: torch.dtype) -> BitsAndBytesConfig:
         """Return the quantization for loading; products are computed in `dtype`, 8-bit ones by bitsandbytes' rules."""
         build: Any = BitsAndBytesConfig  # transformers leaves it untyped
-        if self.quantized_as is Quantization.INT8:
+        if self._eight_bit:
             eight: BitsAndBytesConfig = build(load_in_8bit=True)
             return eight
         four: BitsAndBytesConfig = build(

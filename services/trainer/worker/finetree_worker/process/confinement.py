@@ -13,6 +13,8 @@ from finetree_api.worker.v1 import worker_pb2
 from finetree_data.confinement.confine import Confinement, confine
 from finetree_data.confinement.policy import Policy
 
+from finetree_worker.errors import AccessError
+
 
 def confine_process(environment: MutableMapping[str, str] = os.environ) -> Confinement | None:
     """Confine this process as its service has decided; None where it is not to be confined.
@@ -42,6 +44,41 @@ def confine_to_task(confinement: Confinement, task: worker_pb2.Task) -> None:
         confinement.narrow(read=(*policy.read, *_inputs(task)), write=(str(job), *others), job=True)
     else:
         confinement.narrow(read=_inputs(task), write=(str(job), *_given(tokens)), job=True)
+
+
+def require_readable(task: worker_pb2.Task) -> None:
+    """Raise AccessError INPUT_NOT_READABLE where the files of a task are closed to the user of this process.
+
+    The service may be another user, who has read them before. What is missing is for those to report who need it.
+    """
+    weights = ((f"the weights {each.name!r}", "", each.folder) for each in task.weights)
+    given = [("the base model", "model", task.base.model_dir), *weights]
+    given += [("the dataset", "dataset", task.dataset_file), ("the evaluation dataset", "", task.evaluation_file)]
+    for what, field, place in given:
+        closed = _first_closed(Path(place)) if place else None
+        if closed is not None:
+            user = f"user {os.getuid()}, whom workers run as"
+            raise AccessError(
+                "INPUT_NOT_READABLE",
+                f"{closed.name!r} of {what} cannot be read by {user}.",
+                field=field,
+                remedy="Let that user read the files and pass through their folders, or start the trainer with another "
+                "--worker-user.",
+            )
+
+
+def _first_closed(path: Path) -> Path | None:
+    """Return the first file or folder at or below a path that this user cannot read; None where there is none."""
+    try:
+        is_folder = path.is_dir()
+        if not os.access(path, os.R_OK | (os.X_OK if is_folder else 0)):
+            return path if os.path.lexists(path) else None
+        below = sorted(path.iterdir()) if is_folder else []
+    except PermissionError:
+        return path
+    except OSError:
+        return None
+    return next((found for found in map(_first_closed, below) if found is not None), None)
 
 
 def _inputs(task: worker_pb2.Task) -> list[str]:

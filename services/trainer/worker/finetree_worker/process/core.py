@@ -74,17 +74,20 @@ class TrainingCore:
     def train(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> event_pb2.RunSummary:
         """Train to the end; return whether training stopped early and which step's weights are published.
 
-        Raises FinishedEarly where a limit of the job ended it before.
+        On several devices, starts the other ranks. Raises FinishedEarly where a limit of the job ended it before.
         """
         from finetree_worker.models.bases import Bases
         from finetree_worker.plan_from_task import train_plan
         from finetree_worker.process.surroundings import Surroundings
+        from finetree_worker.ranks.speaker import ranks_of
         from finetree_worker.training.run import train
 
         self._bases = self._bases or Bases(keep=task.may_rest)
         if task.may_rest and self._surroundings is None:
             self._surroundings = Surroundings.capture()
-        trained = train(train_plan(task), reporter, control, self._bases)
+        plan = train_plan(task)
+        with ranks_of(task, plan) as ranks:
+            trained = train(plan, reporter, control, self._bases, ranks)
         summary = event_pb2.RunSummary(stopped_early=trained.stopped_early, best_step=trained.best_step)
         if trained.limited:
             raise FinishedEarly(summary)
@@ -100,7 +103,10 @@ class TrainingCore:
 
         if self._bases is None or self._surroundings is None:
             return None
-        device = torch.device(train_plan(task).device)
+        plan = train_plan(task)
+        if plan.ranks > 1:
+            return None  # it has a part of the base, or a process group behind it
+        device = torch.device(plan.device)
         self._bases.settle()
         restored = self._surroundings.restore()
         free_memory(device)

@@ -9,6 +9,7 @@ from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.attach.commands import Stop
 from finetree_worker.errors import Cancelled, Category, FinishedEarly, Interrupted, StorageError, TaskError
 from finetree_worker.events.error_status import CATEGORIES, status_of
+from finetree_worker.ranks.launch import RankFailedError
 
 _STOPPED = {
     Stop.PAUSE: worker_pb2.OUTCOME_KIND_PAUSED,
@@ -44,6 +45,8 @@ def failed(error: BaseException, stop: Stop = Stop.NONE) -> worker_pb2.TaskOutco
         return stopped(Stop.INTERRUPT)
     if isinstance(error, Cancelled) and stop is not Stop.NONE:
         return stopped(stop)
+    if isinstance(error, RankFailedError):
+        return _of_rank(error)
     known = error if isinstance(error, TaskError) else _task_error(error)
     category = Category.CAPACITY if isinstance(known, StorageError) else known.category
     return worker_pb2.TaskOutcome(
@@ -52,6 +55,15 @@ def failed(error: BaseException, stop: Stop = Stop.NONE) -> worker_pb2.TaskOutco
         failure_category=CATEGORIES[category],
         retryable=known.retryable,
     )
+
+
+def _of_rank(error: RankFailedError) -> worker_pb2.TaskOutcome:
+    """Return the outcome of a task that another rank has failed in: that rank's own, with its number."""
+    found = worker_pb2.TaskOutcome()
+    found.CopyFrom(error.outcome)
+    if found.error.message:
+        found.error.message = f"Rank {error.rank}: {found.error.message}"
+    return found
 
 
 def _task_error(error: BaseException) -> TaskError:

@@ -26,6 +26,7 @@ from finetree_worker.events.reporter import JournalReporter
 from finetree_worker.plan import Price
 from finetree_worker.process import lineage, log_capture, outcome
 from finetree_worker.process.artifacts import seal
+from finetree_worker.process.confinement import require_readable
 from finetree_worker.process.redaction import Redaction
 
 SERVING_PATIENCE_SECONDS = 5.0
@@ -92,6 +93,7 @@ def run(
     """Do the task's work; every way in which it can end becomes an outcome."""
     try:
         core.warm_up()
+        require_readable(task)
         lineage.require_rows(task)
         sealing = Sealing(reporter, task, confinement)
         return outcome.succeeded(_perform(task, core, reporter=sealing, control=commands, port=port))

@@ -4,11 +4,9 @@
 Nothing of a task but its result may reach the next one. The training libraries must have been imported.
 """
 
-import ctypes
 import gc
 import os
 import random
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetree_worker.device_memory import free_cache
+from finetree_worker.device_memory import free_cache, trim_heap
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
@@ -89,8 +87,7 @@ def free_memory(device: torch.device) -> None:
     """Free objects in cycles, torch's cache of a GPU and the heap's unused pages."""
     gc.collect()
     free_cache(device)
-    with suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    trim_heap()
 
 
 def reset_peak(device: torch.device) -> bool:

@@ -25,6 +25,8 @@ from torch.optim import Optimizer
 from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
 from finetree_worker.errors import CheckpointError
 from finetree_worker.portable import Portable
+from finetree_worker.randomness import MASKS
+from finetree_worker.ranks.alone import Alone
 from finetree_worker.training import optimizers
 
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
@@ -34,7 +36,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Libraries and hardware that decide the order of floating-point sums: with others a run is equal to rounding."""
+    """Libraries and hardware that decide the order of floating-point sums: with others a run is equal to rounding.
+
+    `masks` is the version of the function that makes dropout masks: with another one a run has other random numbers.
+    """
 
     torch_version: str
     transformers_version: str
@@ -42,13 +47,14 @@ class Environment:
     machine: str
     threads: int
     device: str
+    masks: int = 1
 
     @classmethod
-    def here(cls, threads: int, device: torch.device) -> "Environment":
-        """Return the environment of this process."""
+    def here(cls, threads: int, device: torch.device, several: str = "") -> "Environment":
+        """Return the environment of this process; `several` says how many devices there are, where it is not one."""
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         torch_, transformers, peft = (version(name) for name in ("torch", "transformers", "peft"))
-        return cls(torch_, transformers, peft, platform.machine(), threads, kind)
+        return cls(torch_, transformers, peft, platform.machine(), threads, kind + several, MASKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +106,28 @@ def save(
     numerics_hash: str,
     portable: Portable | None = None,
     replaced: Collection[int] = (),
+    ranks: Alone | None = None,
 ) -> Path:
     """Write checkpoint `step-<n>` below `folder` atomically; a whole one of this run that is there is kept.
 
     Those of the steps `replaced` are written anew: a restore has found them damaged, though their manifests fit.
 
+    All ranks call it; weights that they have divided are gathered, and the speaker writes them.
+
     Raises StorageError (DISK_FULL, STORAGE_FAILED); earlier checkpoints are intact then.
     """
+    ranks = ranks or Alone()
     target = folder / folder_name(position.step)
+    tensors, values = optimizers.state_tensors(optimizer)
+    weights, tensors = ranks.whole(trainable), ranks.whole(tensors)
+    if not ranks.speaks:
+        return target
     if position.step not in replaced and _whole(target, numerics_hash) is not None:
         return target
     shutil.rmtree(target, ignore_errors=True)
-    tensors, values = optimizers.state_tensors(optimizer)
     state = {"position": asdict(position), "environment": asdict(environment), "optimizer": values}
     with atomic_folder(target, {"format": FORMAT, "step": position.step, "numerics_hash": numerics_hash}) as draft:
-        save_file({name: p.detach().contiguous() for name, p in trainable.items()}, draft / WEIGHTS)
+        save_file({name: p.detach().contiguous() for name, p in weights.items()}, draft / WEIGHTS)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / _OPTIMIZER)
         (draft / _STATE).write_text(json.dumps(state, sort_keys=True) + "\n", encoding="utf-8")
         if portable is not None:
@@ -129,7 +142,11 @@ def newest(folder: Path, numerics_hash: str) -> Checkpoint | None:
 
 
 def restore_newest(
-    folder: Path, numerics_hash: str, trainable: dict[str, nn.Parameter], optimizer: Optimizer
+    folder: Path,
+    numerics_hash: str,
+    trainable: dict[str, nn.Parameter],
+    optimizer: Optimizer,
+    ranks: Alone | None = None,
 ) -> tuple[Checkpoint | None, list[Damaged]]:
     """Copy the newest checkpoint of this run that is whole into the run's weights and optimizer.
 
@@ -141,7 +158,7 @@ def restore_newest(
         place = folder / folder_name(step)
         found = _whole(place, numerics_hash)
         if found is not None:
-            why = _restored(found, trainable, optimizer)
+            why = _restored(found, trainable, optimizer, ranks)
             if not why:
                 return found, passed
             passed.append(Damaged(step, why))
@@ -150,10 +167,10 @@ def restore_newest(
     return None, passed
 
 
-def _restored(found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> str:
+def _restored(found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: Optimizer, ranks: Alone | None) -> str:
     """Restore a checkpoint; return why that was not possible, as a sentence, else nothing."""
     try:
-        restore(found, trainable, optimizer)
+        restore(found, trainable, optimizer, ranks)
     except CheckpointError as error:
         return error.message
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
@@ -169,6 +186,25 @@ def newest_of_other_format(folder: Path) -> tuple[int, int] | None:
         if _other_format(manifest) and read_manifest(path) is not None:
             return int(path.name.rpartition("-")[2]), int(manifest["format"])
     return None
+
+
+def passed_over_format(folder: Path, found: Checkpoint | None) -> str:
+    """Say that a newer checkpoint than the one `found` is in an unknown format; empty where none is.
+
+    Raises CheckpointError CHECKPOINT_FORMAT_UNSUPPORTED where nothing was found to go on from.
+    """
+    other = newest_of_other_format(folder)
+    if other is None or (found is not None and found.position.step >= other[0]):
+        return ""
+    step, version = other
+    text = f"The checkpoint of step {step} is in format {version}; this worker reads format {FORMAT}"
+    if found is None:
+        raise CheckpointError(
+            "CHECKPOINT_FORMAT_UNSUPPORTED",
+            f"{text}, and there is no other one to go on from.",
+            remedy="Start a trainer of the version that wrote it, or train anew.",
+        )
+    return f"{text}; the run goes on from step {found.position.step}."
 
 
 def at_step(folder: Path, step: int, numerics_hash: str) -> Checkpoint | None:
@@ -228,15 +264,17 @@ def _claims_run(folder: Path, numerics_hash: str) -> bool:
     return manifest.get("numerics_hash") in (None, numerics_hash) and not _other_format(manifest)
 
 
-def restore(found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> None:
-    """Copy a checkpoint's weights and optimizer state into the run's.
+def restore(
+    found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: Optimizer, ranks: Alone | None = None
+) -> None:
+    """Copy a checkpoint's weights and optimizer state into the run's, of what is divided this rank's part.
 
     Raises CheckpointError: CHECKPOINT_MISMATCH, or CHECKPOINT_UNREADABLE for a file that is no safetensors file.
     """
     _require_shapes(found, trainable)
     state: dict[str, Any] = checkpoint_files.read_json(found.folder / _STATE)
-    optimizers.load_state(optimizer, _load(found.folder / _OPTIMIZER), state["optimizer"])
-    restore_weights(found, trainable)
+    optimizers.load_state(optimizer, _load(found.folder / _OPTIMIZER), state["optimizer"], ranks)
+    restore_weights(found, trainable, ranks)
 
 
 def _require_shapes(found: Checkpoint, trainable: dict[str, nn.Parameter]) -> None:
@@ -250,14 +288,14 @@ def _mismatch() -> CheckpointError:
     return CheckpointError("CHECKPOINT_MISMATCH", "The checkpoint's layers are not those that this run trains.")
 
 
-def restore_weights(found: Checkpoint, trainable: dict[str, nn.Parameter]) -> None:
+def restore_weights(found: Checkpoint, trainable: dict[str, nn.Parameter], ranks: Alone | None = None) -> None:
     """Copy a checkpoint's weights into the run's. Raises as `restore`."""
-    weights = _load(found.folder / WEIGHTS)
+    weights, ranks = _load(found.folder / WEIGHTS), ranks or Alone()
     if weights.keys() != trainable.keys():
         raise _mismatch()
     with torch.no_grad():
         for name, parameter in trainable.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(ranks.place(weights[name], parameter))
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -14,17 +14,19 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from finetree_worker.data.packing import collate, pack
+from finetree_worker.data.prefixes import Sharing
 from finetree_worker.device_memory import free_cache, is_out_of_memory
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.methods import prefix
 from finetree_worker.methods.peft_format import quiet_peft
+from finetree_worker.ranks.alone import Alone
 from finetree_worker.tokenize.chat_template import ChatTemplate, Conversation
 from finetree_worker.tokenize.example import Example
 from finetree_worker.tokenize.render import for_template
 from finetree_worker.tokenize.rows import Row
 from finetree_worker.tokenize.tokenizer import leading_bos
 from finetree_worker.training.attention import as_loaded, by_document
-from finetree_worker.training.loss import target_scores
+from finetree_worker.training.loss import sharing, target_scores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -87,35 +89,46 @@ class Score:
 
 
 def score(
-    model: PreTrainedModel, examples: Sequence[Example], *, max_tokens: int, on_fraction: Callable[[float], None]
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    *,
+    max_tokens: int,
+    on_fraction: Callable[[float], None],
+    ranks: Alone | None = None,
 ) -> Score:
     """Measure loss and token accuracy, in forward passes of `max_tokens`.
 
-    `on_fraction` is called with 0..1 and may raise to stop. The model's mode is restored. Raises MemoryExhaustedError
-    when not even one row fits.
+    `on_fraction` is called with 0..1 and may raise to stop. The model's mode is restored. Of several ranks each
+    computes a part, and all get the sum. Raises MemoryExhaustedError when not even one row fits.
     """
-    total, was_training = Score(), model.training
+    total, was_training, ranks = Score(), model.training, ranks or Alone()
+    shared = sharing(model)
+    measure = partial(ranks.forward, model, _score, model, shared)
     model.train(mode=False)
     try:
-        with torch.inference_mode(), by_document(model):
+        with ranks.inference(), by_document(model):
             # Window by window: first fit over all rows at once would take quadratic time.
             for start in range(0, len(examples), WINDOW_ROWS):
                 window = examples[start : start + WINDOW_ROWS]
-                bins = pack(window, max_rows=len(window), max_tokens=max_tokens, packing=True)
+                packed = pack(window, max_rows=len(window), max_tokens=max_tokens, packing=True, sharing=shared)
+                bins = ranks.part(packed, _tokens)
                 for done, documents in enumerate(bins, start=1):
-                    total += sum(in_memory(documents, partial(_score, model)), Score())
+                    total += sum(in_memory(documents, measure, divisible=not ranks.lockstep), Score())
                     on_fraction((start + len(window) * done / len(bins)) / len(examples))
     finally:
         model.train(was_training)
-    return total
+    return sum(ranks.parts(total), Score())
 
 
-def _score(model: PreTrainedModel, documents: Sequence[Example]) -> Score:
-    batch = collate(documents).to(model.device)
+def _tokens(documents: Sequence[Example]) -> int:
+    return sum(map(len, documents))
+
+
+def _score(model: PreTrainedModel, shared: Sharing | None, documents: Sequence[Example]) -> Score:
+    batch = collate(documents, shared).to(model.device)
     losses, hits = target_scores(model, batch)
-    # Which document each target is of; those of none, whose target was cut away, count for nothing.
-    ends = torch.tensor(batch.lengths, device=losses.device).cumsum(0)
-    document = torch.bucketize(batch.predictors, ends, right=True)
+    # Documents whose target was cut away count for nothing.
+    document = batch.owners
     nats = torch.zeros(len(batch.lengths), dtype=torch.float64, device=losses.device)
     nats = nats.index_add_(0, document, losses.double()).cpu()
     tokens = torch.bincount(document, minlength=len(batch.lengths)).double().cpu()
@@ -133,12 +146,17 @@ def _score(model: PreTrainedModel, documents: Sequence[Example]) -> Score:
     )
 
 
-def in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result]) -> list[Result]:
-    """Measure all items together or, where memory runs out, in smaller and smaller parts; results in order."""
+def in_memory(
+    items: Sequence[Item], measure: Callable[[Sequence[Item]], Result], *, divisible: bool = True
+) -> list[Result]:
+    """Measure all items together or, where memory runs out, in smaller and smaller parts; results in order.
+
+    What is not `divisible` ends with the error: ranks in lockstep could not follow.
+    """
     try:
         return [measure(items)]
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or not divisible:
             raise
         if len(items) == 1:
             raise MemoryExhaustedError(
@@ -177,30 +195,35 @@ def answers(
     *,
     max_new_tokens: int,
     on_fraction: Callable[[float], None],
+    ranks: Alone | None = None,
 ) -> list[str]:
     """Generate the greedy answer to each row's question, up to an end token or `max_new_tokens`; in the rows' order.
 
-    `on_fraction` is called with 0..1 after each token of each batch and may raise to stop.
+    `on_fraction` is called with 0..1 after each token of each batch and may raise to stop. Of several ranks each
+    answers a part of the questions, and all get all answers.
     """
-    was_training = model.training
+    was_training, ranks = model.training, ranks or Alone()
     model.train(mode=False)
     config = _generation_config(model, tokenizer, max_new_tokens)
     prompts = [prompt_tokens(row, tokenizer) for row in rows]
     # Questions of like length share a batch, so that little is padded.
     by_length = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
+    whole = [by_length[start : start + BATCH_QUESTIONS] for start in range(0, len(by_length), BATCH_QUESTIONS)]
+    batches = ranks.part(whole, lambda batch: sum(len(prompts[i]) for i in batch))
     found: dict[int, str] = {}
     try:
-        with torch.inference_mode(), as_loaded(model), _contiguous_head(model), quiet_peft():
-            for start in range(0, len(by_length), BATCH_QUESTIONS):
-                chosen = by_length[start : start + BATCH_QUESTIONS]
-                span = (start / len(rows), (start + len(chosen)) / len(rows))
+        with ranks.inference(), as_loaded(model), _contiguous_head(model), quiet_peft():
+            for done, chosen in enumerate(batches):
+                span = (done / len(batches), (done + 1) / len(batches))
                 progress = _Progress(span, max_new_tokens, on_fraction)
                 answer = partial(_answer, model=model, tokenizer=tokenizer, config=config, progress=progress)
-                parts = in_memory([prompts[i] for i in chosen], answer)
+                answer = partial(ranks.forward, model, answer)
+                parts = in_memory([prompts[i] for i in chosen], answer, divisible=not ranks.lockstep)
                 found |= dict(zip(chosen, chain.from_iterable(parts), strict=True))
     finally:
         model.train(was_training)
     on_fraction(1.0)
+    found = {i: text for part in ranks.parts(found) for i, text in part.items()}
     return [found[i] for i in range(len(rows))]
 
 

@@ -16,6 +16,7 @@ from finetree_worker.errors import DataError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta
 from finetree_worker.plan import EvaluationPlan, Metric
+from finetree_worker.ranks.alone import Alone
 from finetree_worker.tokenize.rows import Row
 from finetree_worker.training import evaluate
 
@@ -39,10 +40,11 @@ class Evaluations:
         *,
         reporter: Reporter,
         eta: Eta,
+        ranks: Alone | None = None,
     ) -> None:
         _require_questions(plan, dataset)
         self._plan, self._dataset, self._tokenizer = plan, dataset, tokenizer
-        self._reporter, self._eta = reporter, eta
+        self._reporter, self._eta, self._ranks = reporter, eta, ranks or Alone()
         self._answers_before: list[str] | None = None
 
     @cached_property
@@ -83,7 +85,11 @@ class Evaluations:
         """Measure loss and accuracy of the held-out rows; answer `questions`, None where there are none."""
         started, rows = time.perf_counter(), self._dataset.held_out
         score = evaluate.score(
-            model, rows, max_tokens=EVALUATION_TOKENS, on_fraction=lambda f: on_fraction(f * _SCORE_SHARE)
+            model,
+            rows,
+            max_tokens=EVALUATION_TOKENS,
+            on_fraction=lambda f: on_fraction(f * _SCORE_SHARE),
+            ranks=self._ranks,
         )
         answers = self._ask(model, questions, on_fraction) if questions else None
         loss, seconds = _finite(score.loss), time.perf_counter() - started
@@ -113,6 +119,7 @@ class Evaluations:
             questions,
             max_new_tokens=self._plan.max_new_tokens,
             on_fraction=lambda f: on_fraction(_SCORE_SHARE + f * (1 - _SCORE_SHARE)),
+            ranks=self._ranks,
         )
 
     def _report_samples(self, answers: list[str]) -> None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of an optimizer step, summed over micro-batches that fit in the device's memory."""
+"""Gradients of an optimizer step, summed over micro-batches that fit in the device's memory, and over ranks."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import astuple, dataclass
 
 import torch
 from finetree_api.trainer.v1 import event_pb2
@@ -19,8 +20,9 @@ from finetree_worker.events.envelope import Reporter
 from finetree_worker.plan import Plan, Precision
 from finetree_worker.portable import Portable
 from finetree_worker.randomness import DropoutMasks
+from finetree_worker.ranks.alone import Alone, Lacking, Part
 from finetree_worker.tokenize.example import Example
-from finetree_worker.training.loss import target_loss
+from finetree_worker.training.loss import sharing, target_loss
 from finetree_worker.training.loss_scale import LossScale
 
 AUTOCAST = {Precision.BF16_MIXED: torch.bfloat16, Precision.FP16_MIXED: torch.float16}
@@ -49,42 +51,78 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """Result of a step: mean loss per target token (nats), and token places including padding."""
+    """Result of a step: mean loss per target token (nats), tokens that were computed, their places with padding."""
 
     loss: float
+    tokens: int
     places: int
 
 
 class Gradients:
     """Sums gradients; halves the micro-batch when memory runs out."""
 
-    def __init__(self, plan: Plan, subject: Subject, *, reporter: Reporter, steering: Steering) -> None:
+    def __init__(
+        self, plan: Plan, subject: Subject, *, reporter: Reporter, steering: Steering, ranks: Alone | None = None
+    ) -> None:
         self._plan, self._reporter, self._steering = plan, reporter, steering
+        self.ranks = ranks or Alone()
         self.subject = subject
         size = plan.optimization.micro_batch_size
         self.limit = Limit(size, size * plan.data.sequence_length)
         self.packing = plan.optimization.packing
+        self.sharing = sharing(subject.model) if self.packing else None
         self.scale = LossScale(enabled=plan.optimization.precision is Precision.FP16_MIXED)
         self._tried: Sequence[Example] = ()
 
-    def add(self, step: int, rows: Sequence[Example]) -> Computed:
-        """Sum the gradients of the rows of `step`, counted from 0.
+    def add(self, step: int, rows: Sequence[Example], *, everywhere: bool = False) -> Computed:
+        """Sum the gradients of the rows of `step`, counted from 0, each rank those of its share.
 
         Every micro-batch is weighted by the targets of the whole batch, so that splitting it changes nothing. When
-        memory runs out, the micro-batch is halved and the step begins again: only gradients have been written.
-        Raises MemoryExhaustedError when not even one row fits.
+        memory runs out on any rank, the micro-batch is halved on all and the step begins again: only gradients have
+        been written. `everywhere`: each rank computes all rows, as a trial, and nothing is added up. Raises
+        MemoryExhaustedError when not even one row fits.
         """
         targets = sum(example.targets for example in rows)
         while True:
-            try:
-                return self._all(step, rows, targets)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self.forget()
-                self._halve(step, error)
+            part, error = self._part(step, rows, targets, everywhere=everywhere)
+            together = self.ranks.exchange(part)
+            if together.lacking is None:
+                if not everywhere:
+                    self.ranks.sum(list(self.subject.trainable.values()))
+                return Computed(together.loss, together.tokens, together.places)
+            self.forget()
+            self._halve(step, together.lacking, error)
             # Only here, after the except block, has the traceback released the tensors that it held.
+            del error
             free_cache(self.subject.device)
+
+    def _part(
+        self, step: int, rows: Sequence[Example], targets: int, *, everywhere: bool
+    ) -> tuple[Part, BaseException | None]:
+        """Sum the gradients of this rank's share; where memory runs out, return what did not fit and the error."""
+        started = time.perf_counter()
+        try:
+            done = list(self._each(step, rows, targets, everywhere=everywhere))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            held = collate(self._tried, self.sharing).tokens
+            lacking = Lacking(len(self._tried), max(map(len, self._tried)), held)
+            if self.ranks.lockstep:
+                # The others wait for this rank in the middle of a pass, from which nothing calls them back.
+                raise self._exhausted(lacking) from error
+            return Part(lacking=lacking), error.with_traceback(None)
+        loss, tokens, filled = (sum(each) for each in zip(*map(astuple, done), strict=True)) if done else (0.0, 0, 0)
+        return Part(loss, filled, tokens, time.perf_counter() - started), None
+
+    @contextmanager
+    def each_alone(self) -> Iterator[None]:
+        """Inside the block no documents share what they begin with."""
+        before, self.sharing = self.sharing, None
+        try:
+            yield
+        finally:
+            self.sharing = before
 
     @property
     def advice(self) -> str:
@@ -97,48 +135,50 @@ class Gradients:
         for parameter in self.subject.trainable.values():
             parameter.grad = None
 
-    def _all(self, step: int, rows: Sequence[Example], targets: int) -> Computed:
-        done = list(self._each(step, rows, targets))
-        return Computed(sum(part.loss for part in done), sum(part.places for part in done))
-
-    def _each(self, step: int, rows: Sequence[Example], targets: int) -> Iterator[Computed]:
-        limit, packing = self.limit, self.packing
-        for documents in pack(rows, max_rows=limit.rows, max_tokens=limit.tokens, packing=packing):
+    def _each(self, step: int, rows: Sequence[Example], targets: int, *, everywhere: bool) -> Iterator[Computed]:
+        """Compute the micro-batches of this rank; in lockstep as many as any rank has, the last ones for nothing."""
+        shares = [rows] if everywhere else self.ranks.shares(rows)
+        packed = [self._packed(share) for share in shares]
+        mine = packed[0 if everywhere else self.ranks.rank]
+        for documents in mine:
             self._steering.signal()
             self._tried = documents
             yield self.one(step, documents, targets)
+        if self.ranks.lockstep:
+            self._tried = [min(rows, key=len)]
+            for _ in range(max(map(len, packed)) - len(mine)):
+                self.one(step, self._tried, targets, weight=0.0)
 
-    def one(self, step: int, documents: Sequence[Example], targets: int) -> Computed:
-        """Add the gradients of one micro-batch, divided by `targets` and multiplied by the loss scale."""
-        batch = collate(documents).to(self.subject.device)
+    def _packed(self, rows: Sequence[Example]) -> list[list[Example]]:
+        return pack(
+            rows, max_rows=self.limit.rows, max_tokens=self.limit.tokens, packing=self.packing, sharing=self.sharing
+        )
+
+    def one(self, step: int, documents: Sequence[Example], targets: int, *, weight: float = 1.0) -> Computed:
+        """Add the gradients of one micro-batch, divided by `targets` and multiplied by the loss scale and `weight`."""
+        batch = collate(documents, self.sharing).to(self.subject.device)
         if self.subject.masks is not None:
-            self.subject.masks.begin(step, batch.rows, lengths=batch.lengths, token_ids=batch.token_ids)
+            self.subject.masks.begin(step, batch.keys, places=places(batch))
         with self._autocast():
-            loss = target_loss(self.subject.model, batch) / targets
-        (loss * self.scale.factor).backward()  # type: ignore[no-untyped-call]  # torch types its tensors, not this method
-        return Computed(float(loss.detach()), places(batch))
+            loss = self.ranks.forward(self.subject.model, target_loss, self.subject.model, batch) / targets
+        (loss * (self.scale.factor * weight)).backward()  # type: ignore[no-untyped-call]  # torch types its tensors, not this method
+        return Computed(float(loss.detach()), batch.tokens, places(batch))
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = AUTOCAST.get(self._plan.optimization.precision)
         mixed = dtype is not None and self._plan.method.trains_base
         return torch.autocast(self.subject.device.type, dtype) if mixed else nullcontext()
 
-    def _halve(self, step: int, error: BaseException) -> None:
+    def _halve(self, step: int, lacking: Lacking, error: BaseException | None) -> None:
         """Halve the micro-batch that did not fit, which may have been far below the limit."""
-        longest, held = max(map(len, self._tried)), sum(map(len, self._tried))
-        if len(self._tried) == 1:
-            raise MemoryExhaustedError(
-                "OUT_OF_MEMORY",
-                f"One row of {longest} tokens does not fit in the device's memory.",
-                field="training.sequence_length",
-                remedy=f"Lower sequence_length, {self.advice}.",
-            ) from error
+        if lacking.rows == 1:
+            raise self._exhausted(lacking) from error
         before = self.limit
         if self.packing:
-            self.limit = Limit(before.rows, max(longest, held // 2))
+            self.limit = Limit(before.rows, max(lacking.longest, lacking.held // 2))
             rows = {}
         else:
-            count, length = len(self._tried) // 2, self._plan.data.sequence_length
+            count, length = lacking.rows // 2, self._plan.data.sequence_length
             self.limit = Limit(count, count * length)
             rows = {"previous_rows": before.rows, "current_rows": count}
         self._reporter.emit(
@@ -149,6 +189,17 @@ class Gradients:
                 reason="OUT_OF_MEMORY",
                 **rows,
             )
+        )
+
+    def _exhausted(self, lacking: Lacking) -> MemoryExhaustedError:
+        where = self.ranks.name_of(self.ranks.rank if self.ranks.lockstep else lacking.rank)
+        one = f"One row of {lacking.longest} tokens does" if lacking.rows == 1 else f"{lacking.rows} rows do"
+        smaller = "" if lacking.rows == 1 else "micro_batch_size or "
+        return MemoryExhaustedError(
+            "OUT_OF_MEMORY",
+            f"{one} not fit in the device's memory{where}.",
+            field="training.sequence_length" if lacking.rows == 1 else "training.micro_batch_size",
+            remedy=f"Lower {smaller}sequence_length, {self.advice}.",
         )
 
 

@@ -19,7 +19,6 @@ from finetree_worker.data.batches import Batches
 from finetree_worker.device_memory import DeviceWatch, is_out_of_memory, memory_bytes, peak_memory_bytes
 from finetree_worker.errors import (
     Cancelled,
-    CheckpointError,
     DivergedError,
     Interrupted,
     MemoryExhaustedError,
@@ -27,8 +26,9 @@ from finetree_worker.errors import (
 )
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta
-from finetree_worker.events.slowdown import SlowdownWatch
+from finetree_worker.events.slowdown import WINDOW, SlowdownWatch
 from finetree_worker.plan import Metric, Plan, Precision
+from finetree_worker.ranks.alone import Alone
 from finetree_worker.tokenize.example import Example
 from finetree_worker.training import checkpoint, matrix_rate, optimizers, preflight
 from finetree_worker.training.attention import by_document
@@ -65,14 +65,16 @@ class Loop:
         reporter: Reporter,
         steering: Steering,
         eta: Eta,
+        ranks: Alone | None = None,
     ) -> None:
-        self.plan, self.subject = plan, subject
+        """`ranks` are those that train together; None: this process alone."""
+        self.plan, self.subject, self.ranks = plan, subject, ranks or Alone()
         self.reporter, self.steering, self.eta = reporter, steering, eta
         self.optimizer = optimizers.build(subject.trainable.values(), plan.optimization, subject.device)
-        self.environment = Environment.here(plan.threads, subject.device)
+        self.environment = Environment.here(plan.threads, subject.device, self.ranks.hardware)
         self.batches = Batches(plan.optimization, examples)
         self.total = self.batches.total
-        self.gradients = Gradients(plan, subject, reporter=reporter, steering=steering)
+        self.gradients = Gradients(plan, subject, reporter=reporter, steering=steering, ranks=self.ranks)
         self.losses: deque[float] = deque(maxlen=10)
         self.first_loss: float | None = None
         self.position = Position(0, 0, 0, 0.0)
@@ -83,14 +85,16 @@ class Loop:
         self._slowdown = self._slowdown_watch()
         self._rates: deque[float] = deque(maxlen=_RECENT)
         self._step_seconds = self._padding = 0.0
+        self._shared = 0
         self._peak_memory = 0
 
     def restore(self) -> int:
         """Restore the newest whole checkpoint; return its step, or 0 where there is none."""
         found, damaged = checkpoint.restore_newest(
-            self.plan.checkpoints_dir, self.plan.numerics_hash(), self.subject.trainable, self.optimizer
+            self.plan.checkpoints_dir, self.plan.numerics_hash(), self.subject.trainable, self.optimizer, self.ranks
         )
-        self._require_known_format(found)
+        if text := checkpoint.passed_over_format(self.plan.checkpoints_dir, found):
+            self._alert("CHECKPOINT_SKIPPED", text)
         self._damaged = {each.step for each in damaged}
         for each in damaged:
             where = f"continues from step {found.position.step}" if found else "starts from its beginning"
@@ -108,23 +112,10 @@ class Loop:
         self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
             message = "The run continues with other libraries, threads or hardware: equal to rounding, not bit for bit."
+            if found.environment.masks != self.environment.masks:
+                message = "The run continues with a worker that draws other dropout masks: as random, not the same."
             self._alert("EXECUTION_PLAN_CHANGED", message)
         return self.position.step
-
-    def _require_known_format(self, found: checkpoint.Checkpoint | None) -> None:
-        """Tell of a newer checkpoint in an unknown format. Raises CheckpointError where there is no other one."""
-        other = checkpoint.newest_of_other_format(self.plan.checkpoints_dir)
-        if other is None or (found is not None and found.position.step >= other[0]):
-            return
-        step, version = other
-        text = f"The checkpoint of step {step} is in format {version}; this worker reads format {checkpoint.FORMAT}"
-        if found is None:
-            raise CheckpointError(
-                "CHECKPOINT_FORMAT_UNSUPPORTED",
-                f"{text}, and there is no other one to go on from.",
-                remedy="Start a trainer of the version that wrote it, or train anew.",
-            )
-        self._alert("CHECKPOINT_SKIPPED", f"{text}; the run goes on from step {found.position.step}.")
 
     def run(self, evaluate: Callable[[int], float | None]) -> Trained:
         """Train to the end. `evaluate(step)` returns the value that evaluations are compared by.
@@ -134,10 +125,14 @@ class Loop:
         """
         self.subject.model.train()
         with self._device_watch() as watch, by_document(self.subject.model):
-            if self.position.step and self.steering.signal() is Signal.FINISH:
+            signal, _ = self.ranks.agree(self.steering.signal())
+            if self.position.step and signal is Signal.FINISH:
                 self._finish_early()
             if not self.finished:
-                preflight.check(self.gradients, self.optimizer, self.batches.longest_first(), reporter=self.reporter)
+                longest = self.batches.longest_first()
+                # A rank has its part of a batch; one of more rows than that has shorter ones.
+                part = longest[: -(-len(longest) // self.ranks.count)]
+                preflight.check(self.gradients, self.optimizer, part, reporter=self.reporter)
             while not self.finished:
                 self._step(watch)
                 self._after_step(evaluate)
@@ -169,7 +164,8 @@ class Loop:
         if finite:
             self._update(rate)
         self.gradients.forget()
-        self._padding = 1.0 - sum(map(len, rows)) / computed.places
+        self._padding = 1.0 - computed.tokens / computed.places
+        self._shared = sum(map(len, rows)) - computed.tokens
         self._advance(rows, time.perf_counter() - started, loss if finite else None)
         self.reporter.emit(self._metrics(rate=rate, loss=loss, norm=norm, watch=watch))
         self._check_finite()
@@ -211,7 +207,7 @@ class Loop:
         while True:
             computed = self.gradients.add(step, rows)
             scale.unscale(parameters)
-            norm = float(clip_grad_norm_(parameters, self.plan.optimization.max_grad_norm or math.inf))
+            norm = self.ranks.number(clip_grad_norm_(parameters, self.plan.optimization.max_grad_norm or math.inf))
             if math.isfinite(norm):
                 scale.passed()
             elif math.isfinite(computed.loss) and scale.lower():
@@ -235,7 +231,10 @@ class Loop:
         )
         self.eta.step(seconds, tokens)
         if (slow := self._slowdown.step(seconds, tokens)) is not None:
+            self.eta.forget_before(WINDOW)
             self.reporter.emit(slow.alert())
+        for alert in self.ranks.alerts:
+            self.reporter.emit(alert)
         self._step_seconds = seconds
         self._rates.append(tokens / seconds)
         if loss is not None:
@@ -249,7 +248,7 @@ class Loop:
             plan.expected,
             threads=plan.threads,
             mean_tokens=self.batches.tokens_in_all() / self.total,
-            measure_rates=partial(matrix_rate.rate_of, dtype, plan.threads) if on_cpu else None,
+            measure_rates=partial(matrix_rate.rate_of, dtype, plan.threads) if on_cpu and self.ranks.speaks else None,
         )
 
     def _device_watch(self) -> DeviceWatch:
@@ -263,7 +262,10 @@ class Loop:
 
     def _metrics(self, *, rate: float, loss: float, norm: float, watch: DeviceWatch) -> event_pb2.StepMetrics:
         at, memory = self.position, memory_bytes(self.subject.device)
-        self._peak_memory = max(self._peak_memory, memory, peak_memory_bytes(self.subject.device))
+        ranks = self.ranks.metrics
+        memory = max([memory, *(each.memory_bytes for each in ranks)])
+        peaks = [peak_memory_bytes(self.subject.device), *(each.peak_memory_bytes for each in ranks)]
+        self._peak_memory = max(self._peak_memory, memory, *peaks)
         tokens_per_second = sorted(self._rates)[len(self._rates) // 2]
         finite = math.isfinite(loss) and math.isfinite(norm)
         return event_pb2.StepMetrics(
@@ -286,6 +288,8 @@ class Loop:
             ),
             cost_so_far=self.plan.price.of(at.elapsed_seconds) if self.plan.price is not None else None,
             padding_fraction=self._padding,
+            ranks=ranks,
+            shared_tokens=self._shared,
         )
 
     def _check_finite(self) -> None:
@@ -306,13 +310,15 @@ class Loop:
     def _after_step(self, evaluate: Callable[[int], float | None]) -> None:
         """Evaluate and save a checkpoint where one is due or asked for. Raises Cancelled on a request to stop."""
         step = self.position.step
+        self.ranks.compare(step, self.subject.trainable.values())
         best = self._evaluation_is_due(step) and self._is_best(evaluate(step))
-        signal = self.steering.signal()
+        asked = self.steering.signal()
+        save = self.steering.take_checkpoint() or self._checkpoint_is_due(step)
+        signal, save = self.ranks.agree(asked, save=save)
         stop = signal in STOPS
         if signal is Signal.FINISH:
             self._finish_early()
-        asked = self.steering.take_checkpoint()
-        if stop or asked or self._limited or self._checkpoint_is_due(step) or (best and self._keeps_best):
+        if stop or save or self._limited or (best and self._keeps_best):
             self.save_checkpoint(best=best, must=stop)
         if stop:
             raise Cancelled
@@ -369,12 +375,13 @@ class Loop:
             return False
         if at.best_step == at.step and not at.stopped:
             return False
+        self.ranks.wait()  # until the speaker has written it
         found = checkpoint.at_step(folder, at.best_step, self.plan.numerics_hash())
         if found is None:
             text = f"The best checkpoint, of step {at.best_step}, is missing or damaged; the last weights are kept."
             self._alert("BEST_CHECKPOINT_MISSING", text)
             return False
-        checkpoint.restore_weights(found, self.subject.trainable)
+        checkpoint.restore_weights(found, self.subject.trainable, self.ranks)
         # A checkpoint from now on holds these weights: a run that continues from it must not train them further.
         self.position = replace(at, stopped=True)
         self._report_best(at.best_value)
@@ -403,6 +410,7 @@ class Loop:
                 numerics_hash=self.plan.numerics_hash(),
                 portable=self.subject.portable,
                 replaced=self._damaged,
+                ranks=self.ranks,
             )
         except StorageError as error:
             text = f"checkpoint at step {step} failed: {error.message}"
@@ -411,6 +419,8 @@ class Loop:
                 raise
             return
         self._saved_at = self.position.elapsed_seconds
+        if not self.ranks.speaks:
+            return
         fail_point("checkpoint.before_rotation")
         keep, best_step = self.plan.checkpoints.keep, self.position.best_step if self._keeps_best else 0
         checkpoint.rotate(folder, max(1, keep), self.plan.numerics_hash(), best=best_step)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from finetree_worker.errors import PlanError
 from finetree_worker.plan import Optimization, OptimizerName, Schedule
+from finetree_worker.ranks.alone import Alone
 
 
 def build(parameters: Iterable[nn.Parameter], plan: Optimization, device: torch.device) -> Optimizer:
@@ -71,9 +72,14 @@ def _leaves(branch: dict[Any, Any], path: tuple[str, ...]) -> Iterator[tuple[tup
             yield (*path, str(name)), value
 
 
-def load_state(optimizer: Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Load a state that `state_tensors` returned."""
+def load_state(
+    optimizer: Optimizer, tensors: dict[str, Tensor], values: dict[str, Any], ranks: Alone | None = None
+) -> None:
+    """Load a state that `state_tensors` returned; of weights that are divided among ranks, this rank's part."""
     state: dict[Any, Any] = {}
+    parameters = [parameter for entry in optimizer.param_groups for parameter in entry["params"]]
+    if ranks is not None:
+        tensors = {path: ranks.place(t, parameters[int(path.partition("/")[0])]) for path, t in tensors.items()}
     for path, value in (tensors | values).items():
         index, *branches, name = path.split("/")
         at = state.setdefault(int(index), {})

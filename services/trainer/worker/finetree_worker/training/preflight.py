@@ -4,7 +4,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from finetree_api.trainer.v1 import event_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 from torch.optim import Optimizer
@@ -21,7 +20,8 @@ def check(gradients: Gradients, optimizer: Optimizer, longest_first: Sequence[Ex
 
     `longest_first` are the run's longest rows, as many as a batch holds. Where they do not fit together, the
     micro-batch is halved, as in the middle of a run. Raises MemoryExhaustedError OUT_OF_MEMORY_PREFLIGHT with the
-    numbers when the longest row or the optimizer's state does not fit.
+    numbers when the longest row or the optimizer's state does not fit. Every rank runs it, and each has a check of its
+    own in the report.
     """
     subject, resumed, rows = gradients.subject, bool(optimizer.state), longest_first
     try:
@@ -35,13 +35,13 @@ def check(gradients: Gradients, optimizer: Optimizer, longest_first: Sequence[Ex
     except (MemoryExhaustedError, RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryExhaustedError) and not is_out_of_memory(error):
             raise
-        _report(reporter, rows, subject, fits=False)
-        raise _refused(rows, subject.device, gradients.advice) from error
+        _report(reporter, rows, gradients, fits=False)
+        raise _refused(rows, gradients) from error
     finally:
         gradients.forget()
         if not resumed:
             optimizer.state.clear()
-    _report(reporter, rows, subject, fits=True)
+    _report(reporter, rows, gradients, fits=True)
 
 
 def _fit(gradients: Gradients, longest_first: Sequence[Example]) -> list[Example]:
@@ -49,7 +49,9 @@ def _fit(gradients: Gradients, longest_first: Sequence[Example]) -> list[Example
     while True:
         limit = gradients.limit
         rows = fullest(longest_first, limit, packing=gradients.packing)
-        gradients.add(-1, rows)
+        # Rows that share nothing need the most memory for their tokens.
+        with gradients.each_alone():
+            gradients.add(-1, rows, everywhere=True)
         if gradients.limit == limit:
             return rows
 
@@ -90,11 +92,32 @@ def _make_state(optimizer: Optimizer, subject: Subject) -> None:
         group["lr"] = rate
 
 
-def _report(reporter: Reporter, rows: Sequence[Example], subject: Subject, *, fits: bool) -> None:
-    tokens, peak, free = sum(map(len, rows)), peak_memory_bytes(subject.device), free_memory_bytes(subject.device)
+def _report(reporter: Reporter, rows: Sequence[Example], gradients: Gradients, *, fits: bool) -> None:
+    device, ranks, tokens = gradients.subject.device, gradients.ranks, sum(map(len, rows))
+    peak, free = peak_memory_bytes(device), free_memory_bytes(device)
+    # Where one rank's memory ran out, the others may be on their way out already.
+    found = ranks.gathered((peak, free)) if fits else [(peak, free)]
+    checks = [
+        _check(rows, where, amounts, fits=fits)
+        for where, amounts in zip(map(ranks.name_of, range(len(found))) if fits else [ranks.named], found, strict=True)
+    ]
+    reporter.emit(
+        event_pb2.PreflightReport(
+            checks=checks,
+            rows=len(rows),
+            tokens=tokens,
+            peak_memory_bytes=max(peak for peak, _ in found),
+            free_memory_bytes=min(free for _, free in found),
+        )
+    )
+
+
+def _check(rows: Sequence[Example], where: str, amounts: tuple[int, int], *, fits: bool) -> check_pb2.Check:
+    """Return the check of one rank, whose amounts are the peak and what was free after it, bytes."""
+    peak, free = amounts
     source = evidence_pb2.Provenance(kind=evidence_pb2.PROVENANCE_KIND_MEASURED, source="this run", locator="preflight")
     verdict = "fits" if fits else "does not fit"
-    check = check_pb2.Check(
+    return check_pb2.Check(
         rule_id="memory.largest_micro_batch",
         severity=check_pb2.SEVERITY_ERROR,
         verdict=check_pb2.CHECK_VERDICT_PASS if fits else check_pb2.CHECK_VERDICT_FAIL,
@@ -102,23 +125,19 @@ def _report(reporter: Reporter, rows: Sequence[Example], subject: Subject, *, fi
         limit=peak + free,
         unit=check_pb2.CHECK_UNIT_BYTES,
         field_path="training.micro_batch_size",
-        message=f"the largest micro-batch, {len(rows)} rows of {tokens} tokens in all, {verdict}: "
+        message=f"the largest micro-batch{where}, {len(rows)} rows of {sum(map(len, rows))} tokens in all, {verdict}: "
         f"peak {peak / 1e9:.2f} GB, {free / 1e9:.2f} GB free",
     )
-    reporter.emit(
-        event_pb2.PreflightReport(
-            checks=[check], rows=len(rows), tokens=tokens, peak_memory_bytes=peak, free_memory_bytes=free
-        )
-    )
 
 
-def _refused(rows: Sequence[Example], device: torch.device, advice: str) -> MemoryExhaustedError:
+def _refused(rows: Sequence[Example], gradients: Gradients) -> MemoryExhaustedError:
+    device = gradients.subject.device
     peak, free = (amount / 1e9 for amount in (peak_memory_bytes(device), free_memory_bytes(device)))
     longest = max(map(len, rows))
     return MemoryExhaustedError(
         "OUT_OF_MEMORY_PREFLIGHT",
-        f"Not even one row of {longest} tokens fits in this device's memory: at most {peak:.2f} GB were in "
-        f"use before it ran out, and {free:.2f} GB are free without that row.",
+        f"Not even one row of {longest} tokens fits in this device's memory{gradients.ranks.named}: at most "
+        f"{peak:.2f} GB were in use before it ran out, and {free:.2f} GB are free without that row.",
         field="training.sequence_length",
-        remedy=f"Lower sequence_length below {longest}, {advice}.",
+        remedy=f"Lower sequence_length below {longest}, {gradients.advice}.",
     )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker import card, device_memory, randomness
@@ -27,6 +28,7 @@ from finetree_worker.models.bases import Bases
 from finetree_worker.models.gguf import base_facts
 from finetree_worker.models.load import load_tokenizer, parameter_count
 from finetree_worker.plan import BaseModel, Plan, Precision
+from finetree_worker.ranks.alone import Alone
 from finetree_worker.training.evaluation_schedule import Evaluations
 from finetree_worker.training.gradients import AUTOCAST, Subject
 from finetree_worker.training.loop import Loop, Trained
@@ -36,14 +38,17 @@ _BFLOAT16 = (Precision.BF16, Precision.BF16_MIXED)
 _PROGRESS_STEPS = 50  # progress events of a phase at most
 
 
-def train(plan: Plan, reporter: Reporter, control: Control, bases: Bases | None = None) -> Trained:
+def train(
+    plan: Plan, reporter: Reporter, control: Control, bases: Bases | None = None, ranks: Alone | None = None
+) -> Trained:
     """Run the plan to its end, from the newest checkpoint of `plan.checkpoints_dir` if there is one.
 
-    `bases` may hold the base loaded already; without it, it is loaded for this run. Reports from its calling thread.
+    `bases` may hold the base loaded already; without it, it is loaded for this run. `ranks` are those that train
+    together, each of which calls this; None: this process alone. Reports from its calling thread.
     Raises the errors of `finetree_worker.errors`, and Cancelled when `control` asks for a stop; a checkpoint is on disk
     then, if the request was for one and training had begun.
     """
-    return _Run(plan, reporter, control, bases or Bases(keep=False)).run()
+    return _Run(plan, reporter, control, bases or Bases(keep=False), ranks or Alone()).run()
 
 
 class _LimitReached(Cancelled):
@@ -51,11 +56,11 @@ class _LimitReached(Cancelled):
 
 
 class _Run:
-    def __init__(self, plan: Plan, reporter: Reporter, control: Control, bases: Bases) -> None:
-        self.bases = bases
-        self.plan, self.reporter = plan, Record(reporter, plan.checkpoints_dir)
-        self.steering, self.eta = Steering(control), Eta(plan.evaluation, plan.checkpoints)
-        self.device = torch.device(plan.device)
+    def __init__(self, plan: Plan, reporter: Reporter, control: Control, bases: Bases, ranks: Alone) -> None:
+        self.bases, self.ranks = bases, ranks
+        self.plan, self.reporter = plan, Record(reporter, plan.checkpoints_dir, keeps=ranks.speaks)
+        self.steering, self.eta = Steering(ranks.control(control)), Eta(plan.evaluation, plan.checkpoints)
+        self.device = ranks.device(plan.device)
         self.steering.publishes = any(plan.checkpoints_dir.glob("step-*"))
         self.data_sha256 = ""
 
@@ -68,11 +73,23 @@ class _Run:
             if self.plan.init_from is not None:
                 weights.require_base(Weights.from_message(self.plan.init_from), base)
         with self._phase(job_pb2.JOB_PHASE_TOKENIZE) as progress:
-            dataset = self._tokenize(tokenizer, progress)
-            evaluations = Evaluations(self.plan.evaluation, dataset, tokenizer, reporter=self.reporter, eta=self.eta)
+            dataset = self.ranks.in_turn(lambda: self._tokenize(tokenizer, progress))
+            evaluations = Evaluations(
+                self.plan.evaluation, dataset, tokenizer, reporter=self.reporter, eta=self.eta, ranks=self.ranks
+            )
         adapted, subject = adapt(self.plan, model, self.device)
-        subject = replace(subject, portable=self.plan.method.portable(adapted, base))
-        loop = Loop(self.plan, subject, dataset.train, reporter=self.reporter, steering=self.steering, eta=self.eta)
+        portable = self.plan.method.portable(adapted, base)
+        self.ranks.shard(subject.model)
+        subject = replace(subject, trainable=trainable(adapted), portable=portable)
+        loop = Loop(
+            self.plan,
+            subject,
+            dataset.train,
+            reporter=self.reporter,
+            steering=self.steering,
+            eta=self.eta,
+            ranks=self.ranks,
+        )
         restored = loop.restore()
         asked = self.plan.evaluation
         # A resumed run's model is trained already: its earlier attempt has reported the base.
@@ -83,7 +100,9 @@ class _Run:
             trained = loop.run(lambda step: evaluations.between(subject.model, step, self._look))
         if asked.metrics and dataset.held_out and not trained.limited:
             self._evaluate_after(evaluations, loop)
-        self._save(adapted, tokenizer, base)
+        self.ranks.unite(adapted, everything=self.plan.method.trains_base)
+        if self.ranks.speaks:
+            self._save(adapted, tokenizer, base)
         return trained
 
     @contextmanager
@@ -105,7 +124,7 @@ class _Run:
         tokenizer = load_tokenizer(self.plan.base.folder)
         if self.plan.init_from is not None:
             weights.verify(Weights.from_message(self.plan.init_from))
-        model = load(self.plan, self.device, self.bases)
+        model = load(self.plan, self.ranks.loading_device(self.device), self.bases)
         length = self.plan.data.sequence_length
         checks.check_fit(self.plan.base.folder, model.config, tokenizer, sequence_length=length)
         if device_memory.emulates_bfloat16(self.device) and self.plan.optimization.precision in _BFLOAT16:
@@ -149,6 +168,7 @@ class _Run:
             "device": loop.environment.device,
             "trainable_parameters": str(sum(p.numel() for p in loop.subject.trainable.values())),
             "parameters": str(sum(parameter_count(p) for p in model.parameters())),
+            **self.ranks.environment,
         }
         known = event_pb2.ATTEMPT_REASON_FIRST if self.plan.attempt <= 1 else event_pb2.ATTEMPT_REASON_RECOVERED
         started = event_pb2.AttemptStarted(
@@ -172,7 +192,7 @@ class _Run:
 
     def _evaluate_after(self, evaluations: Evaluations, loop: Loop) -> None:
         def stop() -> None:
-            signal = self.steering.signal()
+            signal = self.ranks.agree_midway(self.steering.signal())
             if signal is Signal.FINISH:
                 raise _LimitReached
             if signal in STOPS:
@@ -236,8 +256,12 @@ def adapt(plan: Plan, model: PreTrainedModel, device: torch.device) -> tuple[Pef
     if plan.init_from is not None:
         weights.initialize(adapted, Weights.from_message(plan.init_from))
     masks = randomness.bind(adapted, plan.optimization.seed)
-    trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
-    return adapted, Subject(run, trainable, masks, device)
+    return adapted, Subject(run, trainable(adapted), masks, device)
+
+
+def trainable(adapted: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name."""
+    return {name: p for name, p in adapted.named_parameters() if p.requires_grad}
 
 
 def weight_dtype(plan: Plan, *, stored: bool = False) -> torch.dtype:

@@ -157,7 +157,7 @@ def test_where_nothing_trains_it_is_said_what_would_and_the_first_that_trains_he
     out = printed(capsys, response, asked)
     for line in (
         "  What would train:",
-        "  - QLoRA on 4 T4 (--gpu t4 --gpus 4 --sharding fsdp)",
+        "  - QLoRA on 4 T4 (--gpu t4 --devices 4 --sharding fsdp)",
         "  - LoRA on a B200 (--gpu b200)",
         "  - LoRA of a smaller one (--model llama-3.2-1b)",
         "  - DeepSpeed with offload",

@@ -42,8 +42,8 @@ def test_memory_slots_and_processors_are_shown_with_who_holds_them(capsys):
 
 def test_rates_of_a_processor_are_shown_by_layout():
     rates = hardware_pb2.MatrixRates(
-        bf16_flops_per_second=2.2e10, bf16_backward_flops_per_second=2e9, fp32_flops_per_second=9.6e10
+        bf16_flops_per_second=2.2e10, bf16_backward_flops_per_second=9e8, fp32_flops_per_second=9.6e10
     )
     shown = host(capacity_pb2.Node(cpu_name="some CPU", matrix_rates=rates))
-    assert shown == "some CPU, bf16 22 GFLOP/s (backward 2 GFLOP/s), fp32 96 GFLOP/s"
+    assert shown == "some CPU, bf16 22 GFLOP/s (backward 0.9 GFLOP/s), fp32 96 GFLOP/s"
     assert host(capacity_pb2.Node()) == "CPU, matrix rate not measured yet"

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs and plans as text."""
 
-from finetree_api.trainer.v1 import trainer_pb2
+import time
+
+import pytest
+from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2
 from finetree_cli.output import Output
-from finetree_cli.render.trainer.jobs import show_plan
+from finetree_cli.render.trainer.jobs import show_job, show_plan
 
 
 def test_a_run_without_hours_and_price_is_shown_without_them(capsys):
@@ -18,3 +21,15 @@ def test_a_run_without_hours_and_price_is_shown_without_them(capsys):
     assert "1 min" not in without
     assert without.count(",") == 0
     assert timed.startswith(f"{without}, 1 min")
+
+
+@pytest.mark.parametrize(("begun", "contradicted"), [(10, False), (100_000, True)])
+def test_a_running_job_says_what_remains_and_whether_that_is_more_than_was_estimated(capsys, begun, contradicted):
+    job = job_pb2.Job(name="projects/default/jobs/1", state=job_pb2.JOB_STATE_RUNNING)
+    for interval in (job.progress.eta_seconds, job.estimate.total_seconds):
+        interval.low, interval.expected, interval.high = 60, 120, 3600
+    job.start_time.FromSeconds(int(time.time()) - begun)
+    show_job(Output(), job)
+    (line,) = (each for each in capsys.readouterr().out.splitlines() if each.startswith("  forecast"))
+    assert line.startswith("  forecast  2 min 0 s (1 min 0 s to 1 h 0 min) left")
+    assert ("more than was estimated" in line) is contradicted

@@ -6,7 +6,7 @@ import io
 from finetree_api.trainer.v1 import capacity_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import evidence_pb2
 from finetree_cli.backends.overview import ENDED, POINTS, Overview
-from finetree_cli.render.trainer.overview import screen
+from finetree_cli.render.trainer.overview import document, screen
 from rich.console import Console
 
 NAME = "projects/default/jobs/1"
@@ -70,3 +70,15 @@ def test_only_the_newest_jobs_that_have_ended_are_kept():
         found.put(job)
     assert [name[-2:] for name in sorted(found.jobs) if name != NAME] == ["07", "08", "09", "10", "11"]
     assert len(found.jobs) == ENDED + 1
+
+
+def test_a_job_on_several_devices_has_a_line_of_its_ranks_while_it_runs():
+    found, event = running(), step(1)
+    for rank in range(2):
+        event.step_metrics.ranks.add(rank=rank, memory_bytes=2**30, compute_seconds=1.0)
+    assert "ranks" not in document(found)
+    found.take(event)
+    assert "1  2 ranks, 1.00 GiB" in text(found, height=15)
+    assert [rank.get("rank", 0) for rank in document(found)["ranks"][NAME]] == [0, 1]
+    found.jobs[NAME].state = job_pb2.JOB_STATE_SUCCEEDED
+    assert "2 ranks" not in text(found, height=15)

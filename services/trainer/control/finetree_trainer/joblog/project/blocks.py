@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The event blocks of all jobs of a project, in the order in which they were stored.
 
-That order is SQLite's rowid: one writer thread numbers the blocks as it inserts them, one transaction after another, so
-that whoever sees a block also sees every one before it. Retention keeps the newest block of each job and with it the
-newest of all, so that a number is never given twice (decision 0041).
+That order is SQLite's rowid, and a column of that name in PostgreSQL: one writer thread numbers the blocks as it
+inserts them, one transaction after another, so that whoever sees a block also sees every one before it. Retention keeps
+the newest block of each job and with it the newest of all, so that a number is never given twice (decision 0041).
 """
 
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ READ_BLOCKS = 64
 _READ = """
 SELECT b.rowid AS position, b.job_uid AS uid, b.first_seq, b.last_seq, b.crc,
   CASE WHEN (b.kinds & :mask) <> 0{labels} THEN b.payload END AS payload
-FROM event_blocks b CROSS JOIN jobs j ON j.uid = b.job_uid
-WHERE b.rowid >= :position AND b.rowid <= :last AND j.project = :project ORDER BY b.rowid"""
+FROM event_blocks b CROSS JOIN jobs j
+WHERE j.uid = b.job_uid AND b.rowid >= :position AND b.rowid <= :last AND j.project = :project ORDER BY b.rowid"""
 
 _LABEL = """ AND EXISTS (
   SELECT 1 FROM job_labels l WHERE l.job_uid = b.job_uid AND l.key = :key{n} AND l.value = :value{n})"""
@@ -38,8 +38,8 @@ WHERE b.rowid = :position AND j.project = :project""")
 
 _NEWEST_OF_PROJECT = text("""
 SELECT b.rowid AS position, b.job_uid AS uid, b.first_seq, b.last_seq
-FROM event_blocks b CROSS JOIN jobs j ON j.uid = b.job_uid
-WHERE j.project = :project ORDER BY b.rowid DESC LIMIT 1""")
+FROM event_blocks b CROSS JOIN jobs j
+WHERE j.uid = b.job_uid AND j.project = :project ORDER BY b.rowid DESC LIMIT 1""")
 
 _NEWEST = text("SELECT MAX(rowid) FROM event_blocks")
 _REMOVED = text("SELECT value FROM meta WHERE key = :key")

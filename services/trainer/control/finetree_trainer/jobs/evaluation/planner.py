@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetree_api.trainer.v1 import evaluation_pb2
-from finetree_api.types.v1 import check_pb2, training_data_pb2
+from finetree_api.types.v1 import check_pb2, training_data_pb2, training_pb2
 from finetree_runtime.errors import DomainError, InvalidArgument, invalid_field
+from finetree_runtime.runspec.number_formats import cpu_inference_precision
 
+from finetree_trainer.estimator import Rates
 from finetree_trainer.jobs.evaluation.subjects import PLACE, base_source, describe, fill_formats
 from finetree_trainer.jobs.inputs import Inputs, PlannedDataset, require_accepted
 from finetree_trainer.models import locate
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
-from finetree_trainer.scheduling.devices import Device, resolve_hardware
+from finetree_trainer.scheduling.devices import CPU, Device, resolve_hardware
 from finetree_trainer.store.database import Store
 
 EXAMPLES = 4
@@ -47,8 +49,11 @@ class PlannedEvaluation:
 class EvaluationPlanner:
     """Plans evaluations."""
 
-    def __init__(self, inputs: Inputs, weights: WeightsLocator, store: Store, *, devices: Iterable[Device]) -> None:
+    def __init__(
+        self, inputs: Inputs, weights: WeightsLocator, store: Store, *, devices: Iterable[Device], rates: Rates
+    ) -> None:
         self._inputs, self._weights, self._store, self._devices = inputs, weights, store, list(devices)
+        self._rates = rates
 
     async def plan(self, project: str, asked: evaluation_pb2.EvaluateTask) -> PlannedEvaluation:
         """Plan an evaluation. Raises the errors that CreateJob documents."""
@@ -61,9 +66,13 @@ class EvaluationPlanner:
         await describe(self._store, task, subjects)
         model = await self._base(task, subjects)
         rows = await self._rows(project, task)
+        if max(task.hardware.count, task.hardware.nodes) > 1:
+            text = "must be one device: weights are evaluated on one"
+            raise invalid_field(f"{PLACE}.hardware", text, "SETTING_NOT_SUPPORTED")
         device = resolve_hardware(self._devices, task.hardware, f"{PLACE}.hardware")
         planned = PlannedEvaluation(task, model, device, rows, weights=tuple(subjects))
-        fill_formats(task, subjects)
+        fastest = cpu_inference_precision(self._rates()) if device.id == CPU else training_pb2.PRECISION_BF16
+        fill_formats(task, subjects, fastest=fastest)
         await self._find_leaks(project, planned, subjects)
         planned.examples = await self._examples(project, planned, subjects)
         _fill_defaults(task)

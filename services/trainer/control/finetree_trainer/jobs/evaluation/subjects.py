@@ -84,8 +84,13 @@ def base_source(subjects: Sequence[LocatedWeights]) -> model_pb2.ModelSource:
     raise invalid_field(f"{PLACE}.model", text, "BASE_UNKNOWN")
 
 
-def fill_formats(task: evaluation_pb2.EvaluateTask, subjects: Sequence[LocatedWeights]) -> None:
-    """Fill in the number formats of the base: those of the subjects' runs where they agree.
+def fill_formats(
+    task: evaluation_pb2.EvaluateTask,
+    subjects: Sequence[LocatedWeights],
+    *,
+    fastest: training_pb2.Precision.ValueType,
+) -> None:
+    """Fill in the number formats of the base: those of the subjects' runs where they agree, else the device's fastest.
 
     Raises InvalidArgument SETTING_NOT_SUPPORTED for formats that this server does not load.
     """
@@ -93,8 +98,7 @@ def fill_formats(task: evaluation_pb2.EvaluateTask, subjects: Sequence[LocatedWe
     known = [spec for spec in specs if spec is not None]
     if not task.precision:
         formats = {spec.precision for spec in known}
-        task.precision = formats.pop() if len(formats) == 1 else training_pb2.PRECISION_BF16
-        task.precision = task.precision or training_pb2.PRECISION_BF16
+        task.precision = (formats.pop() if len(formats) == 1 else fastest) or fastest
     if not task.quantization:
         quantized = {_quantization(found) for found in subjects}
         task.quantization = quantized.pop() if len(quantized) == 1 else method_pb2.QUANTIZATION_UNSPECIFIED

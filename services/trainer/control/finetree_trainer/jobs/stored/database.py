@@ -18,9 +18,11 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from finetree_trainer.store.backends.failures import is_corrupt
 from finetree_trainer.store.migrations import MIGRATIONS
-from finetree_trainer.store.writer import is_corrupt
 
+MARK = "database.json"
+"""What a folder has in place of a database where that is on a server."""
 WAL, SHARED_MEMORY = "-wal", "-shm"
 """What SQLite puts behind the name of a database for its write-ahead log, and for the index of that."""
 
@@ -29,8 +31,10 @@ WAL, SHARED_MEMORY = "-wal", "-shm"
 def located(file: Path, *, scratch: Path | None = None) -> Iterator[str]:
     """The address (a URI of SQLite) under which a database can be read; copies are made in `scratch`.
 
-    Raises SettingsError DATA_DIR_EMPTY.
+    Raises SettingsError DATA_DIR_EMPTY, DATA_DIR_ON_SERVER.
     """
+    if not file.is_file() and file.with_name(MARK).exists():
+        raise on_server()
     if not file.is_file():
         text_ = f"there is no {file.name} in the folder; name a trainer's data folder"
         raise SettingsError("DATA_DIR_EMPTY", text_)
@@ -64,6 +68,12 @@ def opened(file: Path) -> Iterator[Connection]:
                 yield connection
         except DBAPIError as error:
             raise _unreadable(error) from error
+
+
+def on_server() -> SettingsError:
+    """Build the refusal of a folder whose database is elsewhere."""
+    text_ = "the folder's jobs and events are in a database on a server; docs/scale.md says how to back it up"
+    return SettingsError("DATA_DIR_ON_SERVER", text_)
 
 
 def _require_version(connection: Connection) -> None:

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that take part in one group after another: libraries are imported once for many tests.
+
+Run as a program it is a rank other than 0; the test process is rank 0. Orders and answers are pickled, and come through
+the standard streams.
+"""
+
+import base64
+import pickle
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+class Silence:
+    """Reporter and control of ranks other than 0."""
+
+    def emit(self, payload: Any, *, message: str = "", level: int = 0) -> None:
+        pass
+
+    def poll(self) -> Any:
+        from finetree_worker.control import Signal
+
+        return Signal.NONE
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the ranks of a group do: a function of this module, by name, with the ranks, the plan and the reporter."""
+
+    what: str
+    count: int
+    sharding: str
+    folder: Path
+    plan: Any
+    rank: int = 0
+
+
+def perform(order: Order, reporter: Any = None) -> Any:
+    """Take part in a group as one of its ranks."""
+    from finetree_worker.plan import Sharding
+    from finetree_worker.ranks.join import join
+    from finetree_worker.ranks.membership import Membership, never_lost
+
+    member = Membership(order.rank, order.count, kind="cpu", folder=order.folder, alive=never_lost)
+    with join(member, Sharding(order.sharding)) as ranks:
+        action: Callable[..., Any] = globals()[order.what]
+        return action(ranks, order.plan, reporter or Silence())
+
+
+def train(ranks: Any, plan: Any, reporter: Any) -> Any:
+    from finetree_worker.training.run import train
+
+    return train(plan, reporter, reporter, ranks=ranks)
+
+
+def held(ranks: Any, plan: Any, _: Any) -> tuple[int, int, int, int]:
+    """Bytes of this rank's weights and optimizer states, number of divided weights and of all."""
+    import torch
+    from finetree_worker.ranks.sharded import held_bytes
+    from finetree_worker.training import optimizers
+    from finetree_worker.training.run import adapt, load, trainable
+    from torch.distributed.tensor import DTensor
+
+    cpu = torch.device("cpu")
+    adapted, subject = adapt(plan, load(plan, cpu), cpu)
+    ranks.shard(subject.model)
+    optimizer = optimizers.build(trainable(adapted).values(), plan.optimization, cpu)
+    for parameter in trainable(adapted).values():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    states = [tensor for state in optimizer.state.values() for tensor in state.values()]
+    parameters = list(adapted.parameters())
+    return held_bytes(parameters), held_bytes(states), sum(isinstance(p, DTensor) for p in parameters), len(parameters)
+
+
+def short_of_memory(ranks: Any, plan: Any, reporter: Any, least: int = 2) -> Any:
+    """Train, with memory on rank 1 that holds micro-batches of fewer than `least` rows from the third step on."""
+    import torch
+    from finetree_worker.training.gradients import Gradients
+
+    whole = Gradients.one
+
+    def one(self: Any, step: int, documents: Any, targets: int, **named: Any) -> Any:
+        if ranks.rank == 1 and step >= 2 and len(documents) >= least:
+            raise torch.OutOfMemoryError("not here")
+        return whole(self, step, documents, targets, **named)
+
+    Gradients.one = one  # type: ignore[method-assign]
+    try:
+        return train(ranks, plan, reporter)
+    finally:
+        Gradients.one = whole  # type: ignore[method-assign]
+
+
+def out_of_memory(ranks: Any, plan: Any, reporter: Any) -> Any:
+    return short_of_memory(ranks, plan, reporter, least=1)
+
+
+def differing(ranks: Any, plan: Any, reporter: Any) -> Any:
+    """Train, with one bit of rank 2's weights flipped before the first step."""
+    import torch
+    from finetree_worker.ranks import replicated
+
+    whole = replicated.COMPARE_EVERY
+    replicated.COMPARE_EVERY = 2
+    shard = type(ranks).shard
+
+    def flip(self: Any, model: Any) -> None:
+        if self.rank == 2:
+            first = next(p for p in model.parameters() if p.requires_grad)
+            first.data.view(torch.int32).view(-1)[3] ^= 1
+        shard(self, model)
+
+    type(ranks).shard = flip
+    try:
+        return train(ranks, plan, reporter)
+    finally:
+        type(ranks).shard, replicated.COMPARE_EVERY = shard, whole
+
+
+class Pool:
+    """Three other ranks."""
+
+    def __init__(self) -> None:
+        self._children = [
+            subprocess.Popen(
+                [sys.executable, __file__, str(rank)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for rank in (1, 2, 3)
+        ]
+        self._groups = 0
+
+    def run(self, what: str, plan: Any, reporter: Any, *, count: int, sharding: str, folder: Path) -> list[Any]:
+        """Perform on `count` ranks; returns what each returned, or raises the first rank's own error."""
+        self._groups += 1
+        own = folder / f"group-{self._groups}"
+        own.mkdir(parents=True)
+        order = Order(what, count, sharding, own, plan)
+        others: Sequence[Any] = self._children[: count - 1]
+        for rank, child in enumerate(others, start=1):
+            child.stdin.write(base64.b64encode(pickle.dumps(replace(order, rank=rank))).decode() + "\n")
+            child.stdin.flush()
+        failed: BaseException | None = None
+        found = None
+        try:
+            found = perform(order, reporter)
+        except BaseException as error:  # noqa: BLE001 - the others' answers are read first
+            failed = error
+        answers = [pickle.loads(base64.b64decode(child.stdout.readline())) for child in others]
+        if failed is not None:
+            failed.add_note(f"other ranks: {answers}")
+            raise failed
+        bad = [answer for answer in answers if isinstance(answer, str)]
+        assert not bad, "\n".join(bad)
+        return [found, *(answer[0] for answer in answers)]
+
+    def close(self) -> None:
+        for child in self._children:
+            child.stdin.close()  # type: ignore[union-attr]
+            child.wait(30)
+            child.stdout.close()  # type: ignore[union-attr]
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        order: Order = pickle.loads(base64.b64decode(line))
+        try:
+            answer: Any = (perform(order),)
+        except BaseException:  # noqa: BLE001 - told to the test
+            answer = traceback.format_exc()
+        sys.stdout.write(base64.b64encode(pickle.dumps(answer)).decode() + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    # Pickles name the classes of this file by the module's name in the test process.
+    sys.modules["rank_pool"] = sys.modules["__main__"]
+    main()

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each rank holds, and what happens where ranks differ in memory, weights or work."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetree_api.trainer.v1 import event_pb2
+from finetree_worker.errors import MemoryExhaustedError, RankError
+from finetree_worker.plan import Plan
+from worker_harness import METHODS, Recorder, difference, elsewhere, run, weights
+
+pytestmark = [pytest.mark.slow(20), pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize("kind", ["full", "nf4"])
+def test_each_rank_holds_its_share_of_the_bytes(pool: Any, plan: Plan, tmp_path: Path, kind: str) -> None:
+    plan = replace(plan, method=METHODS[kind])
+    held = pool.run("held", plan, None, count=4, sharding="full", folder=tmp_path / "groups")
+    whole = pool.run("held", plan, None, count=2, sharding="replicated", folder=tmp_path / "groups")
+    assert all(divided == everything > 0 for _, _, divided, everything in held)
+    assert whole[0] == whole[1]
+    parameters, states = whole[0][:2]
+    # Rows of a matrix are divided as evenly as they go: 272 rows by 4, and norms of 32.
+    assert sum(share[0] for share in held) == parameters
+    assert all(share[0] == pytest.approx(parameters / 4, rel=0.02) for share in held)
+    # A step's number is beside each state.
+    assert all(share[1] == pytest.approx(states / 4, rel=0.05) for share in held)
+
+
+def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(pool: Any, plan: Plan, tmp_path: Path) -> None:
+    recorder = Recorder()
+    other = elsewhere(plan, tmp_path / "b")
+    pool.run("short_of_memory", other, recorder, count=2, sharding="replicated", folder=tmp_path / "groups")
+    assert [change.reason for change in recorder.of(event_pb2.BatchSizeChanged)] == ["OUT_OF_MEMORY"]
+    one = run(plan)
+    losses = [[step.loss for step in r.of(event_pb2.StepMetrics)] for r in (one, recorder)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert difference(weights(plan.artifact), weights(other.artifact)) < 1e-4
+
+
+def test_a_rank_without_memory_for_one_row_is_named(pool: Any, plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(MemoryExhaustedError) as refused:
+        pool.run("out_of_memory", plan, Recorder(), count=2, sharding="replicated", folder=tmp_path / "groups")
+    assert "device's memory of rank 1" in str(refused.value.__cause__ or refused.value)
+
+
+def test_a_rank_whose_weights_differ_is_named(pool: Any, plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(RankError) as refused:
+        pool.run("differing", plan, Recorder(), count=4, sharding="replicated", folder=tmp_path / "groups")
+    assert refused.value.reason == "RANK_WEIGHTS_DIFFER"
+    assert "the weights of rank 2 differ" in refused.value.message
+    assert refused.value.retryable
+
+
+def test_steps_with_less_work_than_ranks_are_whole_steps(
+    plan: Plan, together: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    """Batches of two rows on four ranks: two of them have nothing to do, and take part in every message."""
+    plan = replace(plan, optimization=replace(plan.optimization, batch_size=2, micro_batch_size=1, epochs=1.0))
+    other = elsewhere(plan, tmp_path / "b")
+    one, many = run(plan), together(other, 4, "full")
+    losses = [[step.loss for step in r.of(event_pb2.StepMetrics)] for r in (one, many)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    last = many.of(event_pb2.StepMetrics)[-1]
+    assert sorted(rank.tokens > 0 for rank in last.ranks) == [False, False, False, True]
