@@ -154,7 +154,7 @@ BUGS: dict[str, tuple[Callable[[], Any], int, int]] = {
         (_waiting_jobs_are_forgotten, 1, 20),
         (_slots_stay_taken, 1, 20),
         (_slots_are_given_twice, 1, 20),
-        (_times_follow_the_clock, 20, 60),
+        (_times_follow_the_clock, 61, 120),
         (_burial_gives_up, 1, 60),
         (_watchers_are_told_before_the_commit, 1, 20),
         (_blocks_are_lost, 1, 20),
