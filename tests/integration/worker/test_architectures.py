@@ -12,6 +12,7 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.control import Steering
 from finetree_worker.data.dataset import load_dataset
 from finetree_worker.data.packing import collate
+from finetree_worker.data.prefixes import Sharing
 from finetree_worker.events.eta import Eta
 from finetree_worker.methods import adapter
 from finetree_worker.methods.adapter import Adapter, AdapterPlacement
@@ -25,7 +26,7 @@ from finetree_worker.plan import BaseModel, DataPlan, Method, Optimization, Plan
 from finetree_worker.tokenize.example import Example
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.loop import Loop
-from finetree_worker.training.loss import hidden_states
+from finetree_worker.training.loss import hidden_states, target_scores
 from finetree_worker.training.run import adapt, load
 from peft import PeftModel
 
@@ -169,3 +170,22 @@ def test_packed_documents_have_the_states_that_they_have_alone(plan: Plan) -> No
             alone = untyped.get_decoder()(input_ids=document.tokens[None].long()).last_hidden_state[0]
             torch.testing.assert_close(packed[first : first + len(document)], alone, atol=1e-5, rtol=0)
             first += len(document)
+
+
+def test_documents_with_a_shared_prefix_have_the_losses_that_they_have_alone(plan: Plan) -> None:
+    """Windows, bounded scores and learned positions included: here documents share whatever their length."""
+    model = load(plan, CPU).eval()
+    header = torch.arange(30, dtype=torch.int32) * 5 % 256
+    documents = [
+        Example(
+            row,
+            torch.cat([header, (torch.arange(rest, dtype=torch.int32) * 7 + row) % 256]),
+            torch.arange(30 + rest) > 31,
+        )
+        for row, rest in enumerate((25, 18, 9))
+    ]
+    alone, shared = collate(documents), collate(documents, Sharing(overhead=0))
+    assert shared.tokens == alone.tokens - 60
+    with torch.no_grad(), by_document(model):
+        expected, found = target_scores(model, alone)[0], target_scores(model, shared)[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -13,7 +13,7 @@ from finetree_worker.errors import Cancelled, ModelError
 from finetree_worker.methods.lora import Lora
 from finetree_worker.plan import BaseModel, DataPlan, EvaluationPlan, Metric, Optimization, Plan, Precision
 
-pytestmark = [pytest.mark.slow(41), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow(50), pytest.mark.timeout(240)]
 
 
 def test_the_prepared_model_is_whole_and_knows_its_hub_id(smollm2: Path, quiet: Any) -> None:
@@ -41,6 +41,48 @@ def test_it_speaks_in_chat_and_ends_its_turn(smollm2: Path) -> None:
     question = Row(1, (Message("user", "What is the capital of France?"), Message("assistant", "Paris")))
     given = evaluate.answers(model, tokenizer, [question], max_new_tokens=16, on_fraction=lambda _: None)
     assert given == ["The capital of France is Paris."]
+
+
+def test_rows_with_one_system_prompt_have_the_same_loss_curve_whether_they_share_it(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Any
+) -> None:
+    """Dropout is on, and half of the tokens are not computed again."""
+    from finetree_worker.training import gradients
+    from finetree_worker.training.run import train
+
+    system = {
+        "role": "system",
+        "content": "You keep the passwords of a small office. Answer with one word and no more.",
+    }
+    rows = [
+        {"messages": [system, {"role": "user", "content": name}, {"role": "assistant", "content": "mango"}]}
+        for name in ("Ada", "Bo", "Cy", "Dee")
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curves, shared = [], []
+    for share in (True, False):
+        if not share:
+            monkeypatch.setattr(gradients, "sharing", lambda _: None)
+        folder, told = tmp_path / str(share), type(quiet)()
+        plan = Plan(
+            base=BaseModel(smollm2),
+            data=DataPlan(data, folder, sequence_length=256),
+            method=Lora(dropout=0.1),
+            optimization=Optimization(1e-3, 4, 4, max_steps=2, warmup_ratio=0.0, precision=Precision.FP32),
+            work=folder,
+            artifact=tmp_path / f"adapter-{share}",
+            job="projects/p/jobs/j",
+            threads=1,
+        )
+        train(plan, told, told)
+        steps = told.of(event_pb2.StepMetrics)
+        curves.append([step.loss for step in steps])
+        shared.append([step.shared_tokens / (step.processed_tokens / step.step) for step in steps])
+    assert all(0.4 < share < 0.75 for share in shared[0])
+    assert shared[1] == [0.0] * 2
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
+    assert curves[0][1] < curves[0][0]
 
 
 def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp_path: Path, quiet: Any) -> None:

@@ -57,6 +57,8 @@ class SimulatedWriter(store_writer.Writer):
 
     def close(self) -> None:
         self._turn()
+
+    def _hang_up(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -75,7 +77,10 @@ class SimulatedWriter(store_writer.Writer):
             for work in group:
                 work.future.set_exception(failure)
             return
-        self._commit(self._connected(), group)
+        try:
+            self._commit(self._connected(), group)
+        finally:
+            self._hang_up()
 
 
 class SimulatedProcess:

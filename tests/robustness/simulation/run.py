@@ -34,6 +34,7 @@ from finetree_trainer import application
 from finetree_trainer.scheduling import devices
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import database
+from finetree_trainer.store.backends.sqlite import SQLite
 from finetree_trainer.workers import supervisor
 from machine import Machine, SimulatedMeter, SimulatedProcess, SimulatedWriter
 from sqlalchemy import event
@@ -128,7 +129,7 @@ def _interposed(loop: VirtualLoop, chance: random.Random, logged: list[str]) -> 
             (secrets, "token_bytes", lambda size=32: chance.randbytes(size)),
             (ids, "_last", 0),
             (database, "Writer", SimulatedWriter),
-            (database, "_engine", _engine),
+            (SQLite, "_engine", _engine),
             (supervisor, "Process", SimulatedProcess),
             (application.devices, "discover", _discover),
             (application, "MachineMeter", SimulatedMeter),
@@ -138,16 +139,16 @@ def _interposed(loop: VirtualLoop, chance: random.Random, logged: list[str]) -> 
         yield
 
 
-_REAL_ENGINE = database._engine
+_REAL_ENGINE = SQLite._engine
 _COMPILED: dict[Any, Any] = {}
 """Statements that were compiled once: every start of the trainer would compile them again."""
 _REAL_DISCOVER = devices.discover
 _NODES: dict[tuple[int, int], Any] = {}
 
 
-def _engine(url: str, *, begin: str, size: int) -> Any:
+def _engine(self: SQLite, *, begin: str, size: int) -> Any:
     """An engine that does not wait for the disk: what SIGKILL leaves does not depend on it."""
-    engine = _REAL_ENGINE(url, begin=begin, size=size)
+    engine = _REAL_ENGINE(self, begin=begin, size=size)
 
     @event.listens_for(engine, "checkout")
     def hurry(connection: Any, *_: Any) -> None:

@@ -4,12 +4,14 @@
 import os
 import pwd
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 from finetree_data.confinement import privileges
 from finetree_runtime.config.settings import SettingsError
 from finetree_trainer import worker_user
+from finetree_trainer.__main__ import main
 from finetree_trainer.worker_user import WorkerUser, lend, own_folder, passage
 
 USER = WorkerUser("54321", 54321, 54322)
@@ -68,6 +70,14 @@ def test_who_is_no_such_user_is_refused_with_what_to_do(text, said):
     assert caught.value.reason == "WORKER_USER_INVALID"
     assert str(caught.value).startswith("worker_user: ")
     assert said in str(caught.value)
+
+
+def test_a_start_with_a_wrong_user_ends_with_one_line(tmp_path, monkeypatch, capsys):
+    flags = ["finetree_trainer", "--data-dir", str(tmp_path / "data"), "--worker-user", "no-such-user"]
+    monkeypatch.setattr(sys, "argv", flags)
+    assert main() == 2
+    assert capsys.readouterr().err.startswith("WORKER_USER_INVALID: worker_user: this machine has no user")
+    assert not (tmp_path / "data").exists()
 
 
 def test_only_a_root_service_runs_workers_as_somebody_else(monkeypatch):

@@ -275,6 +275,24 @@ def random_examples(lengths: Sequence[int]) -> list[Any]:
     return rows
 
 
+def headed_examples(*families: tuple[int, Sequence[int]]) -> list[Any]:
+    """Rows of random tokens in families: (tokens that its rows begin with, tokens that follow in each).
+
+    The second half of what follows is learned. A byte may repeat, so rows of a family can share some tokens more.
+    """
+    import torch
+    from finetree_worker.tokenize.example import Example
+
+    generator = torch.Generator().manual_seed(11)
+    rows = []
+    for shared, sizes in families:
+        header = torch.randint(0, 256, (shared,), generator=generator, dtype=torch.int32)
+        for size in sizes:
+            tokens = torch.cat([header, torch.randint(0, 256, (size,), generator=generator, dtype=torch.int32)])
+            rows.append(Example(len(rows) + 1, tokens, torch.arange(shared + size) >= shared + size // 2))
+    return rows
+
+
 def dequantized(model: Any) -> dict[str, Any]:
     """The weights that a quantized model computes with, by module name."""
     from peft.utils.integrations import dequantize_module_weight

@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masks and orders are functions of what they belong to."""
 
+from dataclasses import replace
+
 import torch
 from finetree_worker import randomness
-from finetree_worker.randomness import DropoutMasks
+from finetree_worker.randomness import DropoutMasks, MaskKeys, content_hashes
+
+
+def _keys(rows: list[int], lengths: list[int]) -> MaskKeys:
+    """Of rows without a head."""
+    documents = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(lengths))
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    return MaskKeys(tuple(rows), documents, positions, torch.zeros_like(positions))
 
 
 def _keep(masks: DropoutMasks, step: int, rows: list[int], lengths: list[int], module: int = 0) -> torch.Tensor:
-    masks.begin(step, rows, lengths=lengths, token_ids=torch.zeros(1, sum(lengths) + 3, dtype=torch.long))
+    masks.begin(step, _keys(rows, lengths), places=sum(lengths) + 3)
     return masks.keep(module, 64, drop=0.1, dtype=torch.float32)
 
 
@@ -16,6 +25,30 @@ def test_a_rows_mask_does_not_hang_on_its_neighbors() -> None:
     together = _keep(masks, 5, [4, 9, 2], [10, 20, 30], module=2)
     alone = _keep(masks, 5, [9], [20], module=2)
     assert torch.equal(together[10:30], alone[:20])
+
+
+def _masked(step: int, *documents: list[int]) -> list[torch.Tensor]:
+    """The masks of documents whose tokens are all of the head, rows 1, 2, ..., each in the step's one micro-batch."""
+    lengths = [len(document) for document in documents]
+    keys = _keys(list(range(1, len(documents) + 1)), lengths)
+    starts = torch.cat([torch.full((length,), sum(lengths[:i])) for i, length in enumerate(lengths)])
+    contents = content_hashes(torch.cat([torch.tensor(document) for document in documents]), keys.positions, starts)
+    masks = DropoutMasks(seed=1, width=64, modules=1)
+    masks.begin(step, replace(keys, contents=contents), places=sum(lengths))
+    return list(masks.keep(0, 64, drop=0.3, dtype=torch.float32).split(lengths))
+
+
+def test_documents_have_one_mask_as_far_as_they_begin_alike() -> None:
+    alike, other, swapped = _masked(2, [7, 8, 9, 5, 5], [7, 8, 9, 4, 5], [8, 7, 9, 5, 5])
+    assert torch.equal(alike[:3], other[:3])
+    # After the first difference nothing is equal, nor where the same tokens stand in another order.
+    assert not (alike[3:] == other[3:]).all(dim=1).any()
+    assert not (alike == swapped).all(dim=1).any()
+    # A repeated token has another mask at each position; another step has other masks.
+    assert len({tuple(row.tolist()) for row in alike}) == 5
+    assert not (alike == _masked(3, [7, 8, 9, 5, 5])[0]).all(dim=1).any()
+    # The mask hangs neither on the row nor on what else is in the micro-batch.
+    assert torch.equal(_masked(2, [1, 2], [7, 8, 9, 5, 5])[1], alike)
 
 
 def test_masks_differ_by_seed_step_module_row_and_token() -> None:
@@ -33,7 +66,7 @@ def test_masks_differ_by_seed_step_module_row_and_token() -> None:
 
 def test_masks_have_the_rate_and_no_correlation() -> None:
     masks = DropoutMasks(seed=3, width=256, modules=8)
-    masks.begin(0, [1, 2, 3, 4], lengths=[64] * 4, token_ids=torch.zeros(1, 256, dtype=torch.long))
+    masks.begin(0, _keys([1, 2, 3, 4], [64] * 4), places=256)
     dropped = torch.stack([1 - masks.keep(m, 256, drop=0.1, dtype=torch.float32) for m in range(8)])
     share = dropped.mean()
     assert abs(float(share) - 0.1) < 0.002  # 524,288 elements: five standard deviations are 0.0021
@@ -48,7 +81,7 @@ def test_masks_have_the_rate_and_no_correlation() -> None:
 
 def test_bfloat16_masks_are_the_same() -> None:
     masks = DropoutMasks(seed=1, width=64, modules=1)
-    masks.begin(0, [1], lengths=[32], token_ids=torch.zeros(1, 32, dtype=torch.long))
+    masks.begin(0, _keys([1], [32]), places=32)
     whole, half = masks.keep(0, 64, drop=0.3, dtype=torch.float32), masks.keep(0, 64, drop=0.3, dtype=torch.bfloat16)
     assert half.dtype is torch.bfloat16
     assert torch.equal(whole, half.float())
@@ -65,3 +98,5 @@ def test_known_values_keep_checkpoints_of_today_valid_tomorrow() -> None:
     assert randomness.order(7, 0, 6).tolist() == [3, 5, 2, 1, 0, 4]
     assert randomness.key("row", 1, 2, 3) == -6999027303469884073
     assert randomness.splitmix64(torch.tensor([1])).tolist() == [-2152535657050944081]
+    hashed = content_hashes(torch.tensor([5, 6, 6]), torch.tensor([0, 1, 0]), torch.tensor([0, 0, 2]))
+    assert hashed.tolist() == [2146510425241936786, 3896380012404419542, -6565658251663222471]

@@ -12,7 +12,7 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 STEP = (
     *("epoch", "processed_tokens", "target_tokens", "loss", "learning_rate", "grad_norm", "tokens_per_second"),
-    *("step_seconds", "memory_bytes", "peak_memory_bytes", "padding_fraction"),
+    *("step_seconds", "memory_bytes", "peak_memory_bytes", "padding_fraction", "shared_tokens"),
 )
 """Fields of StepMetrics that are columns."""
 EVALUATION = ("loss", "loss_standard_error", "perplexity", "token_accuracy", "exact_match", "examples", "rows")

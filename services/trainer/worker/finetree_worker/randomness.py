@@ -2,15 +2,19 @@
 """Randomness as a function of (seed, step, layer, sample), never as a stream.
 
 A generator that is advanced gives other numbers when a batch is split otherwise or a run is resumed. Here each number
-is a hash of what it belongs to, so a dropout mask depends on nothing but the seed, the optimizer step, the module, the
-row and the token. Hashing every mask element would cost a third of a step on a CPU, so a mask is the sum (modulo
-2^15) of two hashed tables: one per (step, row) over tokens x features, one per (step, module) over features. Any two
-elements of all masks of a step are independent (each table entry is uniform and two elements differ in at least one
+is a hash of what it belongs to, so a dropout mask depends on nothing but the seed, the optimizer step, the module and
+the token. A token of a document's head (before its first predictor of a target) is named by the document's tokens up to
+it, any other one by its row and position: documents that begin alike have one mask there, so that it can be computed
+once for all of them, and has the same mask where it is computed for each.
+
+Hashing every mask element would cost a third of a step on a CPU, so a mask is the sum (modulo 2^15) of two hashed
+tables: one per (step, token) over features, one per (step, module) over features. Any two elements of all masks of a
+step, of differently named tokens, are independent (each table entry is uniform and two elements differ in at least one
 entry), which is what the expectation and the variance of a dropped-out product rest on.
 """
 
 import hashlib
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +25,8 @@ from torch.nn.functional import pad
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
+MASKS = 2
+"""Version of the function that makes masks. 1: every token was named by its row and position."""
 _LEVELS = 1 << 15
 _BF16_ONE = 0x3F80  # the bits of 1.0 in bfloat16
 
@@ -56,6 +62,44 @@ def order(seed: int, epoch: int, rows: int) -> Tensor:
     return torch.argsort(hashed, stable=True)
 
 
+def content_hashes(tokens: Tensor, positions: Tensor, starts: Tensor) -> Tensor:
+    """Return a hash of each token's document up to and with it: int64 (tokens,), as all arguments are.
+
+    `positions` are in the document, `starts` the place of each token's document. The hash is a sum of hashes of the
+    tokens with their positions, which a running sum gives for all documents at once.
+    """
+    # Of the first position, 1: splitmix64 keeps 0.
+    single = splitmix64(splitmix64(positions + 1) ^ tokens)
+    sums = single.cumsum(0)
+    return splitmix64(sums - (sums - single)[starts])
+
+
+@dataclass(frozen=True, slots=True)
+class MaskKeys:
+    """What names each token of a micro-batch; tensors are int64 (tokens,).
+
+    `contents` is the hash of its document up to a token of the head, and 0 for other tokens, which are named by the
+    document's row, `rows[documents]`, and their `positions` in it.
+    """
+
+    rows: tuple[int, ...]
+    documents: Tensor
+    positions: Tensor
+    contents: Tensor
+
+    def to(self, device: torch.device) -> "MaskKeys":
+        """Return the keys on a device."""
+        names = ("documents", "positions", "contents")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+    def counters(self, seed: int, step: int, span: int) -> Tensor:
+        """Return where each token's counters begin, `span` of them for a token: int64 (tokens,)."""
+        device = self.documents.device
+        rows = torch.tensor([key("row", seed, step, row) for row in self.rows], device=device)
+        own = rows[self.documents] + self.positions * span
+        return torch.where(self.contents == 0, own, splitmix64(self.contents ^ key("head", seed, step)))
+
+
 class DropoutMasks:
     """Masks of one micro-batch for all dropout modules of a model; rows of a mask are the packed tokens in order."""
 
@@ -69,25 +113,15 @@ class DropoutMasks:
         self._by_token: Tensor | None = None
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def begin(self, step: int, rows: Sequence[int], *, lengths: Sequence[int], token_ids: Tensor) -> None:
-        """Prepare for one micro-batch: the dataset's row numbers in it, and the length of each in tokens.
-
-        `token_ids` (1, tokens with filling) says where the masks are made, and for how many tokens.
-        """
-        device, tokens = token_ids.device, token_ids.shape[1]
+    def begin(self, step: int, keys: MaskKeys, *, places: int) -> None:
+        """Prepare for one micro-batch of so many token places, on the device of its keys."""
+        device = keys.documents.device
         if step != self._step or self._by_module is None:
             firsts = torch.tensor([key("module", self._seed, step, m) for m in range(self._modules)], device=device)
             self._by_module, self._step = uniform_words(firsts, self._width), step
-        per_token = (self._width + 3) // 4
         self._last = None
-        firsts = torch.cat(
-            [
-                torch.arange(length, device=device, dtype=torch.int64) * per_token + key("row", self._seed, step, row)
-                for row, length in zip(rows, lengths, strict=True)
-            ]
-        )
-        words = uniform_words(firsts, self._width)
-        self._by_token = pad(words, (0, 0, 0, tokens - len(words)))
+        words = uniform_words(keys.counters(self._seed, step, (self._width + 3) // 4), self._width)
+        self._by_token = pad(words, (0, 0, 0, places - len(words)))
 
     def keep(self, module: int, features: int, *, drop: float, dtype: torch.dtype) -> Tensor:
         """Return 1 for each input that module number `module` keeps and 0 for the others: dtype (tokens, features)."""
@@ -120,7 +154,7 @@ class DropoutMasks:
 
 
 class CounterDropout(nn.Module):
-    """Dropout whose mask is a function of (seed, step, module, row, token); the identity outside training."""
+    """Dropout whose mask is a function of (seed, step, module, token); the identity outside training."""
 
     def __init__(self, drop: float, features: int) -> None:
         super().__init__()

@@ -54,6 +54,19 @@ def test_another_thread_count_resumes_with_a_warning(plan: Plan) -> None:
     assert recorder.alerts() == ["EXECUTION_PLAN_CHANGED"]
 
 
+def test_a_checkpoint_from_before_shared_prefixes_resumes_with_a_warning(plan: Plan) -> None:
+    """Its masks named every token by its row, so the run goes on with other ones."""
+    with pytest.raises(Cancelled):
+        run(plan, pausing(2))
+    folder = plan.checkpoints_dir / "step-00000002"
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    assert state["environment"].pop("masks") == 2
+    resealed(folder, "state.json", json.dumps(state).encode())
+    recorder = run(plan)
+    assert recorder.alerts() == ["EXECUTION_PLAN_CHANGED"]
+    assert any("dropout masks" in message for message in recorder.messages)
+
+
 def test_a_checkpoint_on_demand_does_not_stop_the_run(plan: Plan) -> None:
     recorder = run(plan, Recorder({3: Signal.CHECKPOINT}))
     assert [saved.step for saved in recorder.of(event_pb2.CheckpointSaved)] == [3]

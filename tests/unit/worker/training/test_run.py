@@ -14,6 +14,8 @@ import torch
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.types.v1 import evidence_pb2
 from finetree_worker import device_memory
+from finetree_worker.data.packing import collate
+from finetree_worker.data.prefixes import Sharing
 from finetree_worker.events.eta import MIN_STEPS, Pace
 from finetree_worker.methods.full import Full
 from finetree_worker.methods.lora import Lora
@@ -161,10 +163,24 @@ def test_steps_tell_their_padding_and_checkpoints_their_hash(plan: Plan) -> None
     for step in recorder.of(event_pb2.StepMetrics):
         places = sum(-(-len(row) // 32) * 32 for row in batches.of(step.step - 1))
         assert step.padding_fraction == pytest.approx(1 - (step.processed_tokens - previous) / places)
+        assert step.shared_tokens == 0
         previous = step.processed_tokens
     for saved in recorder.of(event_pb2.CheckpointSaved):
         manifest = (plan.checkpoints_dir / f"step-{saved.step:08d}" / "manifest.json").read_bytes()
         assert saved.sha256 == hashlib.sha256(manifest).hexdigest()
+
+
+def test_steps_tell_the_tokens_that_rows_shared(plan: Plan) -> None:
+    """The rows' questions begin alike. Padding is of what was computed; processed tokens are the rows' own."""
+    recorder, batches = run(plan), loop_of(plan).batches
+    tokens = 0
+    for step in recorder.of(event_pb2.StepMetrics):
+        rows = batches.of(step.step - 1)
+        tokens += sum(map(len, rows))
+        batch = collate(rows, Sharing())  # all rows of a step fit in a micro-batch
+        assert step.shared_tokens == sum(map(len, rows)) - batch.tokens > 0
+        assert step.padding_fraction == pytest.approx(1 - batch.tokens / batch.token_ids.numel())
+        assert step.processed_tokens == tokens
 
 
 @pytest.mark.parametrize(("precision", "told"), [(Precision.BF16, True), (Precision.FP32, False)])

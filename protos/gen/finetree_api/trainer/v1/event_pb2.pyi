@@ -978,6 +978,7 @@ class StepMetrics(_message.Message):
     COST_SO_FAR_FIELD_NUMBER: _builtins.int
     PADDING_FRACTION_FIELD_NUMBER: _builtins.int
     RANKS_FIELD_NUMBER: _builtins.int
+    SHARED_TOKENS_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Number of the step, from 1."""
     total_steps: _builtins.int
@@ -1006,6 +1007,10 @@ class StepMetrics(_message.Message):
     """Wall-clock seconds of this step."""
     padding_fraction: _builtins.float
     """Share of the token places computed in this step that held no token of a row, 0 to 1."""
+    shared_tokens: _builtins.int
+    """Repeated tokens of this step's rows that were not computed again: rows that begin with the same tokens, such as a
+    system prompt, share them. processed_tokens counts them for each row. 0 without packing.
+    """
     @_builtins.property
     def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceMetrics]:
         """Numbers of each accelerator. Empty on a CPU, and where the driver does not tell."""
@@ -1045,10 +1050,11 @@ class StepMetrics(_message.Message):
         cost_so_far: _money_pb2.Money | None = ...,
         padding_fraction: _builtins.float = ...,
         ranks: _abc.Iterable[Global___RankMetrics] | None = ...,
+        shared_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "cost_so_far", b"cost_so_far", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "loss", b"loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "cost_so_far", b"cost_so_far", "devices", b"devices", "epoch", b"epoch", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "non_finite", b"non_finite", "padding_fraction", b"padding_fraction", "peak_memory_bytes", b"peak_memory_bytes", "processed_tokens", b"processed_tokens", "ranks", b"ranks", "step", b"step", "step_seconds", b"step_seconds", "target_tokens", b"target_tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm", "_loss", b"_loss", "cost_so_far", b"cost_so_far", "devices", b"devices", "epoch", b"epoch", "eta_seconds", b"eta_seconds", "grad_norm", b"grad_norm", "learning_rate", b"learning_rate", "loss", b"loss", "memory_bytes", b"memory_bytes", "non_finite", b"non_finite", "padding_fraction", b"padding_fraction", "peak_memory_bytes", b"peak_memory_bytes", "processed_tokens", b"processed_tokens", "ranks", b"ranks", "shared_tokens", b"shared_tokens", "step", b"step", "step_seconds", b"step_seconds", "target_tokens", b"target_tokens", "tokens_per_second", b"tokens_per_second", "total_steps", b"total_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__grad_norm: _TypeAlias = _typing.Literal["grad_norm"]  # noqa: Y015
     _WhichOneofArgType__grad_norm: _TypeAlias = _typing.Literal["_grad_norm", b"_grad_norm"]  # noqa: Y015
@@ -1091,7 +1097,7 @@ class RankMetrics(_message.Message):
     SHARDING_FULL ranks wait for each other in every layer, and such waits are in compute_seconds.
     """
     tokens: _builtins.int
-    """Tokens of its micro-batches, padding excluded. 0: it had no micro-batch in this step."""
+    """Tokens that it computed, padding excluded. 0: it had no micro-batch in this step."""
     def __init__(
         self,
         *,

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """A micro-batch that a device's memory did not hold: its rows, tokens of the longest row and of all rows."""
+    """A micro-batch that a device's memory did not hold: its rows, tokens of the longest, tokens computed in all."""
 
     rows: int
     longest: int
@@ -32,7 +32,7 @@ class Lacking:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a rank computed of a step: its share of the mean loss (nats), token places with padding, tokens, seconds."""
+    """What a rank computed of a step: its share of the mean loss (nats), places with padding, tokens, seconds."""
 
     loss: float = 0.0
     places: int = 0

@@ -10,7 +10,7 @@ document, so no mask is needed, and a batch of short documents costs one call a 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from finetree_worker.errors import ModelError
+from finetree_worker.training.fused.causal_attention import causal_attention, suits
+from finetree_worker.training.fused.shared_attention import attend_in_blocks, attend_with_scores
 
 NAME = "finetree_documents"
 """Name under which the function is registered with transformers."""
@@ -40,7 +42,8 @@ class DocumentGroup:
 
     `gather` (documents * length,) are token positions in the packed row, padding pointing at the document's first
     token; `valid` (documents, length, 1) is 0 in padding and 1 elsewhere; `scatter` (tokens of the group,) are the
-    places of the real tokens among the stacked ones. `first` is the group's first token in the packed row.
+    places of the real tokens among the stacked ones. `first` is the group's first token in the packed row. `behind`
+    are the first place and the number of tokens of a prefix that they share; None: nothing.
     """
 
     documents: int
@@ -50,11 +53,17 @@ class DocumentGroup:
     scatter: Tensor
     first: int
     tokens: int
+    behind: tuple[int, int] | None = None
 
 
-def group(lengths: Sequence[int], device: torch.device) -> tuple[DocumentGroup, ...]:
-    """Group consecutive documents of similar length; micro-batches are packed longest first, so this finds most."""
-    groups, start, first = [], 0, 0
+def group(
+    lengths: Sequence[int], device: torch.device, *, first: int = 0, behind: tuple[int, int] | None = None
+) -> tuple[DocumentGroup, ...]:
+    """Group consecutive documents of similar length; micro-batches are packed longest first, so this finds most.
+
+    `first` is the place of their first token; `behind` are place and tokens of a prefix that stands before each.
+    """
+    groups, start = [], 0
     while start < len(lengths):
         stop = start + 1
         longest = shortest = lengths[start]
@@ -64,7 +73,8 @@ def group(lengths: Sequence[int], device: torch.device) -> tuple[DocumentGroup, 
                 break
             shortest, longest, stop = low, high, stop + 1
         padded = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
-        groups.append(_stack(lengths[start:stop], longest=padded, first=first, device=device))
+        stacked = _stack(lengths[start:stop], longest=padded, first=first, device=device)
+        groups.append(replace(stacked, behind=behind))
         first += sum(lengths[start:stop])
         start = stop
     return tuple(groups)
@@ -169,25 +179,72 @@ def _attend(
 ) -> Tensor:
     """Return one group's part of the packed output: (tokens of the group, heads, d)."""
     query, key, value = states
-    queries, keys, values = (_stacked(part, documents) for part in (query, key, value))
-    if before is not None:
-        keys, values = (_behind(part, own) for part, own in zip(before, (keys, values), strict=True))
     repeats = query.shape[1] // key.shape[1]
-    keys, values = keys.repeat_interleave(repeats, dim=1), values.repeat_interleave(repeats, dim=1)
-    mask = _mask(documents.length, keys.shape[2] - documents.length, rule=rule, device=query.device)
-    if rule.eager:
-        out = _eager(queries, keys, values, mask=mask, rule=rule)
+    queries, keys, values = (_stacked(part, documents) for part in states)
+    if documents.behind is None:
+        if before is not None:
+            keys, values = (_behind(part, own) for part, own in zip(before, (keys, values), strict=True))
+        if not _bounded(keys.shape[2], rule) and suits(queries, keys, values):
+            return _packed(causal_attention(queries, keys, values, rule.scaling), documents)
+        keys, values = (part.repeat_interleave(repeats, dim=1) for part in (keys, values))
+        out = _alone((queries, keys, values), rule=rule)
     else:
-        short = query.device.type == "cpu" and documents.length <= SHORT_TOKENS
-        with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
-            out = scaled_dot_product_attention(
-                queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=rule.scaling
+        keys, values = (part.repeat_interleave(repeats, dim=1) for part in (keys, values))
+        shared_keys, shared_values = (
+            _shared(part, documents.behind, before=None if before is None else before[i]).repeat_interleave(
+                repeats, dim=0
             )
+            for i, part in enumerate((key, value))
+        )
+        out = _sharing((queries, keys, values), (shared_keys, shared_values), rule=rule)
+    return _packed(out, documents)
+
+
+def _bounded(keys: int, rule: _Rule) -> bool:
+    """Return whether more than the causal mask decides the scores of a document: a window, a bound, or the model."""
+    return rule.eager or (rule.window is not None and keys > rule.window)
+
+
+def _packed(out: Tensor, documents: DocumentGroup) -> Tensor:
+    """Rearrange (documents, heads, length, d) to (tokens of the group, heads, d)."""
     heads, size = out.shape[1], out.shape[3]
     stacked = out.transpose(1, 2).reshape(documents.documents * documents.length, heads * size)
     if documents.tokens != stacked.shape[0]:
         stacked = _Unstack.apply(stacked, documents)  # type: ignore[no-untyped-call]  # torch types no Function
     return stacked.view(documents.tokens, heads, size)
+
+
+def _alone(states: tuple[Tensor, Tensor, Tensor], *, rule: _Rule) -> Tensor:
+    """Attend by document, to a prefix that stands in its keys and values too: (documents, heads, length, d)."""
+    queries, keys, values = states
+    length = queries.shape[2]
+    mask = _mask(length, keys.shape[2] - length, rule=rule, device=queries.device)
+    if rule.eager:
+        return _eager(queries, keys, values, mask=mask, rule=rule)
+    short = queries.device.type == "cpu" and length <= SHORT_TOKENS
+    with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
+        return scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=rule.scaling
+        )
+
+
+def _shared(states: Tensor, span: tuple[int, int], *, before: Tensor | None) -> Tensor:
+    """Return the states of a shared prefix, (heads, tokens, d), with those that stand before every document."""
+    own = states[0].narrow(1, *span)
+    return own if before is None else torch.cat([before.to(own.dtype), own], dim=1)
+
+
+def _sharing(states: tuple[Tensor, Tensor, Tensor], prefix: tuple[Tensor, Tensor], *, rule: _Rule) -> Tensor:
+    """Attend by document and to one prefix of all, keys and values (heads, tokens, d)."""
+    queries, _, values = states
+    length, tokens = queries.shape[2], prefix[0].shape[1]
+    scale = queries.shape[-1] ** -0.5 if rule.scaling is None else rule.scaling
+    seen = _mask(length, tokens, rule=rule, device=queries.device)
+    windowed = rule.window is not None and tokens + length > rule.window
+    unequal = queries.shape[-1] != values.shape[-1]  # the fused kernel takes heads of one size
+    if seen is not None and (rule.eager or windowed or unequal or tokens + length <= SHORT_TOKENS):
+        return attend_with_scores(states, prefix, seen=seen, scale=scale, softcap=rule.softcap)
+    return attend_in_blocks(states, prefix, scale=scale)
 
 
 def _behind(prefix: Tensor, own: Tensor) -> Tensor:

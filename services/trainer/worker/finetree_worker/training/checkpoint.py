@@ -25,8 +25,10 @@ from torch.optim import Optimizer
 from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
 from finetree_worker.errors import CheckpointError
 from finetree_worker.portable import Portable
+from finetree_worker.randomness import MASKS
 from finetree_worker.ranks.alone import Alone
 from finetree_worker.training import optimizers
+from finetree_worker.training.fused.levers import in_force
 
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
 FORMAT = 1
@@ -35,7 +37,10 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Libraries and hardware that decide the order of floating-point sums: with others a run is equal to rounding."""
+    """Libraries and hardware that decide the order of floating-point sums: with others a run is equal to rounding.
+
+    `masks` is the version of the function that makes dropout masks: with another one a run has other random numbers.
+    """
 
     torch_version: str
     transformers_version: str
@@ -43,13 +48,17 @@ class Environment:
     machine: str
     threads: int
     device: str
+    masks: int = 1
+    ways: str = ""
+    """Faster ways of the step that round otherwise than the plain one; checkpoints of older workers have none."""
 
     @classmethod
     def here(cls, threads: int, device: torch.device, several: str = "") -> "Environment":
         """Return the environment of this process; `several` says how many devices there are, where it is not one."""
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         torch_, transformers, peft = (version(name) for name in ("torch", "transformers", "peft"))
-        return cls(torch_, transformers, peft, platform.machine(), threads, kind + several)
+        ways = in_force(device.type)
+        return cls(torch_, transformers, peft, platform.machine(), threads, kind + several, MASKS, ways)
 
 
 @dataclass(frozen=True, slots=True)

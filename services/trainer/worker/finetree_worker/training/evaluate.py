@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from finetree_worker.data.packing import collate, pack
+from finetree_worker.data.prefixes import Sharing
 from finetree_worker.device_memory import free_cache, is_out_of_memory
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.methods import prefix
@@ -25,7 +26,7 @@ from finetree_worker.tokenize.render import for_template
 from finetree_worker.tokenize.rows import Row
 from finetree_worker.tokenize.tokenizer import leading_bos
 from finetree_worker.training.attention import as_loaded, by_document
-from finetree_worker.training.loss import target_scores
+from finetree_worker.training.loss import sharing, target_scores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -101,14 +102,15 @@ def score(
     computes a part, and all get the sum. Raises MemoryExhaustedError when not even one row fits.
     """
     total, was_training, ranks = Score(), model.training, ranks or Alone()
-    measure = partial(ranks.forward, model, _score, model)
+    shared = sharing(model)
+    measure = partial(ranks.forward, model, _score, model, shared)
     model.train(mode=False)
     try:
         with ranks.inference(), by_document(model):
             # Window by window: first fit over all rows at once would take quadratic time.
             for start in range(0, len(examples), WINDOW_ROWS):
                 window = examples[start : start + WINDOW_ROWS]
-                packed = pack(window, max_rows=len(window), max_tokens=max_tokens, packing=True)
+                packed = pack(window, max_rows=len(window), max_tokens=max_tokens, packing=True, sharing=shared)
                 bins = ranks.part(packed, _tokens)
                 for done, documents in enumerate(bins, start=1):
                     total += sum(in_memory(documents, measure, divisible=not ranks.lockstep), Score())
@@ -122,12 +124,11 @@ def _tokens(documents: Sequence[Example]) -> int:
     return sum(map(len, documents))
 
 
-def _score(model: PreTrainedModel, documents: Sequence[Example]) -> Score:
-    batch = collate(documents).to(model.device)
+def _score(model: PreTrainedModel, shared: Sharing | None, documents: Sequence[Example]) -> Score:
+    batch = collate(documents, shared).to(model.device)
     losses, hits = target_scores(model, batch)
-    # Which document each target is of; those of none, whose target was cut away, count for nothing.
-    ends = torch.tensor(batch.lengths, device=losses.device).cumsum(0)
-    document = torch.bucketize(batch.predictors, ends, right=True)
+    # Documents whose target was cut away count for nothing.
+    document = batch.owners
     nats = torch.zeros(len(batch.lengths), dtype=torch.float64, device=losses.device)
     nats = nats.index_add_(0, document, losses.double()).cpu()
     tokens = torch.bincount(document, minlength=len(batch.lengths)).double().cpu()

@@ -4,8 +4,8 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import astuple, dataclass
 
 import torch
 from finetree_api.trainer.v1 import event_pb2
@@ -22,7 +22,7 @@ from finetree_worker.portable import Portable
 from finetree_worker.randomness import DropoutMasks
 from finetree_worker.ranks.alone import Alone, Lacking, Part
 from finetree_worker.tokenize.example import Example
-from finetree_worker.training.loss import target_loss
+from finetree_worker.training.loss import sharing, target_loss
 from finetree_worker.training.loss_scale import LossScale
 
 AUTOCAST = {Precision.BF16_MIXED: torch.bfloat16, Precision.FP16_MIXED: torch.float16}
@@ -51,9 +51,10 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """Result of a step: mean loss per target token (nats), and token places including padding."""
+    """Result of a step: mean loss per target token (nats), tokens that were computed, their places with padding."""
 
     loss: float
+    tokens: int
     places: int
 
 
@@ -69,6 +70,7 @@ class Gradients:
         size = plan.optimization.micro_batch_size
         self.limit = Limit(size, size * plan.data.sequence_length)
         self.packing = plan.optimization.packing
+        self.sharing = sharing(subject.model) if self.packing else None
         self.scale = LossScale(enabled=plan.optimization.precision is Precision.FP16_MIXED)
         self._tried: Sequence[Example] = ()
 
@@ -87,7 +89,7 @@ class Gradients:
             if together.lacking is None:
                 if not everywhere:
                     self.ranks.sum(list(self.subject.trainable.values()))
-                return Computed(together.loss, together.places)
+                return Computed(together.loss, together.tokens, together.places)
             self.forget()
             self._halve(step, together.lacking, error)
             # Only here, after the except block, has the traceback released the tensors that it held.
@@ -98,19 +100,29 @@ class Gradients:
         self, step: int, rows: Sequence[Example], targets: int, *, everywhere: bool
     ) -> tuple[Part, BaseException | None]:
         """Sum the gradients of this rank's share; where memory runs out, return what did not fit and the error."""
-        started, mine = time.perf_counter(), rows if everywhere else self.ranks.share(rows)
+        started = time.perf_counter()
         try:
             done = list(self._each(step, rows, targets, everywhere=everywhere))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            lacking = Lacking(len(self._tried), max(map(len, self._tried)), sum(map(len, self._tried)))
+            held = collate(self._tried, self.sharing).tokens
+            lacking = Lacking(len(self._tried), max(map(len, self._tried)), held)
             if self.ranks.lockstep:
                 # The others wait for this rank in the middle of a pass, from which nothing calls them back.
                 raise self._exhausted(lacking) from error
             return Part(lacking=lacking), error.with_traceback(None)
-        loss, filled = sum(part.loss for part in done), sum(part.places for part in done)
-        return Part(loss, filled, sum(map(len, mine)), time.perf_counter() - started), None
+        loss, tokens, filled = (sum(each) for each in zip(*map(astuple, done), strict=True)) if done else (0.0, 0, 0)
+        return Part(loss, filled, tokens, time.perf_counter() - started), None
+
+    @contextmanager
+    def each_alone(self) -> Iterator[None]:
+        """Inside the block no documents share what they begin with."""
+        before, self.sharing = self.sharing, None
+        try:
+            yield
+        finally:
+            self.sharing = before
 
     @property
     def advice(self) -> str:
@@ -138,17 +150,19 @@ class Gradients:
                 self.one(step, self._tried, targets, weight=0.0)
 
     def _packed(self, rows: Sequence[Example]) -> list[list[Example]]:
-        return pack(rows, max_rows=self.limit.rows, max_tokens=self.limit.tokens, packing=self.packing)
+        return pack(
+            rows, max_rows=self.limit.rows, max_tokens=self.limit.tokens, packing=self.packing, sharing=self.sharing
+        )
 
     def one(self, step: int, documents: Sequence[Example], targets: int, *, weight: float = 1.0) -> Computed:
         """Add the gradients of one micro-batch, divided by `targets` and multiplied by the loss scale and `weight`."""
-        batch = collate(documents).to(self.subject.device)
+        batch = collate(documents, self.sharing).to(self.subject.device)
         if self.subject.masks is not None:
-            self.subject.masks.begin(step, batch.rows, lengths=batch.lengths, token_ids=batch.token_ids)
+            self.subject.masks.begin(step, batch.keys, places=places(batch))
         with self._autocast():
             loss = self.ranks.forward(self.subject.model, target_loss, self.subject.model, batch) / targets
         (loss * (self.scale.factor * weight)).backward()  # type: ignore[no-untyped-call]  # torch types its tensors, not this method
-        return Computed(float(loss.detach()), places(batch))
+        return Computed(float(loss.detach()), batch.tokens, places(batch))
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = AUTOCAST.get(self._plan.optimization.precision)

@@ -33,6 +33,7 @@ from finetree_worker.tokenize.example import Example
 from finetree_worker.training import checkpoint, matrix_rate, optimizers, preflight
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.checkpoint import Environment, Position
+from finetree_worker.training.fused.step import faster
 from finetree_worker.training.gradients import Computed, Gradients, Limit, Subject
 
 _RECENT = 20  # steps whose median is the reported speed
@@ -85,6 +86,7 @@ class Loop:
         self._slowdown = self._slowdown_watch()
         self._rates: deque[float] = deque(maxlen=_RECENT)
         self._step_seconds = self._padding = 0.0
+        self._shared = 0
         self._peak_memory = 0
 
     def restore(self) -> int:
@@ -111,6 +113,8 @@ class Loop:
         self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
             message = "The run continues with other libraries, threads or hardware: equal to rounding, not bit for bit."
+            if found.environment.masks != self.environment.masks:
+                message = "The run continues with a worker that draws other dropout masks: as random, not the same."
             self._alert("EXECUTION_PLAN_CHANGED", message)
         return self.position.step
 
@@ -120,8 +124,9 @@ class Loop:
         Raises Cancelled when asked to stop (after a checkpoint, if one was asked for), Interrupted, DivergedError,
         MemoryExhaustedError, and StorageError when the checkpoint of a pause cannot be written.
         """
-        self.subject.model.train()
-        with self._device_watch() as watch, by_document(self.subject.model):
+        model = self.subject.model
+        model.train()
+        with self._device_watch() as watch, by_document(model), faster(model, self.subject.device):
             signal, _ = self.ranks.agree(self.steering.signal())
             if self.position.step and signal is Signal.FINISH:
                 self._finish_early()
@@ -161,7 +166,8 @@ class Loop:
         if finite:
             self._update(rate)
         self.gradients.forget()
-        self._padding = 1.0 - sum(map(len, rows)) / computed.places
+        self._padding = 1.0 - computed.tokens / computed.places
+        self._shared = sum(map(len, rows)) - computed.tokens
         self._advance(rows, time.perf_counter() - started, loss if finite else None)
         self.reporter.emit(self._metrics(rate=rate, loss=loss, norm=norm, watch=watch))
         self._check_finite()
@@ -285,6 +291,7 @@ class Loop:
             cost_so_far=self.plan.price.of(at.elapsed_seconds) if self.plan.price is not None else None,
             padding_fraction=self._padding,
             ranks=ranks,
+            shared_tokens=self._shared,
         )
 
     def _check_finite(self) -> None:

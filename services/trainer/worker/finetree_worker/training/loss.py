@@ -10,8 +10,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from finetree_worker.data.packing import MicroBatch
+from finetree_worker.data.prefixes import Sharing
 from finetree_worker.methods.prefix import states as prefix_states
-from finetree_worker.training.attention import group
+from finetree_worker.training.attention import DocumentGroup, group
 
 CHUNK_TARGETS = 1024
 """Number of targets whose logits exist at once: 1024 x 49,152 float32 logits are 201 MB, their gradient as much."""
@@ -35,6 +36,29 @@ def _chunk_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tenso
     return cross_entropy(_logits(model, hidden), labels, reduction="sum")
 
 
+def sharing(model: PreTrainedModel) -> Sharing | None:
+    """Return which documents of a pack may share what they begin with; None where it is not done: on a GPU.
+
+    A model with an attention window shares within documents that the window holds whole, a prefix included.
+    """
+    if model.device.type != "cpu":
+        return None
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    if not window:
+        return Sharing()
+    prefix = prefix_states(model)
+    return Sharing(longest=window - (0 if prefix is None else prefix.shape[2]))
+
+
+def _groups(batch: MicroBatch) -> tuple[DocumentGroup, ...]:
+    groups: list[DocumentGroup] = []
+    first = 0
+    for block in batch.blocks:
+        groups += group(block.lengths, batch.token_ids.device, first=first, behind=block.behind)
+        first += sum(block.lengths)
+    return tuple(groups)
+
+
 def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     """Compute the decoder's last hidden state for a packed micro-batch: (tokens, hidden size).
 
@@ -47,7 +71,7 @@ def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
         # A prefix has the first positions.
         position_ids=batch.positions if prefix is None else batch.positions + prefix.shape[2],
         use_cache=False,
-        document_groups=group(batch.lengths, batch.token_ids.device),
+        document_groups=_groups(batch),
         prefix_states=prefix,
     )
     states: Tensor = output.last_hidden_state[0]

@@ -49,7 +49,9 @@ def _fit(gradients: Gradients, longest_first: Sequence[Example]) -> list[Example
     while True:
         limit = gradients.limit
         rows = fullest(longest_first, limit, packing=gradients.packing)
-        gradients.add(-1, rows, everywhere=True)
+        # Rows that share nothing need the most memory for their tokens.
+        with gradients.each_alone():
+            gradients.add(-1, rows, everywhere=True)
         if gradients.limit == limit:
             return rows
 

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.data.packing import collate, pack
+from finetree_worker.data.prefixes import Sharing
 from finetree_worker.errors import DataError
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenize.chat_template import ChatTemplate, Conversation
@@ -19,7 +20,7 @@ from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock, blocks
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.evaluate import answers, in_memory
 from finetree_worker.training.evaluation.metrics import Choice, RowScore
-from finetree_worker.training.loss import target_scores
+from finetree_worker.training.loss import sharing, target_scores
 
 FORWARD_TOKENS = 4096
 """Tokens of one forward pass: without gradients this needs less memory than a training step."""
@@ -160,15 +161,15 @@ def row_sums(
     Example.row is an example's place. Sums are made in float64. The model's mode is restored.
     """
     found: list[tuple[float, int, int]] = [(0.0, 0, 0)] * len(examples)
-    was_training = model.training
+    was_training, shared = model.training, sharing(model)
     model.train(mode=False)
     try:
         with torch.inference_mode(), by_document(model):
             for start in range(0, len(examples), WINDOW):
                 window = [one for one in examples[start : start + WINDOW] if one.targets]
-                bins = pack(window, max_rows=max(1, len(window)), max_tokens=FORWARD_TOKENS, packing=True)
+                bins = pack(window, max_rows=len(window), max_tokens=FORWARD_TOKENS, packing=True, sharing=shared)
                 for done, documents in enumerate(bins, start=1):
-                    for part in in_memory(documents, partial(_sums, model)):
+                    for part in in_memory(documents, partial(_sums, model, shared)):
                         for row, sums in part:
                             found[row] = sums
                     on_fraction((start + len(window) * done / len(bins)) / len(examples))
@@ -178,11 +179,12 @@ def row_sums(
     return found
 
 
-def _sums(model: PreTrainedModel, documents: Sequence[Example]) -> list[tuple[int, tuple[float, int, int]]]:
-    batch = collate(documents).to(model.device)
+def _sums(
+    model: PreTrainedModel, shared: Sharing | None, documents: Sequence[Example]
+) -> list[tuple[int, tuple[float, int, int]]]:
+    batch = collate(documents, shared).to(model.device)
     nats, correct = (values.cpu().double() for values in target_scores(model, batch))
-    # A predictor stands before its target, in the same document.
-    owner = torch.searchsorted(torch.tensor(batch.lengths).cumsum(0), batch.predictors.cpu(), right=True)
+    owner = batch.owners.cpu()
     zeros, ones = torch.zeros(len(documents), dtype=torch.float64), torch.ones_like(nats)
     columns = (zeros.index_add(0, owner, values).tolist() for values in (nats, correct, ones))
     sums = zip(documents, *columns, strict=True)
