@@ -133,7 +133,10 @@ class Application:
         self._confined = asyncio.create_task(confinement.probe())
         if settings.confinement == "required" or self._layout.user is not None:
             await self._confined
-        self._store = await asyncio.to_thread(open_store, self._layout, settings.database_url)
+        if settings.database_url:  # a server may let a start wait
+            self._store = await asyncio.to_thread(open_store, self._layout, settings.database_url)
+        else:
+            self._store = open_store(self._layout, settings.database_url)
         self._log = EventLog(self._store)
         gpus = NvmlGpus()
         self._node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)

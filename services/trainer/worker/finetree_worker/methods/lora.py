@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
 from finetree_api.trainer.v1 import artifact_pb2
@@ -39,12 +39,21 @@ _PEFT_ALONE = (
 _EXPERTS_NEED = "needs transformers 5 or newer: the experts of a mixture are other parameters in 4.x"
 
 
+class Sharing(Protocol):
+    """Computes layers that read one input together."""
+
+    def output(self, layer: "LoraLinear", x: Tensor) -> Tensor | None:
+        """Return what `layer` makes of x (1, tokens, in features), or None where it has to compute it alone."""
+
+
 class LoraLinear(PeftLinear):
     """peft's LoRA layer with another forward pass; its parameters and its saved form are peft's own.
 
     peft casts the layer's whole input to the adapter's float32; here the small matrices are cast to the input's type
     instead, which keeps master weights in float32 and both products in the type of the base.
     """
+
+    sharing: Sharing | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,6 +65,8 @@ class LoraLinear(PeftLinear):
         if self.disable_adapters or self.merged or self.use_dora.get(ADAPTER):
             plain: Tensor = super().forward(x, *args, **kwargs)
             return plain
+        if self.sharing is not None and (shared := self.sharing.output(self, x)) is not None:
+            return shared
         # torch types a child module as Tensor | Module.
         base, dropout = cast("Any", self.base_layer), cast("Any", self.lora_dropout[ADAPTER])
         down, up = cast("Any", self.lora_A[ADAPTER]), cast("Any", self.lora_B[ADAPTER])

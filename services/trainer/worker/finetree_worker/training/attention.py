@@ -20,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from finetree_worker.errors import ModelError
+from finetree_worker.training.fused.causal_attention import causal_attention, suits
 from finetree_worker.training.fused.shared_attention import attend_in_blocks, attend_with_scores
 
 NAME = "finetree_documents"
@@ -183,6 +184,8 @@ def _attend(
     if documents.behind is None:
         if before is not None:
             keys, values = (_behind(part, own) for part, own in zip(before, (keys, values), strict=True))
+        if not _bounded(keys.shape[2], rule) and suits(queries, keys, values):
+            return _packed(causal_attention(queries, keys, values, rule.scaling), documents)
         keys, values = (part.repeat_interleave(repeats, dim=1) for part in (keys, values))
         out = _alone((queries, keys, values), rule=rule)
     else:
@@ -194,6 +197,16 @@ def _attend(
             for i, part in enumerate((key, value))
         )
         out = _sharing((queries, keys, values), (shared_keys, shared_values), rule=rule)
+    return _packed(out, documents)
+
+
+def _bounded(keys: int, rule: _Rule) -> bool:
+    """Return whether more than the causal mask decides the scores of a document: a window, a bound, or the model."""
+    return rule.eager or (rule.window is not None and keys > rule.window)
+
+
+def _packed(out: Tensor, documents: DocumentGroup) -> Tensor:
+    """Rearrange (documents, heads, length, d) to (tokens of the group, heads, d)."""
     heads, size = out.shape[1], out.shape[3]
     stacked = out.transpose(1, 2).reshape(documents.documents * documents.length, heads * size)
     if documents.tokens != stacked.shape[0]:

@@ -28,6 +28,7 @@ from finetree_worker.portable import Portable
 from finetree_worker.randomness import MASKS
 from finetree_worker.ranks.alone import Alone
 from finetree_worker.training import optimizers
+from finetree_worker.training.fused.levers import in_force
 
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
 FORMAT = 1
@@ -48,13 +49,16 @@ class Environment:
     threads: int
     device: str
     masks: int = 1
+    ways: str = ""
+    """Faster ways of the step that round otherwise than the plain one; checkpoints of older workers have none."""
 
     @classmethod
     def here(cls, threads: int, device: torch.device, several: str = "") -> "Environment":
         """Return the environment of this process; `several` says how many devices there are, where it is not one."""
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         torch_, transformers, peft = (version(name) for name in ("torch", "transformers", "peft"))
-        return cls(torch_, transformers, peft, platform.machine(), threads, kind + several, MASKS)
+        ways = in_force(device.type)
+        return cls(torch_, transformers, peft, platform.machine(), threads, kind + several, MASKS, ways)
 
 
 @dataclass(frozen=True, slots=True)

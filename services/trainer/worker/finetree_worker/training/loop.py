@@ -33,6 +33,7 @@ from finetree_worker.tokenize.example import Example
 from finetree_worker.training import checkpoint, matrix_rate, optimizers, preflight
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.checkpoint import Environment, Position
+from finetree_worker.training.fused.step import faster
 from finetree_worker.training.gradients import Computed, Gradients, Limit, Subject
 
 _RECENT = 20  # steps whose median is the reported speed
@@ -123,8 +124,9 @@ class Loop:
         Raises Cancelled when asked to stop (after a checkpoint, if one was asked for), Interrupted, DivergedError,
         MemoryExhaustedError, and StorageError when the checkpoint of a pause cannot be written.
         """
-        self.subject.model.train()
-        with self._device_watch() as watch, by_document(self.subject.model):
+        model = self.subject.model
+        model.train()
+        with self._device_watch() as watch, by_document(model), faster(model, self.subject.device):
             signal, _ = self.ranks.agree(self.steering.signal())
             if self.position.step and signal is Signal.FINISH:
                 self._finish_early()
