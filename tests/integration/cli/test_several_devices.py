@@ -37,16 +37,18 @@ def train(two_threads, smollm2, tmp_path):
     """Run `finetree train` on a job file with these options; the id of the job."""
     rows = [{"prompt": f"What is {i} plus {i + 1}?", "completion": f"It is {2 * i + 1}."} for i in range(16)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "job.yaml").write_text(
+    text = (
         f"model: {{path: {smollm2.name}}}\n"
         "lora: {rank: 4}\ndataset: {path: train.jsonl}\nhardware: {cpu: {}}\n"
-        "training: {max_steps: 3, effective_batch_size: 4, micro_batch_size: 2, sequence_length: 64, "
+        "training: {max_steps: 200, effective_batch_size: 4, micro_batch_size: 2, sequence_length: 64, "
         "learning_rate: 1.0e-3}\n"
         "checkpoints: {every_steps: 1}\n"
     )
     addresses = [word for name, at in two_threads.addresses.items() for word in (f"--{name}", at)]
 
-    def run(*options: str) -> str:
+    def run(*options: str, steps: int = 200) -> str:
+        # So many that none is done before it is told to stop.
+        (tmp_path / "job.yaml").write_text(text.replace("max_steps: 200", f"max_steps: {steps}"))
         command = [sys.executable, "-m", "finetree_cli", "train", str(tmp_path / "job.yaml"), "--detach", "--json"]
         done = subprocess.run([*command, *options, *addresses], check=False, capture_output=True, timeout=120)
         assert done.returncode == 0, done.stderr.decode()
@@ -66,7 +68,7 @@ def ranks_alive() -> list[int]:
 
 
 def test_a_sharded_run_is_streamed_paused_and_resumed(client, train):
-    job = client.job(train("--devices", "2", "--sharding", "fsdp"))
+    job = client.job(train("--devices", "2", "--sharding", "fsdp", steps=10))
     for event in job.events():
         if event.step_metrics.step == 1:
             break
