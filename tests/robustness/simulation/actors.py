@@ -174,12 +174,14 @@ def faults_of(events: list[event_pb2.JobEvent]) -> list[str]:
     return found
 
 
-async def break_things(machine: Machine, estimator: Callable[[], Any], seconds: float) -> None:
-    """Let faults happen for a while, then mend all of them."""
+async def break_things(
+    machine: Machine, estimator: Callable[[], Any], seconds: float, *, over: Callable[[], bool]
+) -> None:
+    """Let faults happen for a while, or until there is nothing left that they could break; then mend all of them."""
     chance, loop = machine.chance, machine.loop
     end = loop.time() + seconds
     kinds = chance.sample(FAULTS, chance.randint(1, len(FAULTS)))
-    while loop.time() < end:
+    while loop.time() < end and not over():
         await asyncio.sleep(chance.expovariate(1 / 12.0))
         await chance.choice(kinds)(machine, estimator)
         if machine.trainer is None:

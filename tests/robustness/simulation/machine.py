@@ -77,10 +77,7 @@ class SimulatedWriter(store_writer.Writer):
             for work in group:
                 work.future.set_exception(failure)
             return
-        try:
-            self._commit(self._connected(), group)
-        finally:
-            self._hang_up()
+        self._commit(self._connected(), group)
 
 
 class SimulatedProcess:
@@ -190,6 +187,8 @@ class _Context:
 
 
 _CUT = object()
+WINDOW = 16
+"""Messages of a stream that nobody has read yet: what the flow control of a connection leaves."""
 TOTAL_BYTES, PROMISED_BYTES = 11 << 28, 1 << 30
 """Memory of the simulated machine, and what the estimator of the tests says that a job needs: two have room at once."""
 
@@ -338,6 +337,7 @@ class Machine:
             os.close(application._lock)
         store = getattr(application, "_store", None)
         if store is not None:
+            store._writer._hang_up()
             store._reading.dispose()
             store._writing.dispose()
 
@@ -377,7 +377,7 @@ class Machine:
         trainer = self.trainer
         if trainer is None or not trainer.ready:
             raise DownError
-        queue: asyncio.Queue[Any] = asyncio.Queue()
+        queue: asyncio.Queue[Any] = asyncio.Queue(WINDOW)
         broken: asyncio.Future[Any] = self.loop.create_future()
         trainer.calls[broken] = None
         task = self.loop.create_task(_answer(trainer, method, request, queue), context=trainer.process.context())
@@ -471,8 +471,8 @@ async def _answer(trainer: Trainer, method: str, request: Any, queue: "asyncio.Q
     try:
         async for response in getattr(trainer.service.servicer, method)(request, None):
             sent = isinstance(response, SerializedReply)
-            queue.put_nowait(event_log_pb2.WatchJobResponse.FromString(response.content) if sent else response)
+            await queue.put(event_log_pb2.WatchJobResponse.FromString(response.content) if sent else response)
     except Exception as error:  # noqa: BLE001 - it is the answer
-        queue.put_nowait(error)
+        await queue.put(error)
     else:
-        queue.put_nowait(None)
+        await queue.put(None)

@@ -16,6 +16,7 @@ import os
 import random
 import secrets
 import shutil
+import sqlite3
 import sys
 import tempfile
 import time
@@ -87,7 +88,7 @@ async def _world(loop: VirtualLoop, chance: random.Random, folder: Path) -> tupl
     machine.start_trainer(harness.FixedEstimator())
     clients = [Client(machine, harness, number) for number in range(chance.randint(2, 5))]
     tasks = [loop.create_task(client.live(FAULT_SECONDS)) for client in clients]
-    await break_things(machine, harness.FixedEstimator, FAULT_SECONDS)
+    await break_things(machine, harness.FixedEstimator, FAULT_SECONDS, over=lambda: all(task.done() for task in tasks))
     done, late = await asyncio.wait(tasks, timeout=QUIET_SECONDS)
     machine.violations += [f"a client got {task.exception()!r}" for task in done if task.exception() is not None]
     machine.violations += [f"client {number} did not come to an end" for number, t in enumerate(tasks) if t in late]
@@ -140,21 +141,38 @@ def _interposed(loop: VirtualLoop, chance: random.Random, logged: list[str]) -> 
 
 
 _REAL_ENGINE = SQLite._engine
-_COMPILED: dict[Any, Any] = {}
-"""Statements that were compiled once: every start of the trainer would compile them again."""
+_ENGINES: dict[tuple[str, int], Any] = {}
+"""Engines that each start of the trainer takes over: with the statements that they have compiled, and no connection."""
+_DATABASE: dict[str, str] = {}
+"""The file of the seed at hand."""
 _REAL_DISCOVER = devices.discover
 _NODES: dict[tuple[int, int], Any] = {}
 
 
 def _engine(self: SQLite, *, begin: str, size: int) -> Any:
     """An engine that does not wait for the disk: what SIGKILL leaves does not depend on it."""
-    engine = _REAL_ENGINE(self, begin=begin, size=size)
+    _DATABASE["file"] = str(self._file)
+    if (begin, size) in _ENGINES:
+        engine = _ENGINES[begin, size]
+        engine.dispose()
+        return engine
+    engine = _ENGINES[begin, size] = _REAL_ENGINE(self, begin=begin, size=size)
 
-    @event.listens_for(engine, "checkout")
-    def hurry(connection: Any, *_: Any) -> None:
+    @event.listens_for(engine, "do_connect")
+    def connect(_: Any, __: Any, ___: Any, options: dict[str, Any]) -> Any:
+        return sqlite3.connect(_DATABASE["file"], **options)
+
+    @event.listens_for(engine, "connect")
+    def hurry(connection: Any, _: Any) -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
-    return engine.execution_options(compiled_cache=_COMPILED)
+    engine.dispatch.begin.clear()  # the real one, which does the same by way of a cursor
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Any) -> None:
+        connection.connection.dbapi_connection.execute(begin)
+
+    return engine
 
 
 def _discover(slots: int, threads: int, gpus: Any = None) -> Any:
@@ -185,16 +203,19 @@ def main() -> None:
     parser.add_argument("first", type=int)
     parser.add_argument("last", type=int)
     parser.add_argument("--bug", default="", choices=("", *bugs.BUGS), help="plant it in each of the seeds")
-    parser.add_argument("--bugs", action="store_true", help="plant each bug until a seed finds it, instead")
+    parser.add_argument("--each", type=int, default=1 << 62, help="say what was seen after each so many seeds")
+    parser.add_argument("--bugs", action="store_true", help="plant each bug afterwards until a seed finds it")
     given = parser.parse_args()
     gc.disable()  # a killed task's finally blocks must not run
-    seen: Counter[str] = Counter()
-    lines = _bugs() if given.bugs else _seeds(range(given.first, given.last + 1), given.bug, seen)
     broken = False
-    for line in lines:
-        broken |= bool(line.get("violations"))
-        print(json.dumps(line), flush=True)  # noqa: T201 - a program's result
-    print(json.dumps({"seen": dict(sorted(seen.items()))}), flush=True)  # noqa: T201
+    for first in range(given.first, given.last + 1, given.each):
+        seen: Counter[str] = Counter()
+        for outcome in _seeds(range(first, min(given.last, first + given.each - 1) + 1), given.bug, seen):
+            broken |= bool(outcome["violations"])
+            print(json.dumps(outcome), flush=True)  # noqa: T201 - a program's result
+        print(json.dumps({"seen": dict(sorted(seen.items()))}), flush=True)  # noqa: T201
+    for found in _bugs() if given.bugs else ():
+        print(json.dumps(found), flush=True)  # noqa: T201
     sys.stdout.flush()
     os._exit(int(broken))
 

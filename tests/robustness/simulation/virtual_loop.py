@@ -7,6 +7,7 @@ in one piece after a while that the seed decides, so a seed always gives the sam
 
 import asyncio
 import contextvars
+import heapq
 import random
 import selectors
 import weakref
@@ -58,10 +59,7 @@ class _Selector(selectors.BaseSelector):
         return self._keys.pop(fileobj)
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
-            raise StuckError
-        self.now += max(TURN_SECONDS, timeout)
-        return []
+        raise NotImplementedError  # the loop moves the time itself
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         return self._keys
@@ -74,6 +72,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._virtual = _Selector()
         self._generator = generator
         self._kept: list[Any] = []
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        """A heap of what is due at a time; what is due at the same time comes in the order of its making."""
+        self._made = 0
         super().__init__(self._virtual)
         self.set_exception_handler(lambda *_: None)
         self.set_task_factory(_make_task)
@@ -81,19 +82,44 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.now
 
+    def _run_once(self) -> None:
+        """One round: let the time pass to what is due next where nothing is ready, then run what is.
+
+        As asyncio's own, without what a loop needs that waits for files: this is a third of what a seed costs.
+        """
+        timers, ready, virtual = self._timers, self._ready, self._virtual
+        virtual.now += TURN_SECONDS
+        if not ready and not self._stopping:
+            while timers and timers[0][2].cancelled():
+                heapq.heappop(timers)
+            if not timers:
+                raise StuckError
+            virtual.now = max(virtual.now, timers[0][0])
+        while timers and timers[0][0] <= virtual.now:
+            ready.append(heapq.heappop(timers)[2])
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()
+
     def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
         context = contextvars.copy_context() if context is None else context
         process = context.get(PROCESS)
-        if process is None:
-            return super().call_soon(callback, *args, context=context)
-        return super().call_soon(self._run_of, process, callback, args, context=context)
+        if process is not None:
+            callback, args = self._run_of, (process, callback, args)
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
         context = contextvars.copy_context() if context is None else context
         process = context.get(PROCESS)
-        if process is None:
-            return super().call_at(when, callback, *args, context=context)
-        return super().call_at(when, self._run_of, process, callback, args, context=context)
+        if process is not None:
+            callback, args = self._run_of, (process, callback, args)
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._made += 1
+        heapq.heappush(self._timers, (when, self._made, handle))
+        return handle
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> asyncio.Handle:
         return self.call_soon(callback, *args, context=context)

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, text, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
 
 from finetree_trainer.store import schema
 
@@ -42,6 +42,8 @@ class AttemptRow:
 
 _FIELDS = tuple(AttemptRow.__dataclass_fields__)
 _COLUMNS = tuple(schema.attempts.c[name] for name in _FIELDS)
+# Made once: it is asked for with each batch of events, and making it costs as much as its execution.
+_ONE = select(*_COLUMNS).where(_attempts.job_uid == bindparam("uid"), _attempts.attempt == bindparam("number"))
 _ACKNOWLEDGE = text("""
 UPDATE attempts SET acknowledged = :acknowledged, last_heartbeat = :now
 WHERE job_uid = :uid AND attempt = :attempt AND acknowledged = :expected""")
@@ -59,8 +61,7 @@ def create(connection: Connection, row: AttemptRow) -> None:
 
 def load(connection: Connection, uid: str, attempt: int) -> AttemptRow | None:
     """An attempt of a job."""
-    query = select(*_COLUMNS).where(_attempts.job_uid == uid, _attempts.attempt == attempt)
-    found = connection.execute(query).first()
+    found = connection.execute(_ONE, {"uid": uid, "number": attempt}).first()
     return _row(found) if found is not None else None
 
 

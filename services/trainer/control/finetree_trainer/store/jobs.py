@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2
-from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, or_, select, update
 
 from finetree_trainer.store import schema
 from finetree_trainer.store.sealed import Damaged, record_damaged
@@ -57,6 +57,12 @@ _HOT = tuple(schema.jobs.c[name] for name in _FIELDS)
 _WHOLE = select(*_HOT, schema.job_records.c.record).join(schema.job_records, schema.job_records.c.uid == _jobs.uid)
 
 
+# Made once: they are asked for with each batch of events and each call, and making one costs as much as its execution.
+_ONE = _jobs.uid == bindparam("of")
+_WHOLE_OF, _HOT_OF, _PROJECT_OF = _WHOLE.where(_ONE), select(*_HOT).where(_ONE), select(_jobs.project).where(_ONE)
+_SPAN_OF = select(_jobs.last_seq, _jobs.oldest_seq, _jobs.state).where(_ONE)
+
+
 def _row(found: Sequence[Any]) -> JobRow:
     row = JobRow(*found)
     row.suspended = bool(row.suspended)
@@ -87,18 +93,18 @@ def _insert_labels(connection: Connection, uid: str, labels: Mapping[str, str]) 
 
 def load(connection: Connection, uid: str) -> JobRow | None:
     """The job of a uid, with its record. Raises FailedPrecondition RECORD_DAMAGED."""
-    found = connection.execute(_WHOLE.where(_jobs.uid == uid)).first()
+    found = connection.execute(_WHOLE_OF, {"of": uid}).first()
     return _whole(_row(found)) if found is not None else None
 
 
 def project_of(connection: Connection, uid: str) -> str | None:
     """The project of a job; None where there is no such job."""
-    return connection.execute(select(_jobs.project).where(_jobs.uid == uid)).scalar()
+    return connection.execute(_PROJECT_OF, {"of": uid}).scalar()
 
 
 def load_hot(connection: Connection, uid: str) -> JobRow | None:
     """The job of a uid without its record: enough to change it. Raises FailedPrecondition RECORD_DAMAGED."""
-    found = connection.execute(select(*_HOT).where(_jobs.uid == uid)).first()
+    found = connection.execute(_HOT_OF, {"of": uid}).first()
     return _whole(_row(found)) if found is not None else None
 
 
@@ -113,7 +119,7 @@ class Span:
 
 def span(connection: Connection, uid: str) -> Span | None:
     """How far the log of a job reaches, also where its record is damaged."""
-    found = connection.execute(select(_jobs.last_seq, _jobs.oldest_seq, _jobs.state).where(_jobs.uid == uid)).first()
+    found = connection.execute(_SPAN_OF, {"of": uid}).first()
     return Span(*found) if found is not None else None
 
 

@@ -55,7 +55,9 @@ class Crew:
     def __init__(self, task: worker_pb2.Task, count: int, *, command: Sequence[str] = COMMAND) -> None:
         """Start them; they load the libraries while the speaker loads the model. Raises OSError."""
         # In the attempt's own folder, which is cleared with it also where this process is killed.
-        self.folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=task.folders.work_dir or None))
+        own = task.folders.work_dir or tempfile.gettempdir()
+        Path(own).mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="ranks-", dir=own))
         self._count, self._lost = count, threading.Event()
         self._cause: Exception | None = None
         self._leaving = threading.Event()
