@@ -270,15 +270,15 @@ async def test_a_full_disk_where_a_worker_starts_costs_no_attempt(tmp_path, soon
     async with trainer(tmp_path, {"steps": 2}) as talk:
         refused = []
         for module in (process, task):
-            make = module.private_folder
+            make = module.own_folder
 
-            def fail_first(folder, make=make, module=module) -> Path:
+            def fail_first(folder, user, make=make, module=module) -> Path:
                 if refused.count(module) < 3:
                     refused.append(module)
                     raise OSError(errno.ENOSPC, "No space left on device")
-                return make(folder)
+                return make(folder, user)
 
-            monkeypatch.setattr(module, "private_folder", fail_first)
+            monkeypatch.setattr(module, "own_folder", fail_first)
         events = await talk.events((await talk.train()).name)
         assert_whole(events)
         assert states(events) == ["QUEUED", "PREPARING", "RUNNING", "SUCCEEDED"]
