@@ -82,8 +82,8 @@ class Ladder:
 
         subject = self.gradients.subject
         self.gradients.forget()
-        with only(levers), by_document(subject.model), faster(subject.model, subject.device):
-            # Once alone: with the heap's lever, memory is faulted in at the first turn.
+        with only(levers), by_document(subject.model), faster(subject.model):
+            # Once alone: what a way makes at first is not what a step takes.
             self._once()
             before = resource.getrusage(resource.RUSAGE_SELF)
             loss = self._once()
@@ -117,7 +117,7 @@ class Ladder:
 
         subject = self.gradients.subject
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-        with only(levers), by_document(subject.model), faster(subject.model, subject.device), hooks:
+        with only(levers), by_document(subject.model), faster(subject.model), hooks:
             self._once()
         parts = [p.grad.flatten().double() for p in subject.trainable.values() if p.grad is not None]
         return torch.cat(parts), sum(kept.values())

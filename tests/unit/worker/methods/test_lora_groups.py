@@ -18,7 +18,6 @@ from finetree_worker.training.loss import target_loss
 from torch.autograd.graph import saved_tensors_hooks
 from worker_harness import random_examples
 
-CPU = torch.device("cpu")
 ON, OFF = [Lever.LORA], list[Lever]()
 
 
@@ -50,7 +49,7 @@ class Step:
         if self.masks is not None:
             self.masks.begin(3, self.batch.keys, places=places(self.batch))
         hooks = saved_tensors_hooks(keep, lambda tensor: tensor)
-        with only(levers), by_document(self.model), faster(self.model, CPU):
+        with only(levers), by_document(self.model), faster(self.model):
             with hooks:
                 loss = target_loss(self.model, self.batch)
             # Inside too: with checkpointing it computes the layers again.
@@ -160,9 +159,9 @@ def test_a_model_under_fully_shard_keeps_its_layers(tiny: Any) -> None:
     step = Step(tiny("llama"))
     layers = [module for module in step.model.modules() if isinstance(module, LoraLinear)]
     block = step.model.get_decoder().layers[0]
-    with faster(step.model, CPU):
+    with faster(step.model):
         assert all(layer.sharing is not None for layer in layers)
     # What fully_shard does to a module's class, without a group of processes.
     block.__class__ = type("Sharded", (FSDPModule, type(block)), {})
-    with faster(step.model, CPU):
+    with faster(step.model):
         assert all(layer.sharing is None for layer in layers)

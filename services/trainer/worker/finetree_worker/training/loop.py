@@ -126,7 +126,7 @@ class Loop:
         """
         model = self.subject.model
         model.train()
-        with self._device_watch() as watch, by_document(model), faster(model, self.subject.device):
+        with self._device_watch() as watch, by_document(model), faster(model):
             signal, _ = self.ranks.agree(self.steering.signal())
             if self.position.step and signal is Signal.FINISH:
                 self._finish_early()

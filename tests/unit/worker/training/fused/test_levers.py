@@ -7,8 +7,8 @@ from finetree_worker.training.fused.levers import Lever, in_force, is_on, only
 
 def test_all_are_on_unless_a_block_says_otherwise() -> None:
     assert all(is_on(lever) for lever in Lever)
-    with only([Lever.HEAP]):
-        assert [lever for lever in Lever if is_on(lever)] == [Lever.HEAP]
+    with only([Lever.NORM]):
+        assert [lever for lever in Lever if is_on(lever)] == [Lever.NORM]
         with only(Lever):
             assert all(is_on(lever) for lever in Lever)
     with pytest.raises(ValueError, match="broken"), only([]):
@@ -19,6 +19,5 @@ def test_all_are_on_unless_a_block_says_otherwise() -> None:
 def test_only_what_rounds_otherwise_on_the_device_is_told() -> None:
     assert "attention" in in_force("cpu")
     assert "attention" not in in_force("cuda")
-    assert "heap" not in in_force("cpu")
     with only([]):
         assert not in_force("cpu")

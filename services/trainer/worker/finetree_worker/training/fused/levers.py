@@ -15,8 +15,6 @@ class Lever(enum.StrEnum):
     """LoRA layers that read one input in one forward and backward pass: `methods.lora_groups`."""
     NORM = "norm"
     """RMSNorm's backward pass by hand: `fused.rms_norm`."""
-    HEAP = "heap"
-    """Freed memory is kept for the next tensor on a CPU: `fused.heap`."""
 
 
 _on: frozenset[Lever] = frozenset(Lever)
@@ -47,6 +45,5 @@ _ROUNDS: dict[Lever, tuple[str, ...]] = {
     Lever.ATTENTION: ("cpu",),
     Lever.LORA: ("cpu", "cuda"),
     Lever.NORM: ("cpu", "cuda"),
-    Lever.HEAP: (),
 }
 """Devices on which a way rounds otherwise than the plain one."""
