@@ -213,9 +213,9 @@ def main() -> None:
         for outcome in _seeds(range(first, min(given.last, first + given.each - 1) + 1), given.bug, seen):
             broken |= bool(outcome["violations"])
             print(json.dumps(outcome), flush=True)  # noqa: T201 - a program's result
-        print(json.dumps({"seen": dict(sorted(seen.items()))}), flush=True)  # noqa: T201
+        print(json.dumps({"seen": dict(sorted(seen.items()))}), flush=True)  # noqa: T201 - a program's result
     for found in _bugs() if given.bugs else ():
-        print(json.dumps(found), flush=True)  # noqa: T201
+        print(json.dumps(found), flush=True)  # noqa: T201 - a program's result
     sys.stdout.flush()
     os._exit(int(broken))
 

@@ -90,11 +90,11 @@ def short_of_memory(ranks: Any, plan: Any, reporter: Any, least: int = 2) -> Any
             raise torch.OutOfMemoryError("not here")
         return whole(self, step, documents, targets, **named)
 
-    Gradients.one = one  # type: ignore[method-assign]
+    Gradients.one = one  # type: ignore[method-assign]  # a device that is too small
     try:
         return train(ranks, plan, reporter)
     finally:
-        Gradients.one = whole  # type: ignore[method-assign]
+        Gradients.one = whole  # type: ignore[method-assign]  # likewise
 
 
 def out_of_memory(ranks: Any, plan: Any, reporter: Any) -> Any:
@@ -161,9 +161,9 @@ class Pool:
 
     def close(self) -> None:
         for child in self._children:
-            child.stdin.close()  # type: ignore[union-attr]
+            child.stdin.close()  # type: ignore[union-attr]  # started with pipes
             child.wait(30)
-            child.stdout.close()  # type: ignore[union-attr]
+            child.stdout.close()  # type: ignore[union-attr]  # likewise
 
 
 def main() -> None:

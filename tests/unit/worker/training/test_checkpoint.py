@@ -246,7 +246,7 @@ def test_a_checkpoint_that_was_sealed_again_is_passed_over_and_named(
         shutil.copytree(saving.checkpoints_dir, tried.checkpoints_dir)
         resealed(tried.checkpoints_dir / "step-00000003", name, content)
         parts = tried.checkpoints_dir, tried.numerics_hash()
-        assert checkpoint.newest(*parts).position.step == 2, what  # type: ignore[union-attr]
+        assert checkpoint.newest(*parts).position.step == 2, what  # type: ignore[union-attr]  # there is one
     with monkeypatch.context() as small:
         small.setattr(checkpoint_files, "MAX_JSON_BYTES", 100)
         assert checkpoint.newest(saving.checkpoints_dir, saving.numerics_hash()) is None
@@ -261,7 +261,7 @@ def test_a_checkpoint_that_was_sealed_again_is_passed_over_and_named(
     # What was passed over is written anew, and is whole.
     assert [saved.step for saved in recorder.of(event_pb2.CheckpointSaved)] == [2, 3, 4, 5]
     whole = replace(saving, artifact=tmp_path / "again")
-    assert checkpoint.newest(whole.checkpoints_dir, whole.numerics_hash()).position.step == 5  # type: ignore[union-attr]
+    assert checkpoint.newest(whole.checkpoints_dir, whole.numerics_hash()).position.step == 5  # type: ignore[union-attr]  # there is one
 
 
 def test_a_worker_killed_between_the_best_checkpoint_and_the_next_keeps_the_best(
