@@ -13,7 +13,7 @@ from finetree_cli.options.spec import devices_option, divide, sharding_option, t
 from finetree_cli.options.types import Duration, Label
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from finetree import Client, Job
     from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
@@ -127,16 +127,7 @@ def train(
     if len(files) > 1:
         from finetree_cli.commands.train_batch import BatchOptions, train_batch
 
-        _refuse_of_one(
-            plan=plan_file,
-            data=data,
-            eval_data=eval_data,
-            init_from=init_from,
-            devices=count,
-            sharding=sharding,
-            name=name,
-            request_id=request_id,
-        )
+        _refuse_of_one(click.get_current_context().params)
         options = BatchOptions(
             continue_on_error=continue_on_error,
             watch=watch,
@@ -149,16 +140,12 @@ def train(
         train_batch(settings, files, options)
         return
     from finetree_cli.data_check import check_uploads
-    from finetree_cli.follow import show_created
     from finetree_cli.jobfile.job import read_job
     from finetree_cli.uploads import upload_job_data
 
     file = files[0] if files else None
     _refuse_contradictions(plan_file, file, max_age=max_age, data=data or eval_data, accepted=accepted)
-    if plan_file is not None and init_from:
-        raise click.UsageError("--plan starts from the weights of its job file: leave --init-from out")
-    if plan_file is not None and (count is not None or sharding is not None):
-        raise click.UsageError("--plan runs on the plan's own devices: leave --devices and --sharding out")
+    _refuse_beside_a_plan(plan_file, init_from=init_from, devices=count or sharding)
     approved = _approved(settings, plan_file, file, max_age=max_age) if plan_file is not None else None
     job = approved.job if approved is not None else read_job(file or "")
     _describe(job.template, name=name, labels=labels, priority=priority)
@@ -177,18 +164,26 @@ def train(
         if not no_data_check:
             check_uploads(settings, client, job, uploaded)
         handle = create(settings, client, job, request_id=request_id, timeout=timeout)
-        settings.out.say(f"job {handle.name}")
-        if watch:
-            _watch(settings, handle, timeout)
-        else:
-            show_created(settings, handle)
+        _show(settings, handle, watch=watch, timeout=timeout)
 
 
-def _refuse_of_one(**given: object) -> None:
-    """Refuse options of a single job file, given under the names of their flags."""
-    named = [name.replace("_", "-") for name, value in given.items() if value]
-    if named:
-        raise click.UsageError(f"--{named[0]} is for one job file: name one, or write it into the files")
+_OF_ONE = {
+    "plan_file": "--plan",
+    "data": "--data",
+    "eval_data": "--eval-data",
+    "init_from": "--init-from",
+    "count": "--devices",
+    "sharding": "--sharding",
+    "name": "--name",
+    "request_id": "--request-id",
+}
+"""Options that only one job file can have: parameters of `train`, with their flags."""
+
+
+def _refuse_of_one(given: "Mapping[str, object]") -> None:
+    for name, flag in _OF_ONE.items():
+        if given[name]:
+            raise click.UsageError(f"{flag} is for one job file: name one, or write it into the files")
 
 
 def _refuse_contradictions(
@@ -200,6 +195,13 @@ def _refuse_contradictions(
         raise click.UsageError("--plan accepts what its job file accepts: leave --accept out")
     if plan_file is None and (file is None or max_age is not None):
         raise click.UsageError("name a job file" if file is None else "--max-age needs --plan")
+
+
+def _refuse_beside_a_plan(plan_file: Path | None, *, init_from: str | None, devices: int | str | None) -> None:
+    if plan_file is not None and init_from:
+        raise click.UsageError("--plan starts from the weights of its job file: leave --init-from out")
+    if plan_file is not None and devices is not None:
+        raise click.UsageError("--plan runs on the plan's own devices: leave --devices and --sharding out")
 
 
 def _describe(
@@ -369,6 +371,16 @@ def _check(settings: Settings, client: "Client", job: "JobFile") -> None:
     else:
         show_plan(settings.out, plan)
     refuse_failed_checks(plan.checks)
+
+
+def _show(settings: Settings, handle: "Job", *, watch: bool, timeout: float | None) -> None:
+    from finetree_cli.follow import show_created
+
+    settings.out.say(f"job {handle.name}")
+    if watch:
+        _watch(settings, handle, timeout)
+    else:
+        show_created(settings, handle)
 
 
 def _watch(settings: Settings, handle: "Job", timeout: float | None) -> None:

@@ -62,22 +62,14 @@ def passage(folder: Path, user: WorkerUser | None) -> Path:
     """Make a folder that is the service's, and through which workers pass to what is theirs; return it."""
     if user is None:
         return private_folder(folder)
-    if not folder.is_dir():
-        private_folder(folder)
-    with _opened(folder) as descriptor:
-        _set(descriptor, uid=-1, gid=user.gid, mode=0o710)
-    return folder
+    return _folder(folder, uid=-1, gid=user.gid, mode=0o710)
 
 
 def own_folder(folder: Path, user: WorkerUser | None) -> Path:
     """Make a folder that is the workers' alone, and return it. A link in its place is refused with OSError."""
     if user is None:
         return private_folder(folder)
-    if not folder.is_dir():
-        private_folder(folder)
-    with _opened(folder) as descriptor:
-        _set(descriptor, uid=user.uid, gid=user.gid, mode=0o700)
-    return folder
+    return _folder(folder, uid=user.uid, gid=user.gid, mode=0o700)
 
 
 def lend(file: Path, user: WorkerUser | None) -> None:
@@ -89,6 +81,14 @@ def lend(file: Path, user: WorkerUser | None) -> None:
         _set(descriptor, uid=-1, gid=user.gid, mode=0o640)
     finally:
         os.close(descriptor)
+
+
+def _folder(folder: Path, *, uid: int, gid: int, mode: int) -> Path:
+    if not folder.is_dir():
+        private_folder(folder)
+    with _opened(folder) as descriptor:
+        _set(descriptor, uid=uid, gid=gid, mode=mode)
+    return folder
 
 
 def _set(descriptor: int, *, uid: int, gid: int, mode: int) -> None:
