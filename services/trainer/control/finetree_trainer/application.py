@@ -85,6 +85,7 @@ from finetree_trainer.telemetry.span_export import SpanExport
 from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.handover import hand_over
+from finetree_trainer.workers.launch.local import LocalLauncher
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -177,7 +178,10 @@ class Application:
             settings=settings,
         )
         self._queue = JobQueue(log, self._node.devices, self._memory)
-        self._supervisor = Supervisor(log, tasks, settings, confinement=confinement, on_released=self._queue.release)
+        launcher = LocalLauncher(settings, confinement, threads=tasks.slot_threads)
+        self._supervisor = Supervisor(
+            log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
+        )
         self._memory.workers = self._supervisor.heartbeats.processes
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
