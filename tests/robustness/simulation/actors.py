@@ -14,6 +14,12 @@ from worker_model import weights_after
 
 MOST_VIOLATIONS = 50
 """After so many a client gives up: a broken log may be sent for ever, and no time passes."""
+MIN_RUN_SECONDS = 1.0
+"""Least time that a training is at work before it may be preempted."""
+CROWD_SECONDS = 12.0
+"""Time in which jobs are created that crowd."""
+PRIORITIES = (job_pb2.JOB_PRIORITY_LOW, job_pb2.JOB_PRIORITY_NORMAL, job_pb2.JOB_PRIORITY_HIGH)
+PROJECTS = ("default", "other")
 TERMINAL = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
 
 
@@ -32,7 +38,7 @@ class Client:
     async def live(self, seconds: float) -> None:
         """Everything that the client does, until its job has ended."""
         chance = self._machine.chance
-        await asyncio.sleep(chance.uniform(0.0, seconds / 2))
+        await asyncio.sleep(chance.uniform(0.0, chance.choice((seconds / 2, CROWD_SECONDS, CROWD_SECONDS))))
         await self._create()
         work = [self._watch(0), self._watch(1), self._poll()]
         if chance.random() < 0.3:
@@ -43,7 +49,9 @@ class Client:
         job = self._harness.job_request("", "tiny")
         job.train.spec.dataset.path = "train.jsonl"
         job.train.spec.training.max_steps = self._steps
-        request = trainer_pb2.CreateJobRequest(job=job, request_id=f"create-{self._number}")
+        job.priority = self._machine.chance.choice(PRIORITIES)
+        parent = f"projects/{self._machine.chance.choice(PROJECTS)}"
+        request = trainer_pb2.CreateJobRequest(parent=parent, job=job, request_id=f"create-{self._number}")
         first = (await self._insist("CreateJob", request)).job.name
         self.name = (await self._insist("CreateJob", request)).job.name
         if first != self.name:
@@ -143,6 +151,7 @@ class Client:
             seen["a job succeeded although a cancel was acknowledged"] += 1
         if not self.cancelled and job.state == job_pb2.JOB_STATE_CANCELLED:
             violations.append("a job was cancelled that nobody cancelled")
+        self._check_preemptions(events)
         expected = 0
         for event in events:
             if event.HasField("attempt_started"):
@@ -155,6 +164,21 @@ class Client:
             final = events[-1].terminal.summary.final_loss
             if expected != self._steps or final != float(weights_after(self._steps)):
                 violations.append("a job that succeeded has not trained all of its steps")
+
+    def _check_preemptions(self, events: list[event_pb2.JobEvent]) -> None:
+        """A job is preempted after a time at work alone, waits again at once then, and is never left paused."""
+        changes = [event for event in events if event.HasField("state_changed")]
+        for event, following in itertools.pairwise(changes):
+            changed = event.state_changed
+            if changed.reason.code != "PREEMPTED" or changed.current != job_pb2.JOB_STATE_PAUSING:
+                continue
+            self._machine.seen["a job was preempted"] += 1
+            if event.elapsed.ToMicroseconds() < MIN_RUN_SECONDS * 1e6:
+                self._machine.violations.append("a job was preempted that had hardly begun")
+            if following.state_changed.current == job_pb2.JOB_STATE_QUEUED:
+                self._machine.seen["a preempted job waited again"] += 1
+            elif following.state_changed.current not in (*TERMINAL, job_pb2.JOB_STATE_CANCELLING):
+                self._machine.violations.append("a preempted job did not wait again")
 
 
 def faults_of(events: list[event_pb2.JobEvent]) -> list[str]:

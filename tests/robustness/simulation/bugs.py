@@ -9,14 +9,14 @@ from unittest import mock
 from finetree_trainer.joblog import transaction, watch
 from finetree_trainer.scheduling import queue
 from finetree_trainer.store import events, request_ids
-from finetree_trainer.workers import supervisor
+from finetree_trainer.workers.launch import local
 from finetree_trainer.workers.process import Liveness
 from machine import SimulatedWriter
 
 
 def _living_workers_are_taken_for_dead() -> Any:
     """After a restart a worker is buried without proof of its death."""
-    return mock.patch.object(supervisor, "liveness", return_value=Liveness.DEAD)
+    return mock.patch.object(local, "liveness", return_value=Liveness.DEAD)
 
 
 def _a_cursor_is_off_by_one() -> Any:
@@ -131,6 +131,11 @@ def _watchers_are_told_before_the_commit() -> Any:
     return stack
 
 
+def _preempted_jobs_stay_paused() -> Any:
+    """A job that was preempted waits for somebody to resume it."""
+    return mock.patch.object(transaction.Transaction, "requeue", transaction.Transaction.pause)
+
+
 def _blocks_are_lost() -> Any:
     """Now and then a block of events is not stored, although the job's row counts it."""
 
@@ -158,6 +163,7 @@ BUGS: dict[str, tuple[Callable[[], Any], int, int]] = {
         (_burial_gives_up, 1, 60),
         (_watchers_are_told_before_the_commit, 1, 20),
         (_blocks_are_lost, 1, 20),
+        (_preempted_jobs_stay_paused, 1, 40),
     )
 }
 """What plants each bug, and the first and the last of the seeds among which one must find it."""

@@ -112,8 +112,14 @@ class SimulatedProcess:
         worker = self.machine.workers.get(self.pid)
         return (worker.turns,) if worker is not None else (0,)
 
+    async def placed(self) -> None:
+        pass
+
     def limit_output(self) -> None:
         pass
+
+    def give_up(self) -> None:
+        self.kill()
 
     def terminate(self) -> None:
         worker = self.machine.workers.get(self.pid)

@@ -28,7 +28,7 @@ from unittest import mock
 
 import bugs
 import structlog
-from actors import Client, break_things
+from actors import MIN_RUN_SECONDS, Client, break_things
 from finetree_runtime import ids
 from finetree_runtime.errors import DomainError
 from finetree_trainer import application
@@ -36,7 +36,7 @@ from finetree_trainer.scheduling import devices
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import database
 from finetree_trainer.store.backends.sqlite import SQLite
-from finetree_trainer.workers import supervisor
+from finetree_trainer.workers.launch import local
 from machine import Machine, SimulatedMeter, SimulatedProcess, SimulatedWriter
 from sqlalchemy import event
 from virtual_loop import StuckError, VirtualLoop
@@ -51,6 +51,15 @@ EPOCH = 1_767_225_600
 """Seconds since 1970 at which every run begins."""
 FAULT_SECONDS = 240.0
 """Time in which things break."""
+MAX_LOST_SECONDS = 30.0
+"""Age of a checkpoint with which a training is preempted, in the seeds in which any is."""
+LIMITS = (
+    "",
+    "[default.project]\npreemptible = true",
+    "[projects.default]\nweight = 2\n[default.project]\npreemptible = true",
+    "[projects.default]\nweight = 2\npreemptible = true\n[projects.other]\nweight = 1\npreemptible = true",
+)
+"""Limits files: of each seed one."""
 QUIET_SECONDS = 1800.0
 """Time after it in which every job must have ended."""
 _SHM = Path("/dev/shm")
@@ -80,8 +89,18 @@ def run(seed: int, bug: str = "") -> tuple[dict[str, Any], Counter[str]]:
 async def _world(loop: VirtualLoop, chance: random.Random, folder: Path) -> tuple[list[str], str, Counter[str]]:
     slots = chance.choice((1, 2, 3))
     harness.folders(folder)
+    limits = folder / "limits.toml"
+    limits.write_text(chance.choice(LIMITS))
     options = harness.options_of(
-        folder, {}, cpu_slots=slots, orphan_grace=60.0, checkpoint_grace=20.0, cancel_grace=5.0
+        folder,
+        {},
+        cpu_slots=slots,
+        orphan_grace=60.0,
+        checkpoint_grace=20.0,
+        cancel_grace=5.0,
+        limits_file=limits,
+        preempt_max_lost=chance.choice((0.0, MAX_LOST_SECONDS, MAX_LOST_SECONDS)),
+        preempt_min_run=MIN_RUN_SECONDS,
     )
     machine = Machine(loop, chance, Settings(**options), slots=slots)
     loop.machine = machine  # type: ignore[attr-defined]  # for the clocks
@@ -131,7 +150,7 @@ def _interposed(loop: VirtualLoop, chance: random.Random, logged: list[str]) -> 
             (ids, "_last", 0),
             (database, "Writer", SimulatedWriter),
             (SQLite, "_engine", _engine),
-            (supervisor, "Process", SimulatedProcess),
+            (local, "Process", SimulatedProcess),
             (application.devices, "discover", _discover),
             (application, "MachineMeter", SimulatedMeter),
             (application.worker_servicer, "serve", None),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 KINDS = {
     "cancelled": worker_pb2.OUTCOME_KIND_CANCELLED,
     "interrupted": worker_pb2.OUTCOME_KIND_INTERRUPTED,
+    "paused": worker_pb2.OUTCOME_KIND_PAUSED,
     "": worker_pb2.OUTCOME_KIND_SUCCEEDED,
 }
 
@@ -140,6 +141,8 @@ class WorkerModel:
             self._machine.kill_worker(self.pid, "it exited with status 0")
         elif command.kind == worker_pb2.COMMAND_KIND_CANCEL:
             self._stop = "cancelled"
+        elif command.kind == worker_pb2.COMMAND_KIND_PAUSE:
+            self._stop = self._stop or "paused"
 
     async def _send(self, connection: Any) -> None:
         while True:
@@ -195,7 +198,7 @@ class WorkerModel:
             self._emit(event_pb2.JobEvent(step_metrics=metrics))
             if step % 3 == 0 or self._stop:
                 self._save(file, step, weights)
-        if self._stop == "interrupted":
+        if self._stop in ("interrupted", "paused"):
             self._save(file, step, weights)
         outcome = worker_pb2.TaskOutcome(kind=KINDS[self._stop])
         outcome.summary.final_loss = float(weights)

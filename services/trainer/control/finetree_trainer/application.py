@@ -45,6 +45,7 @@ from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.lifecycle.moving import Moving
 from finetree_trainer.jobs.lifecycle.pausing import Pausing
+from finetree_trainer.jobs.lifecycle.preempting import Preempting
 from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
@@ -75,6 +76,7 @@ from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.order.fair import RECALLED_SECONDS
+from finetree_trainer.scheduling.order.preemption import Terms
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
@@ -211,11 +213,13 @@ class Application:
             serving=serving,
             exports=exports,
         )
-        self._queue.may_start, self._queue.weight = self._may_start, quotas.weight
+        self._queue.may_start, self._queue.use.weight = self._may_start, quotas.weight
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
         self._pausing = Pausing(log, self._supervisor)
+        terms = Terms(settings.preempt_max_lost, settings.preempt_min_run)
+        self._preempting = Preempting(log, self._queue, self._supervisor, preemptible=quotas.preemptible, terms=terms)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices, free=self._memory.free
@@ -378,6 +382,7 @@ class Application:
         self._time_limits.recover(rows)
         self._leases.recover(rows)
         self._pausing.recover(rows)
+        self._preempting.recover(rows)
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._stop_again(row)

@@ -69,6 +69,12 @@ class Settings(ServiceSettings):
     )
     exit_grace: Duration = setting(15.0, "Longest time from the end of a worker's task to its exit.")
     system_retries: int = setting(2, "How often a job is started again after a failure of the machine or the suite.")
+    preempt_max_lost: Duration = setting(
+        0.0,
+        "Most age of a training's newest checkpoint with which it may be preempted by a job of a higher priority "
+        "(docs/limits.md); 0: none ever is.",
+    )
+    preempt_min_run: Duration = setting(600.0, "Least time that a training is at work before it may be preempted.")
     max_queued: int = setting(1000, "Most jobs in the queue.")
     max_watchers: int = setting(2000, "Most watches that are open at once.")
     max_watchers_per_caller: int = setting(500, "Most watches of one caller that are open at once.")

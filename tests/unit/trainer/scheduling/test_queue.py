@@ -7,10 +7,10 @@ import pytest
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import evidence_pb2, hardware_pb2
 from finetree_trainer.joblog.log import EventLog
-from finetree_trainer.scheduling.backfill import PASSES
 from finetree_trainer.scheduling.devices import Device, Slot
 from finetree_trainer.scheduling.fit import Blocked
 from finetree_trainer.scheduling.machine.nvml import GpuUse
+from finetree_trainer.scheduling.order.backfill import PASSES
 from finetree_trainer.scheduling.queue import JobQueue, Position
 
 GPU = hardware_pb2.Hardware(accelerator="h100", count=1)
@@ -330,7 +330,7 @@ async def test_who_needs_several_devices_says_how_many_are_free(queue, enqueue):
 
 
 async def test_projects_take_turns_by_their_weights_and_positions_say_so(queue, enqueue):
-    queue.weight = {"a": 2.0, "b": 1.0}.get
+    queue.use.weight = lambda project: {"a": 2.0, "b": 1.0}.get(project, 1.0)
     for number in range(4):
         enqueue(f"a{number}", CPU, project="a")
     enqueue("b0", CPU, project="b")
@@ -344,7 +344,7 @@ async def test_projects_take_turns_by_their_weights_and_positions_say_so(queue, 
 
 
 async def test_a_project_without_room_keeps_no_other_waiting(queue, enqueue):
-    queue.weight = {"a": 1.0, "b": 1.0}.get
+    queue.use.weight = lambda project: {"a": 1.0, "b": 1.0}.get(project, 1.0)
     pair = hardware_pb2.Hardware(accelerator="h100", count=2)
     enqueue("b0", GPU, project="b")
     assert await turn(queue) == [("b0", ["n/cuda:0/0"])]
@@ -390,7 +390,7 @@ async def test_a_reason_has_figures_and_names_jobs_of_the_same_project_alone(que
 
 
 async def test_a_job_whose_project_has_more_than_others_is_told_so(queue, enqueue):
-    queue.weight = {"a": 1.0, "b": 1.0, "c": 1.0}.get
+    queue.use.weight = lambda project: {"a": 1.0, "b": 1.0, "c": 1.0}.get(project, 1.0)
     for uid in ("a0", "a1", "a2"):
         enqueue(uid, GPU, project="a")
     assert [uid for uid, _ in await turn(queue)] == ["a0", "a1"]

@@ -91,7 +91,8 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     """Training, evaluating after it, saving the artifact, or answering Generate."""
     JOB_STATE_PAUSING: _JobState.ValueType  # 4
     """PauseJob was called while it had a worker, which saves a checkpoint and ends. Ends when the worker has ended: PAUSED,
-    or SUCCEEDED if it was done before.
+    or SUCCEEDED if it was done before. Also where a job of a higher priority is given its devices (code PREEMPTED of
+    state_reason, with cause, by_priority and, of a job of its project, by in the metadata): it is QUEUED again then.
     """
     JOB_STATE_PAUSED: _JobState.ValueType  # 5
     """Holds no device and waits for none; ResumeJob has it go on from its newest checkpoint, or from the beginning where
@@ -127,7 +128,8 @@ JOB_STATE_RUNNING: JobState.ValueType  # 3
 """Training, evaluating after it, saving the artifact, or answering Generate."""
 JOB_STATE_PAUSING: JobState.ValueType  # 4
 """PauseJob was called while it had a worker, which saves a checkpoint and ends. Ends when the worker has ended: PAUSED,
-or SUCCEEDED if it was done before.
+or SUCCEEDED if it was done before. Also where a job of a higher priority is given its devices (code PREEMPTED of
+state_reason, with cause, by_priority and, of a job of its project, by in the metadata): it is QUEUED again then.
 """
 JOB_STATE_PAUSED: JobState.ValueType  # 5
 """Holds no device and waits for none; ResumeJob has it go on from its newest checkpoint, or from the beginning where
@@ -380,7 +382,8 @@ class StateReason(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable code: "WAITING_FOR_DEVICE", "FAIR_SHARE", "WAITING_FOR_QUOTA", "MEMORY_IN_USE", "KEPT_FOR_ANOTHER", "DEVICE_LOST",
-    "NO_SUCH_DEVICE" (see QueueChanged), "STARTING", "TRAINING", "WORKER_LOST" and others; of a failed job an ErrorReason without its prefix.
+    "NO_SUCH_DEVICE" (see QueueChanged), "PREEMPTED", "STARTING", "TRAINING", "WORKER_LOST" and others; of a failed
+    job an ErrorReason without its prefix.
     """
     text: _builtins.str
     """One line for people."""

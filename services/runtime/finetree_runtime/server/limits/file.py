@@ -24,6 +24,7 @@ from finetree_runtime.config.settings import SettingsError, Size
 from finetree_runtime.config.values import convert
 from finetree_runtime.server.limits.table import (
     OF_PROJECTS,
+    PREEMPTIBLE,
     PRINCIPALS,
     PROJECTS,
     UNPRICED,
@@ -126,6 +127,10 @@ def _value(name: str, raw: Any, key: str) -> Any:
     if name == UNPRICED:
         if raw not in ("refuse", "allow"):
             raise _invalid(f"{key}: {raw!r} is neither refuse nor allow")
+        return raw
+    if name == PREEMPTIBLE:
+        if not isinstance(raw, bool):
+            raise _invalid(f"{key}: {raw!r} is neither true nor false")
         return raw
     try:
         value = convert(Size if name in _BYTES else float if name in _FRACTIONS else int, raw)

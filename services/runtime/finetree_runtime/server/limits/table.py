@@ -36,7 +36,9 @@ UNPRICED = "unpriced_trainings"
 """Whether a training without a price in the currency of `monthly_cost` is refused ("refuse", as a rule) or allowed."""
 WEIGHT = "weight"
 """What part of the devices is a project's where several wait for them, against the weights of the others."""
-OF_PROJECTS = (UNPRICED, WEIGHT)
+PREEMPTIBLE = "preemptible"
+"""Whether running trainings of a project give way to any job of a higher priority."""
+OF_PROJECTS = (UNPRICED, WEIGHT, PREEMPTIBLE)
 """What the file says of projects alone, and which limits nothing by itself."""
 
 

@@ -42,7 +42,10 @@ FOLLOWERS: dict[int, frozenset[int]] = {
     job_pb2.JOB_STATE_RUNNING: frozenset(
         {job_pb2.JOB_STATE_PAUSING, job_pb2.JOB_STATE_CANCELLING, job_pb2.JOB_STATE_RECOVERING, *TERMINAL}
     ),
-    job_pb2.JOB_STATE_PAUSING: frozenset({job_pb2.JOB_STATE_PAUSED, job_pb2.JOB_STATE_CANCELLING, *TERMINAL}),
+    # QUEUED after a preemption.
+    job_pb2.JOB_STATE_PAUSING: frozenset(
+        {job_pb2.JOB_STATE_PAUSED, job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_CANCELLING, *TERMINAL}
+    ),
     job_pb2.JOB_STATE_PAUSED: frozenset({job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_CANCELLED}),
     job_pb2.JOB_STATE_RECOVERING: frozenset(
         {job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_FAILED}
@@ -56,6 +59,10 @@ FOLLOWERS: dict[int, frozenset[int]] = {
 CANCEL_NOW, CANCEL_SAVING = "CANCEL_REQUESTED", "CANCEL_SAVING"
 """Reasons of the state CANCELLING on request: at once, or after a checkpoint. A service that is started meanwhile knows
 by them what the worker is to be told."""
+
+
+PREEMPTED = "PREEMPTED"
+"""Reason of the state PAUSING of a job that gives its devices up to another one and waits again then, and of QUEUED."""
 
 
 class TransitionError(Exception):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One change of a job: the events that are added, the state it goes to, and the numbers that follow from them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from google.rpc import status_pb2
@@ -63,12 +63,19 @@ class Transaction:
         self.events.append(event)
 
     def move(
-        self, state: job_pb2.JobState.ValueType, code: str, text: str, *, remedy: str = "", not_before: int = 0
+        self,
+        state: job_pb2.JobState.ValueType,
+        code: str,
+        text: str,
+        *,
+        remedy: str = "",
+        not_before: int = 0,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Go to another state and log it. Raises TransitionError where it may not follow the present one."""
         previous = job_pb2.JobState.ValueType(self.row.state)
         states.require_transition(previous, state)
-        reason = job_pb2.StateReason(code=code, text=text, remedy=remedy)
+        reason = job_pb2.StateReason(code=code, text=text, remedy=remedy, metadata=metadata)
         if not_before:
             reason.next_attempt_time.CopyFrom(timestamp(not_before))
         self.row.state = state
@@ -132,6 +139,11 @@ class Transaction:
         self.snapshot.ClearField("placements")
         self.move(job_pb2.JOB_STATE_PAUSED, "PAUSED", text, remedy="Resume it (`finetree jobs resume`).")
         self._stop_clock()
+
+    def requeue(self, text: str) -> None:
+        """Have a preempted job wait again, at its place, after an attempt whose process is dead."""
+        self.snapshot.ClearField("placements")
+        self.move(job_pb2.JOB_STATE_QUEUED, states.PREEMPTED, text)
 
     def suspend(self, text: str) -> None:
         """Take a waiting job out of the queue; its state stays."""

@@ -16,6 +16,7 @@ from finetree_runtime.errors import FailedPrecondition
 from finetree_runtime.server.limits.file import LOOK_SECONDS, LimitsFile
 from finetree_runtime.server.limits.places import OpenStreams
 from finetree_runtime.server.limits.table import (
+    PREEMPTIBLE,
     PROJECTS,
     UNPRICED,
     WEIGHT,
@@ -241,6 +242,10 @@ class Quotas:
             return None
         stated = self.table.value(WEIGHT, f"{PROJECTS}/{project}")
         return 1.0 if stated is None else float(stated)
+
+    def preemptible(self, project: str) -> bool:
+        """Whether running trainings of a project give way to any job of a higher priority."""
+        return bool(self.table.value(PREEMPTIBLE, f"{PROJECTS}/{project}"))
 
 
 def _devices_of(row: JobRow) -> int:

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from finetree_runtime.ids import project_in
 
-from finetree_trainer.scheduling.backfill import HOST, Kept, Passed
 from finetree_trainer.scheduling.demand import Demand, needed
 from finetree_trainer.scheduling.devices import CPU, Slot
 from finetree_trainer.scheduling.memory import Budget, Budgets
+from finetree_trainer.scheduling.order.backfill import HOST, Kept, Passed
 
 WAITING_FOR_DEVICE, MEMORY_IN_USE = "WAITING_FOR_DEVICE", "MEMORY_IN_USE"
 KEPT_FOR_ANOTHER, DEVICE_LOST = "KEPT_FOR_ANOTHER", "DEVICE_LOST"

@@ -10,14 +10,14 @@ from functools import partial
 from itertools import islice
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
-from finetree_runtime.errors import DomainError, to_status
+from finetree_runtime.errors import DomainError
 from sqlalchemy import Connection
 
 from finetree_trainer.clock import timestamp
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
-from finetree_trainer.outages import Pauses, is_outage, log_failure
+from finetree_trainer.outages import Pauses, log_failure
 from finetree_trainer.scheduling import reasons
 from finetree_trainer.scheduling.demand import Demand, Demands
 from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot
@@ -26,13 +26,14 @@ from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.order.fair import DeviceUse, in_turn
 from finetree_trainer.scheduling.order.positions import Group, Positions
 from finetree_trainer.scheduling.slots import Slots
+from finetree_trainer.scheduling.starting import start_or_fail
 from finetree_trainer.scheduling.waiting import Line, Position, WaitingJob, WaitingJobs
 from finetree_trainer.store.jobs import JobRow
 
 ANNOUNCED_POSITIONS = 20
 """Places at the head of the queue whose changes are logged: else each start would log as many events as jobs wait."""
-MEMORY_POLL_SECONDS = 2.0
-"""Time between two looks at memory that a job waits for; one takes some milliseconds."""
+POLL_SECONDS = 2.0
+"""Time between two looks where nobody tells of a change; one takes some milliseconds."""
 
 
 class JobQueue:
@@ -59,8 +60,8 @@ class JobQueue:
         """When the next attempts of jobs begin at the earliest that do not begin at once."""
         self._positions = Positions(self._in_expected_order)
         self._rounds = 0
-        self._memory_awaited = False
-        """Whether a job waited for memory in this round."""
+        self._polls = False
+        """Whether a job waited for memory in this round, or for devices of jobs that may be preempted."""
         self._wake = asyncio.Event()
         self._pauses = Pauses()
         self._troubled = False
@@ -76,8 +77,8 @@ class JobQueue:
         self.may_start: Callable[[JobRow, Demand], Blocked | None] = lambda _row, _demand: None
         """Says why a job may not start now although its devices are free, as a limit of its project; None: it may. It
         is asked of each waiting job in each round; `wake` is called when an answer may have changed."""
-        self.weight: Callable[[str], float | None] = lambda _project: None
-        """Weight of a project; None where none has any, and jobs of all are in the order of priorities and places."""
+        self.make_way: Callable[[WaitingJob], Awaitable[None]] | None = None
+        """Has running jobs give up devices for the next job in turn, where they may have to; None: no job ever has."""
         log.listeners.append(self._on_change)
 
     def recover(self, rows: Iterable[JobRow]) -> None:
@@ -114,7 +115,7 @@ class JobQueue:
     def _add(self, job: WaitingJob) -> None:
         """Add a job, as a rule behind all others; one that recovers or has a higher priority comes between them."""
         last = self._waiting.add(job)
-        if last and self.weight(job.project) is None:
+        if last and not self.use.weighted:
             self._positions.append(job)
         else:
             self._positions.clear()
@@ -160,6 +161,11 @@ class JobQueue:
         if uid in self._ended and not self._slots.of(uid):
             self._ended.discard(uid)
             self._demands.pop(uid, None)
+
+    @property
+    def slots(self) -> Slots:
+        """Every slot, and who holds it."""
+        return self._slots
 
     def holders(self) -> Mapping[Slot, Holder | None]:
         """Every slot, with the job that holds it."""
@@ -225,6 +231,7 @@ class JobQueue:
             self._wake.clear()
             self._troubled = False
             await self.start_all()
+            await self._ask_for_devices()
             await self._announce_positions()
             self._maybe_prewarm()
             await self._rest()
@@ -234,9 +241,9 @@ class JobQueue:
         if not self._troubled:
             self._pauses.reset()
         pause, now = self._pauses.following() if self._troubled else None, self._log.clock()
-        if self._memory_awaited:
-            # Other programs do not tell when they give it back.
-            pause = MEMORY_POLL_SECONDS if pause is None else min(pause, MEMORY_POLL_SECONDS)
+        if self._polls:
+            # Other programs do not tell when they give memory back, nor does time when a job has run for long enough.
+            pause = POLL_SECONDS if pause is None else min(pause, POLL_SECONDS)
         later = [due - now for due in self._later.values() if due > now]
         if later:
             pause = min(later) / 1e6 if pause is None else min(pause, min(later) / 1e6)
@@ -256,11 +263,11 @@ class JobQueue:
     async def start_all(self) -> None:
         """Start every job that can begin now, in turn: one round."""
         self._rounds += 1
-        self._memory_awaited = False
+        self._polls = False
         # Of a thousand jobs that wait for the same, the first one's answer is that of all.
         blocked: dict[Demand, tuple[WaitingJob, Blocked]] = {}
         round_: Round | None = None
-        share = partial(self._share, now=self._log.clock())
+        share = partial(self.use.share, now=self._log.clock())
         for waiting in in_turn(self._waiting.snapshot(), share, self._is_open):
             waiting.trouble, waiting.looked_at = "", self._rounds
             if not self._may_begin(waiting):
@@ -274,16 +281,26 @@ class JobQueue:
                 if await self._start_one(waiting, round_, blocked):
                     # What is free and promised has changed.
                     round_ = None
-        if any(self.weight(project) is not None for project, _ in self._waiting.lines):
+        if self.use.weighted:
             self._positions.clear()
+
+    async def _ask_for_devices(self) -> None:
+        """Have running jobs make way for those that are next for their devices and found too few free."""
+        if self.make_way is None:
+            return
+        lines = list(self._waiting.lines.values())
+        firsts = [next((job for job in line if self._may_begin(job)), None) for line in lines]
+        for first in firsts:
+            if first is None or first.uid not in self._waiting or first.looked_at != self._rounds:
+                continue
+            blocked = first.blocked is not None and first.blocked.code == WAITING_FOR_DEVICE
+            if blocked and first.row.priority > job_pb2.JOB_PRIORITY_LOW and self._positions.number(first.uid) == 1:
+                self._polls = True
+                await self.make_way(first)
 
     def _may_begin(self, waiting: WaitingJob) -> bool:
         """Return whether a job is to start as soon as there is room."""
         return not waiting.row.suspended and self._later.get(waiting.uid, 0) <= self._log.clock()
-
-    def _share(self, project: str, *, now: int) -> float:
-        weight = self.weight(project)
-        return 0.0 if weight is None else self.use.share(project, weight, now)
 
     def _is_open(self, line: Line) -> bool:
         """Return whether a job of a line could be given a slot: with none free, each would only be told to wait."""
@@ -292,12 +309,12 @@ class JobQueue:
 
     def _in_expected_order(self) -> Iterator[WaitingJob]:
         """Waiting jobs in the order in which they would start if each had room when it is its turn."""
-        share, given = partial(self._share, now=self._log.clock()), defaultdict[str, float](float)
+        share, given = partial(self.use.share, now=self._log.clock()), defaultdict[str, float](float)
         for waiting in in_turn(self._waiting.lines, lambda project: share(project) + given[project]):
             yield waiting
-            weight = self.weight(waiting.project)
-            if weight is not None and waiting.counts:
-                given[waiting.project] += self.use.part(waiting.demand.kind, waiting.demand.count) / weight
+            if waiting.counts:
+                demand = waiting.demand
+                given[waiting.project] += self.use.added(waiting.project, demand.kind, demand.count)
 
     async def _start_one(
         self, waiting: WaitingJob, round_: Round, blocked: dict[Demand, tuple[WaitingJob, Blocked]]
@@ -309,7 +326,7 @@ class JobQueue:
             waiting.blocked, blocked[demand] = found, (waiting, found)
             round_.keep(demand, row.name, found, waiting.passed)
             if found.code == MEMORY_IN_USE:
-                self._memory_awaited = True
+                self._polls = True
                 self.make_room()
             return False
         if row.uid not in self._waiting:
@@ -333,40 +350,15 @@ class JobQueue:
         return round_
 
     async def _begin(self, waiting: WaitingJob, slots: tuple[Slot, ...]) -> bool:
+        assert self.start is not None  # noqa: S101 - set when the service is put together
         try:
-            return await self._start_or_fail(waiting.row.uid, slots)
+            return await start_or_fail(self._log, waiting.uid, partial(self.start, waiting.uid, slots))
         except Exception as error:  # noqa: BLE001 - one job that cannot start now must not stop the queue
             why = error.reason if isinstance(error, DomainError) else type(error).__name__
             waiting.trouble = f"it could not be started ({why}) and is tried again"
             self._troubled = True
             log_failure(error, doing="start_job", job=waiting.row.uid)
         return False
-
-    async def _start_or_fail(self, uid: str, slots: tuple[Slot, ...]) -> bool:
-        assert self.start is not None  # noqa: S101 - set when the service is put together
-        try:
-            return await self.start(uid, slots)
-        except DomainError as refusal:
-            if is_outage(refusal):
-                raise
-            await self._fail(uid, refusal)
-        return False
-
-    async def _fail(self, uid: str, refusal: DomainError) -> None:
-        """Fail a job whose inputs no longer exist."""
-
-        def decide(transaction: Transaction, _connection: Connection) -> None:
-            if transaction.row.state in states.WAITING:
-                transaction.finish(
-                    job_pb2.JOB_STATE_FAILED,
-                    refusal.reason,
-                    refusal.message,
-                    error=to_status(refusal),
-                    category=job_pb2.FAILURE_CATEGORY_USER,
-                    retryable=refusal.retry_delay is not None,
-                )
-
-        await self._log.change(uid, decide)
 
     def _blocked_by(self, waiting: WaitingJob, number: int) -> Blocked:
         if waiting.row.suspended:
@@ -392,7 +384,7 @@ class JobQueue:
 
     def _shares(self, waiting: WaitingJob) -> tuple[float, float] | None:
         """Share of a job's project, and the least of those that wait for the same devices; None where it is its own."""
-        share = partial(self._share, now=self._log.clock())
+        share = partial(self.use.share, now=self._log.clock())
         lines = ((key, line) for key, line in self._waiting.lines.items() if any(job.counts for job in line))
         own = share(waiting.project)
         least = min((share(project) for (project, group), _ in lines if group.overlaps(waiting.group)), default=own)

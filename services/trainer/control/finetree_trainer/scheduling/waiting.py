@@ -9,10 +9,10 @@ from operator import attrgetter
 
 from finetree_api.trainer.v1 import job_pb2
 
-from finetree_trainer.scheduling.backfill import Passed
 from finetree_trainer.scheduling.demand import Demand
 from finetree_trainer.scheduling.fit import MEMORY_IN_USE, Blocked
 from finetree_trainer.scheduling.order import place
+from finetree_trainer.scheduling.order.backfill import Passed
 from finetree_trainer.scheduling.order.positions import Group
 from finetree_trainer.store.jobs import JobRow
 

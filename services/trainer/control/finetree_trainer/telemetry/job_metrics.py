@@ -29,7 +29,7 @@ _LOST = {"WORKER_LOST": "lost", "WORKER_INTERRUPTED": "interrupted"}
 """Outcome of an attempt whose job waits for another one, by the reason of that state; others failed and are retried."""
 
 
-OUTCOMES = ("succeeded", "failed", "cancelled", "paused", "lost", "interrupted", "retried")
+OUTCOMES = ("succeeded", "failed", "cancelled", "paused", "preempted", "lost", "interrupted", "retried")
 """What becomes of an attempt."""
 
 _TASKS = tuple(task_name(task) for task in job_pb2.TaskKind.values() if task)
@@ -133,6 +133,8 @@ class JobMetrics:
             outcome = state_name(changed.current)
             if changed.current == job_pb2.JOB_STATE_RECOVERING:
                 outcome = _LOST.get(changed.reason.code, "retried")
+            elif changed.current == job_pb2.JOB_STATE_QUEUED:
+                outcome = "preempted"
             self._attempts.add(task_name(job.task), outcome)
 
     def _on_step(self, job: LiveJob, step: event_pb2.StepMetrics) -> None:

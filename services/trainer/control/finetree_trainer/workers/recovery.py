@@ -99,8 +99,8 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
         transaction.cancel()
         return
     if job.state == job_pb2.JOB_STATE_PAUSING:
-        lost = "" if cause in (attempts.PAUSED, attempts.INTERRUPTED) else f" Its worker ended before: {dead.ending}."
-        transaction.pause(f"Paused on request.{lost} It goes on from its newest checkpoint when it is resumed.")
+        saved = cause in (attempts.PAUSED, attempts.INTERRUPTED)
+        _make_pause(transaction, "" if saved else f" Its worker ended before: {dead.ending}.")
         return
     policy = retries.policy_of(connection, dead.job)
     if policy is not None and cause != attempts.INTERRUPTED:
@@ -117,6 +117,13 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
         transaction.recover(code, text)
     else:
         _fail(transaction, dead)
+
+
+def _make_pause(transaction: Transaction, lost: str) -> None:
+    if transaction.snapshot.state_reason.code == states.PREEMPTED:
+        transaction.requeue(f"Preempted.{lost} It goes on from its newest checkpoint when it is its turn again.")
+    else:
+        transaction.pause(f"Paused on request.{lost} It goes on from its newest checkpoint when it is resumed.")
 
 
 def _is_cancelled(transaction: Transaction) -> bool:

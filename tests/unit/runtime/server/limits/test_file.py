@@ -25,6 +25,7 @@ monthly_cost = "500 USD"
 unpriced_trainings = "allow"
 devices = 4
 weight = 2.5
+preemptible = true
 
 [principals."ci@example.com"]
 upload_bytes_per_day = "1GB"
@@ -44,6 +45,7 @@ def test_what_a_subject_has_of_its_own_goes_before_the_default_limit_by_limit():
     assert limits.value("watchers", "projects/search") == 3
     assert limits.value("devices", "projects/search") == 4
     assert limits.value("weight", "projects/search") == 2.5
+    assert limits.value("preemptible", "projects/search") is True
     assert limits.value("monthly_cost", "projects/search") == Budget(Decimal(500), "USD")
     assert limits.value("upload_bytes_per_day", "principals/ci@example.com") == 10**9
     assert limits.value("requests_per_second", "principals/ci@example.com") == 2.5
@@ -66,6 +68,7 @@ def test_what_a_subject_has_of_its_own_goes_before_the_default_limit_by_limit():
         ("[principals.a]\nunpriced_trainings = 'allow'", "principals.a.unpriced_trainings"),
         ("[projects.a]\nweight = 0", "projects.a.weight"),
         ("[projects.a]\nweight = inf", "projects.a.weight"),
+        ("[projects.a]\npreemptible = 'yes'", "projects.a.preemptible"),
         ("[principals.a]\nweight = 2", "principals.a.weight"),
         ("[principals.a]\nrequests_per_second = 0", "principals.a.requests_per_second"),
         ("[principals.a]\ndataset_bytes = '5 parsec'", "principals.a.dataset_bytes"),

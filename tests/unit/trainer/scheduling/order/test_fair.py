@@ -17,6 +17,12 @@ DEVICES = [
 GPUS = [Slot("n", f"cuda:{index}", 0) for index in range(8)]
 
 
+def weighted(weights: dict[str, float]) -> DeviceUse:
+    use = DeviceUse(DEVICES)
+    use.weight = lambda project: weights.get(project, 1.0)
+    return use
+
+
 @dataclass(frozen=True)
 class Job:
     project: str
@@ -66,7 +72,7 @@ def test_of_a_line_that_is_not_open_the_first_job_comes_alone():
 
 def shared_out(weights, slots, *, hours=200):
     """Devices that projects had on average, where each always wants more and each job runs for half an hour."""
-    use, now, had = DeviceUse(DEVICES), 0, Counter()
+    use, now, had = weighted(weights), 0, Counter()
     running = []
     for step in range(hours * 2):
         now = step * HOUR // 2
@@ -74,7 +80,7 @@ def shared_out(weights, slots, *, hours=200):
             use.give_back(project, slot, now)
         running = []
         for slot in slots:
-            chosen = min(weights, key=lambda project: (use.share(project, weights[project], now), project))
+            chosen = min(weights, key=lambda project: (use.share(project, now), project))
             use.take(chosen, slot, now)
             running.append((chosen, slot))
             had[chosen] += 1 / (hours * 2)
@@ -88,12 +94,12 @@ def test_devices_are_held_in_the_proportion_of_the_weights(slots):
 
 
 def test_the_example_of_the_page_on_limits():
-    use, weights, started = DeviceUse(DEVICES), {"search": 3.0, "ads": 1.0}, []
+    use, started = weighted({"search": 3.0, "ads": 1.0}), []
     lines = {
         "search": jobs("search", *((-2, place) for place in range(10))),
         "ads": jobs("ads", *((-2, f"a{place}") for place in range(10))),
     }
-    turns = in_turn(lines, lambda project: use.share(project, weights[project], 0))
+    turns = in_turn(lines, lambda project: use.share(project, 0))
     for slot, job in zip(GPUS, turns, strict=False):
         use.take(job.project, slot, 0)
         started.append(job.project)
@@ -101,26 +107,28 @@ def test_the_example_of_the_page_on_limits():
 
 
 def test_the_kind_counts_of_which_a_project_has_most():
-    use = DeviceUse(DEVICES)
+    use = weighted({"b": 1.0})
     use.take("a", GPUS[0], 0)
     use.take("a", Slot("n", "cpu", 0), 0)
     use.take("a", Slot("n", "cpu", -1), 0)  # the slot for PREPARE jobs is no device
-    assert use.share("a", 1.0, 0) == 1 / 2
-    assert use.share("a", 4.0, 0) == 1 / 8
-    assert use.share("b", 1.0, 0) == 0.0
+    assert (use.share("a", 0), use.share("b", 0)) == (1 / 2, 0.0)
+    use.weight = lambda _: 4.0
+    assert (use.share("a", 0), use.added("a", "h100", 4)) == (1 / 8, 1 / 8)
+    use.weight = lambda _: None
+    assert (use.share("a", 0), use.added("a", "h100", 4), use.weighted) == (0.0, 0.0, False)
 
 
 def test_what_was_held_is_forgotten_by_and_by():
-    use, later = DeviceUse(DEVICES), int(HALF_LIFE_SECONDS * 1e6)
+    use, later = weighted({}), int(HALF_LIFE_SECONDS * 1e6)
     use.take("a", GPUS[0], 0)
-    assert use.share("a", 1.0, later) == (1 + 0.5) / 8
+    assert use.share("a", later) == (1 + 0.5) / 8
     use.give_back("a", GPUS[0], later)
-    assert use.share("a", 1.0, later) == 0.5 / 8
-    assert use.share("a", 1.0, 3 * later) == 0.125 / 8
+    assert use.share("a", later) == 0.5 / 8
+    assert use.share("a", 3 * later) == 0.125 / 8
 
 
 def test_after_a_restart_the_averages_are_those_of_the_attempts():
-    used, recalled, now = DeviceUse(DEVICES), DeviceUse(DEVICES), 5 * HOUR
+    used, recalled, now = weighted({}), weighted({}), 5 * HOUR
     used.take("a", GPUS[0], HOUR)
     used.take("a", GPUS[1], 2 * HOUR)
     used.give_back("a", GPUS[0], 3 * HOUR)
@@ -128,4 +136,15 @@ def test_after_a_restart_the_averages_are_those_of_the_attempts():
     recalled.recall("a", GPUS[0], started=HOUR, ended=3 * HOUR, now=now)
     recalled.recall("a", GPUS[1], started=2 * HOUR, ended=now, now=now)
     recalled.recall("a", Slot("n", "gone", 0), started=0, ended=now, now=now)
-    assert recalled.share("a", 1.0, now) == pytest.approx(used.share("a", 1.0, now))
+    assert recalled.share("a", now) == pytest.approx(used.share("a", now))
+
+
+def test_a_project_is_over_its_share_for_another_one_that_stays_below_it():
+    use = weighted({"a": 1.0, "b": 1.0})
+    for slot in GPUS[:3]:
+        use.take("a", slot, 0)
+    use.take("b", GPUS[3], 0)
+    assert use.is_over("a", 1, "b", 1, kind="h100", now=0), "two each afterwards"
+    assert not use.is_over("a", 1, "b", 3, kind="h100", now=0), "the other would have more than it has now"
+    assert not use.is_over("a", 3, "b", 1, kind="h100", now=0), "it would have less than the other has now"
+    assert not use.is_over("b", 1, "a", 1, kind="h100", now=0)

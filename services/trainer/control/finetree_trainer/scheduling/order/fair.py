@@ -35,6 +35,8 @@ class DeviceUse:
         self._held: dict[str, Counter[str]] = {}
         self._averages: dict[str, dict[str, tuple[float, int]]] = {}
         """Devices on average, by project and kind, and when that was."""
+        self.weight: Callable[[str], float | None] = lambda _project: None
+        """Weight of a project; None where none has any: then all shares are 0."""
 
     def take(self, project: str, slot: Slot, now: int) -> None:
         """Count a device that a job is given."""
@@ -51,16 +53,34 @@ class DeviceUse:
             held = (1 - _left(started, ended)) * _left(ended, now)
             self._averages.setdefault(project, {})[kind] = (self._average(project, kind, now) + held, now)
 
-    def share(self, project: str, weight: float, now: int) -> float:
-        """Largest part of the devices of one kind that is a project's, by its weight."""
+    @property
+    def weighted(self) -> bool:
+        """Whether projects have weights, and take turns by them."""
+        return self.weight("") is not None
+
+    def share(self, project: str, now: int) -> float:
+        """Largest part of the devices of one kind that is a project's, by its weight; 0 where none has a weight."""
+        weight = self.weight(project)
+        if weight is None:
+            return 0.0
         held = self._held.get(project, Counter())
         kinds = held.keys() | self._averages.get(project, {}).keys()
         parts = ((self._average(project, kind, now) + held[kind]) / self._totals[kind] for kind in kinds)
         return max(parts, default=0.0) / weight
 
-    def part(self, kind: str, count: int) -> float:
-        """Part of all devices of a kind that so many are."""
-        return count / max(1, self._totals[kind])
+    def added(self, project: str, kind: str, count: int) -> float:
+        """What so many devices of a kind add to a project's share, or take from it."""
+        weight = self.weight(project)
+        return 0.0 if weight is None else count / max(1, self._totals[kind]) / weight
+
+    def is_over(self, project: str, gives: int, other: str, needs: int, *, kind: str, now: int) -> bool:
+        """Return whether a project's share is so large that it can give devices up to another one.
+
+        With what it gives less it has no smaller share than the other has now; with what the other needs more, that one
+        has no larger share than it has itself now.
+        """
+        share, least = self.share(project, now), self.share(other, now)
+        return least <= share - self.added(project, kind, gives) and least + self.added(other, kind, needs) <= share
 
     def _change(self, project: str, slot: Slot, now: int, *, by: int) -> None:
         kind = self._kind(slot)
