@@ -47,6 +47,7 @@ from finetree_trainer.jobs.lifecycle.pausing import Pausing
 from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.jobs.retention import users
 from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
 from finetree_trainer.jobs.retention.policy import KINDS, read_policy
@@ -64,8 +65,14 @@ from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
+from finetree_trainer.objects.cache import Cache
+from finetree_trainer.objects.copies import Copies
+from finetree_trainer.objects.opening import open_bucket
+from finetree_trainer.objects.uploads import Uploads
+from finetree_trainer.objects.waiting import DataWait
 from finetree_trainer.outages import keep_running
 from finetree_trainer.scheduling import devices
+from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.scheduling.fit import Blocked, Holder
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.machine.meter import MachineMeter
@@ -80,7 +87,7 @@ from finetree_trainer.store.backends.opening import open_store
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
-from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
+from finetree_trainer.telemetry.service_metrics import show_loops, show_objects, show_store, show_watches
 from finetree_trainer.telemetry.span_export import SpanExport
 from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.confinement import WorkerConfinement
@@ -141,6 +148,8 @@ class Application:
         gpus = NvmlGpus()
         self._node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
         meter = MachineMeter(gpus, devices.gpus_of(self._node))
+        self._copies = Copies(self._layout, await open_bucket(settings, self._store))
+        await self._copies.load()
         self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
         self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
         await self._host.load()
@@ -164,8 +173,9 @@ class Application:
         quotas = self._quotas
         log.listeners.append(quotas.on_change)
         limits = Limits(settings.max_upload_bytes, settings.disk_reserve_bytes)
-        datasets = Datasets(self._store, log.clock, layout, limits=limits, quotas=quotas)
-        weights = WeightsLocator(self._store, layout, models)
+        copies = self._copies
+        datasets = Datasets(self._store, log.clock, layout, copies=copies, limits=limits, quotas=quotas)
+        weights = WeightsLocator(self._store, layout, models, copies)
         tasks = TaskBuilder(
             log,
             models,
@@ -203,6 +213,11 @@ class Application:
             exports=exports,
         )
         self._queue.may_start = self._may_start
+        self._data = DataWait(log, layout, copies, locate=lambda uid: tasks.build(uid, ()), wake=queue.wake)
+        in_use = partial(self._store.read, partial(users.in_use, layout=layout))
+        self._cache = Cache(copies, settings.object_cache_bytes, in_use)
+        self._uploads = Uploads(log, layout, copies, self._cache.trim)
+        datasets.contents.on_ready = self._uploads.wake
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
@@ -211,12 +226,12 @@ class Application:
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices, free=self._memory.free
         )
-        checkpoints = Checkpoints(log, layout)
+        checkpoints = Checkpoints(log, layout, copies)
         jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
-        deletions = Deletions(log, layout, jobs)
-        keeping = CheckpointKeeping(log, layout, checkpoints)
+        deletions = Deletions(log, layout, jobs, copies)
+        keeping = CheckpointKeeping(log, layout, checkpoints, copies)
         self._retention = RetentionSweep(
-            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets
+            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets, copies=copies
         )
         sweeps = Sweeps(log, jobs)
         self._sweep_controller = SweepController(log, jobs, sweeps)
@@ -235,11 +250,11 @@ class Application:
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
-            artifacts=Artifacts(log, layout),
+            artifacts=Artifacts(log, layout, copies),
             checkpoints=checkpoints,
             keeping=keeping,
-            storage=StorageReport(log, layout, self._policy),
-            previews=Previews(log, layout),
+            storage=StorageReport(log, layout, self._policy, copies),
+            previews=Previews(log, layout, copies),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
             generations=self._generations,
@@ -267,6 +282,7 @@ class Application:
         )
         show_store(meter, self._store, self._layout)
         show_watches(meter, self._watches)
+        show_objects(meter, self._copies, self._uploads, self._cache)
         show_loops(meter, lambda: self._running)
         meter.gauge(
             "finetree_unknown_liveness",
@@ -280,7 +296,7 @@ class Application:
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
         await self._confined
-        self._queue.start = self._supervisor.start
+        self._queue.start = self._start_attempt
         self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
@@ -297,6 +313,8 @@ class Application:
         }
         if self._settings.database_url:
             loops["database"] = Availability(self._store, self._service.set_ready).run
+        if self._copies.enabled:
+            loops |= {"object_uploads": self._uploads.run, "object_cache": self._cache.run}
         if self._service.tracing is not None:
             self._spans = SpanExport(self._log, self._service.tracing.records)
             loops["spans"] = self._spans.run
@@ -306,7 +324,14 @@ class Application:
 
     def _may_start(self, row: JobRow) -> Blocked | None:
         text = self._quotas.held_back(row)
-        return Blocked(WAITING_FOR_QUOTA, text) if text else None
+        if text:
+            return Blocked(WAITING_FOR_QUOTA, text)
+        waits = self._data.blocked(row)
+        return Blocked(*waits) if waits is not None else None
+
+    async def _start_attempt(self, uid: str, slots: tuple[Slot, ...]) -> bool:
+        self._data.require(uid)
+        return await self._supervisor.start(uid, slots)
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
@@ -321,6 +346,8 @@ class Application:
             return
         for task in self._running.values():
             task.cancel()
+        self._data.stop()
+        self._copies.close()
         await self._supervisor.stop()
         if self._spans is not None:
             with suppress(TimeoutError):
