@@ -161,6 +161,7 @@ def object_store() -> Iterator[Any]:
     server.close()
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest -p no:xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
     config.option.loadscopereorder = False  # the files are in order already
     return Sharing(config, log)

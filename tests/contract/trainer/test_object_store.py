@@ -149,7 +149,7 @@ async def test_the_disk_keeps_what_was_used_last_and_what_jobs_need(tmp_path, st
         # A job that waits needs the dataset, whatever its age.
         waiting = await talk.train(dataset=dataset.name, suspended=True)
         await read(talk, f"{job.name}/artifacts/adapter", "weights.bin")
-        cache = talk.application._cache
+        cache = talk.application._objects.cache
         cache._recent, cache._limit = 0.0, sum(file.stat().st_size for file in adapter.iterdir()) + 3000
         await cache.trim()
         assert adapter.is_dir()

@@ -102,7 +102,7 @@ async def test_training_goes_on_while_the_store_is_away_and_what_waits_is_upload
             # All of this one is on the disk.
             job = await talk.train(dataset=first.name)
             assert states(await talk.events(job.name, 60))[-1] == "SUCCEEDED"
-            await until(lambda: not application._copies.traffic.answers and application._uploads.waiting == 3)
+            await until(lambda: not application._copies.traffic.answers and application._objects.uploads.waiting == 3)
             # What is only in the store is waited for, or refused at once.
             await talk.resume(suspended.name)
             await talk.until(
@@ -119,7 +119,7 @@ async def test_training_goes_on_while_the_store_is_away_and_what_waits_is_upload
         assert states(events)[-1] == "SUCCEEDED"
         assert_whole(events)
         # Two datasets, and of each job two checkpoints and an artifact.
-        await until(lambda: len(list(application._copies)) == 8 and not application._uploads.waiting)
+        await until(lambda: len(list(application._copies)) == 8 and not application._objects.uploads.waiting)
         assert len([key for key in object_store.keys(bucket) if "/manifests/" in key]) == 8
 
 
@@ -135,7 +135,9 @@ async def test_a_kill_of_the_service_in_the_middle_of_a_save_loses_nothing(objec
             await talk.events(job.name, 60)
             # It ends wherever the uploads are.
         async with trainer(tmp_path, SCRIPT, **given) as talk:
-            await until(lambda: len(list(talk.application._copies)) == 4 and not talk.application._uploads.waiting)
+            await until(
+                lambda: len(list(talk.application._copies)) == 4 and not talk.application._objects.uploads.waiting
+            )
     store = Bucket.open(f"s3://{bucket}/finetree", object_store.options() | {"allow_http": True})
     found, damaged = units.find_below(store)
     assert not damaged

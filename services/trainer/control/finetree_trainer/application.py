@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -59,28 +60,28 @@ from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout
-from finetree_trainer.limits.quotas import WAITING_FOR_QUOTA, Quotas, usual_limits
+from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
 from finetree_trainer.limits.report import LimitReport
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
-from finetree_trainer.objects.cache import Cache
-from finetree_trainer.objects.copies import Copies
-from finetree_trainer.objects.opening import open_bucket
-from finetree_trainer.objects.uploads import Uploads
-from finetree_trainer.objects.waiting import DataWait
+from finetree_trainer.objects.opening import open_copies
+from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.outages import keep_running
 from finetree_trainer.scheduling import devices
+from finetree_trainer.scheduling.demand import Demand
 from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.scheduling.fit import Blocked, Holder
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
+from finetree_trainer.scheduling.order.fair import RECALLED_SECONDS
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
+from finetree_trainer.store import attempts
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
@@ -92,6 +93,7 @@ from finetree_trainer.telemetry.span_export import SpanExport
 from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.handover import hand_over
+from finetree_trainer.workers.launch.local import LocalLauncher
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -148,8 +150,7 @@ class Application:
         gpus = NvmlGpus()
         self._node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
         meter = MachineMeter(gpus, devices.gpus_of(self._node))
-        self._copies = Copies(self._layout, await open_bucket(settings, self._store))
-        await self._copies.load()
+        self._copies = await open_copies(settings, self._store, self._layout)
         self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
         self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
         await self._host.load()
@@ -187,7 +188,10 @@ class Application:
             settings=settings,
         )
         self._queue = JobQueue(log, self._node.devices, self._memory)
-        self._supervisor = Supervisor(log, tasks, settings, confinement=confinement, on_released=self._queue.release)
+        launcher = LocalLauncher(settings, confinement, threads=tasks.slot_threads)
+        self._supervisor = Supervisor(
+            log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
+        )
         self._memory.workers = self._supervisor.heartbeats.processes
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
@@ -212,12 +216,17 @@ class Application:
             serving=serving,
             exports=exports,
         )
-        self._queue.may_start = self._may_start
-        self._data = DataWait(log, layout, copies, locate=lambda uid: tasks.build(uid, ()), wake=queue.wake)
-        in_use = partial(self._store.read, partial(users.in_use, layout=layout))
-        self._cache = Cache(copies, settings.object_cache_bytes, in_use)
-        self._uploads = Uploads(log, layout, copies, self._cache.trim)
-        datasets.contents.on_ready = self._uploads.wake
+        self._queue.may_start, self._queue.weight = self._may_start, quotas.weight
+        self._objects = ObjectStorage(
+            log,
+            layout,
+            copies,
+            cache_bytes=settings.object_cache_bytes,
+            in_use=partial(self._store.read, partial(users.in_use, layout=layout)),
+            locate=lambda uid: tasks.build(uid, ()),
+            wake=queue.wake,
+        )
+        datasets.contents.on_ready = self._objects.uploads.wake
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
@@ -282,7 +291,7 @@ class Application:
         )
         show_store(meter, self._store, self._layout)
         show_watches(meter, self._watches)
-        show_objects(meter, self._copies, self._uploads, self._cache)
+        show_objects(meter, self._objects)
         show_loops(meter, lambda: self._running)
         meter.gauge(
             "finetree_unknown_liveness",
@@ -296,7 +305,7 @@ class Application:
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
         await self._confined
-        self._queue.start = self._start_attempt
+        self._queue.start = self._objects.data.checked(self._supervisor.start)
         self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
@@ -310,11 +319,10 @@ class Application:
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
             "machine": MachineWatch(self._log, self._queue, self._memory).run,
+            **self._objects.loops(),
         }
         if self._settings.database_url:
             loops["database"] = Availability(self._store, self._service.set_ready).run
-        if self._copies.enabled:
-            loops |= {"object_uploads": self._uploads.run, "object_cache": self._cache.run}
         if self._service.tracing is not None:
             self._spans = SpanExport(self._log, self._service.tracing.records)
             loops["spans"] = self._spans.run
@@ -322,16 +330,12 @@ class Application:
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
             self._running[name] = asyncio.create_task(work)
 
-    def _may_start(self, row: JobRow) -> Blocked | None:
-        text = self._quotas.held_back(row)
-        if text:
-            return Blocked(WAITING_FOR_QUOTA, text)
-        waits = self._data.blocked(row)
-        return Blocked(*waits) if waits is not None else None
-
-    async def _start_attempt(self, uid: str, slots: tuple[Slot, ...]) -> bool:
-        self._data.require(uid)
-        return await self._supervisor.start(uid, slots)
+    def _may_start(self, row: JobRow, demand: Demand) -> Blocked | None:
+        held_back = self._quotas.held_back(row, 0 if demand.prepares else demand.count)
+        if held_back is not None:
+            return Blocked(WAITING_FOR_QUOTA, str(held_back), remedy=QUOTA_REMEDY, metadata=held_back.metadata())
+        waits = self._objects.data.blocked(row)
+        return Blocked(waits.code, waits.text, remedy=waits.remedy) if waits is not None else None
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
@@ -346,8 +350,7 @@ class Application:
             return
         for task in self._running.values():
             task.cancel()
-        self._data.stop()
-        self._copies.close()
+        self._objects.stop()
         await self._supervisor.stop()
         if self._spans is not None:
             with suppress(TimeoutError):
@@ -387,6 +390,7 @@ class Application:
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
         self._quotas.recover(rows)
+        await self._recall_use()
         self._queue.recover(rows)
         if self._metrics is not None:
             self._metrics.jobs.recover(rows)
@@ -396,6 +400,16 @@ class Application:
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._stop_again(row)
+
+    async def _recall_use(self) -> None:
+        """Count the devices that projects held in the last days, before this run of the service."""
+        now = self._log.clock()
+        since = now - int(RECALLED_SECONDS * 1e6)
+        for held in await self._store.read(lambda connection: attempts.holdings_since(connection, since)):
+            for text in held.slots.split(","):
+                # The machine may have had another name then; its devices are the same.
+                slot = replace(Slot.parse(text), node=self._node.name)
+                self._queue.use.recall(held.project, slot, started=held.started, ended=held.ended or now, now=now)
 
     def _stop_again(self, row: JobRow) -> None:
         """Repeat the command to a worker whose job is about to end: by a limit, or on request."""

@@ -10,8 +10,11 @@ from typing import Any
 from finetree_data.objects.bucket import Bucket
 from finetree_data.objects.errors import ObjectStoreRefusedError, ObjectStoreUnavailableError
 from finetree_runtime.config.settings import SettingsError
+from finetree_runtime.errors import DomainError
 from sqlalchemy import Connection, insert, select
 
+from finetree_trainer.layout import Layout
+from finetree_trainer.objects.copies import Copies
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import schema
 from finetree_trainer.store.database import Store
@@ -20,6 +23,16 @@ OWNER_KEY = "object_store"
 """Key in `meta` of the name by which the store knows the database that it belongs to."""
 MARK = "owner"
 """Object that holds this name."""
+
+
+async def open_copies(settings: Settings, store: Store, layout: Layout) -> Copies:
+    """Open the store, and learn what it has; without one there are no copies. Raises as `open_bucket`."""
+    copies = Copies(layout, await open_bucket(settings, store))
+    try:
+        await copies.load()
+    except DomainError as error:
+        raise SettingsError("OBJECT_STORE_UNREACHABLE", f"object_store: {error.message} Start again") from None
+    return copies
 
 
 async def open_bucket(settings: Settings, store: Store) -> Bucket | None:

@@ -4,6 +4,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_data.weights import checkpoint
@@ -17,8 +19,20 @@ from finetree_trainer.objects.copies import Copies
 from finetree_trainer.outages import Pauses, is_outage, log_failure
 from finetree_trainer.store.jobs import JobRow
 
+T = TypeVar("T")
+
 WAITING_FOR_DATA, DAMAGED = "WAITING_FOR_DATA", "OBJECT_DAMAGED"
 """Code of the reason for which a job waits, and reason of data that no attempt may begin on."""
+RETRIED = "It is tried again every few seconds; look at the object store and at the trainer's log."
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """What a job waits for: a stable code, the same in words, and what would end it, empty for nothing."""
+
+    code: str
+    text: str
+    remedy: str = ""
 
 
 class DataWait:
@@ -39,24 +53,29 @@ class DataWait:
         self._log, self._layout, self._copies = log, layout, copies
         self._locate, self._wake = locate, wake
         self._fetches: dict[str, asyncio.Task[None]] = {}
-        self._blocked: dict[str, tuple[str, str]] = {}
-        """Why jobs wait, in a stable code and in words; a job whose fetch is over waits no longer."""
+        self._blocked: dict[str, Waits] = {}
+        """Why jobs wait; a job whose fetch is over waits no longer."""
         self._refusals: dict[str, DomainError] = {}
         log.listeners.append(self._on_change)
 
-    def blocked(self, row: JobRow) -> tuple[str, str] | None:
+    def blocked(self, row: JobRow) -> Waits | None:
         """Why a waiting job may not start yet; None once its data are here. The first call begins to fetch them."""
         if not self._copies.enabled:
             return None
         if row.uid not in self._fetches:
-            self._blocked[row.uid] = WAITING_FOR_DATA, "its data are fetched from the object store"
+            self._blocked[row.uid] = Waits(WAITING_FOR_DATA, "its data are fetched from the object store")
             self._fetches[row.uid] = asyncio.create_task(self._fetch(row.uid))
         return self._blocked.get(row.uid)
 
-    def require(self, uid: str) -> None:
-        """Raise the refusal of a job's data: a copy that is damaged."""
-        if (refusal := self._refusals.get(uid)) is not None:
-            raise refusal
+    def checked(self, start: Callable[[str, T], Awaitable[bool]]) -> Callable[[str, T], Awaitable[bool]]:
+        """Return `start`, which raises the refusal of a job's data, a copy that is damaged, and begins nothing then."""
+
+        async def checked(uid: str, slots: T) -> bool:
+            if (refusal := self._refusals.get(uid)) is not None:
+                raise refusal
+            return await start(uid, slots)
+
+        return checked
 
     def stop(self) -> None:
         """End the fetches."""
@@ -85,10 +104,10 @@ class DataWait:
                     if error.reason == DAMAGED:
                         self._refusals[uid] = error
                     break
-                self._blocked[uid] = error.reason, f"its data cannot be fetched: {error.message}"
+                self._blocked[uid] = Waits(error.reason, f"its data cannot be fetched: {error.message}", RETRIED)
                 log_failure(error, doing="fetch_data", job=uid)
             except OSError as error:
-                self._blocked[uid] = WAITING_FOR_DATA, f"its data cannot be written: {error.strerror}"
+                self._blocked[uid] = Waits(WAITING_FOR_DATA, f"its data cannot be written: {error.strerror}", RETRIED)
                 log_failure(error, doing="fetch_data", job=uid)
             self._wake()
             await asyncio.sleep(pauses.following())

@@ -10,9 +10,7 @@ from finetree_runtime.meter import Meter, Values
 
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.layout import Layout
-from finetree_trainer.objects.cache import Cache
-from finetree_trainer.objects.copies import Copies
-from finetree_trainer.objects.uploads import Uploads
+from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.store.database import Store
 
 BATCHES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
@@ -59,11 +57,11 @@ def show_watches(meter: Meter, watches: Watches) -> None:
     )
 
 
-def show_objects(meter: Meter, copies: Copies, uploads: Uploads, cache: Cache) -> None:
+def show_objects(meter: Meter, objects: ObjectStorage) -> None:
     """Show what waits for the object store, whether it answers, and what went to it and came from it."""
-    if not copies.enabled:
+    if not objects.copies.enabled:
         return
-    traffic = copies.traffic
+    traffic = objects.copies.traffic
     meter.gauge(
         "finetree_object_store_up",
         "Whether the object store answered the last request: 1, or 0.",
@@ -72,7 +70,7 @@ def show_objects(meter: Meter, copies: Copies, uploads: Uploads, cache: Cache) -
     meter.gauge(
         "finetree_object_store_waiting",
         "Datasets, checkpoints and artifacts that wait for their upload to the object store.",
-        read=lambda: {(): uploads.waiting},
+        read=lambda: {(): objects.uploads.waiting},
     )
     meter.total(
         "finetree_object_store_bytes",
@@ -88,7 +86,7 @@ def show_objects(meter: Meter, copies: Copies, uploads: Uploads, cache: Cache) -
     meter.gauge(
         "finetree_object_cache_bytes",
         "Bytes in the data folder of what the object store has, too.",
-        read=lambda: {(): cache.bytes},
+        read=lambda: {(): objects.cache.bytes},
     )
 
 
