@@ -136,6 +136,13 @@ def discover(cpu_slots: int, cpu_threads: int, gpus: Gpus | None = None) -> Node
     return Node(node, (*(_gpu(node, gpu, threads) for gpu in found), _cpu(node, max(1, cpu_slots), cpu_threads)))
 
 
+def all_slots(devices: Iterable[Device]) -> list[Slot]:
+    """Every slot of devices, those for PREPARE jobs last."""
+    found = list(devices)
+    slots = [slot for device in found for slot in device.slots()]
+    return slots + [Slot(device.node, CPU, PREPARING) for device in found if device.id == CPU]
+
+
 def gpus_of(node: Node) -> list[Gpu]:
     """The GPUs of a node, as they were found."""
     return [
@@ -163,6 +170,8 @@ def matching(
     and InvalidArgument THREADS_TOO_FEW where a slot of the CPU has not a thread for each process.
     """
     match wanted.WhichOneof("device"):
+        case None if not devices:
+            found, what = [], "device"
         case None:
             found, what = [device for device in devices if device.kind == devices[0].kind], "device"
         case "cpu":
@@ -219,7 +228,7 @@ def _by_memory(devices: Sequence[Device], marketed_gb: float) -> list[Device]:
 
 
 def _missing(devices: Sequence[Device], what: str, field: str) -> FailedPrecondition:
-    have = ", ".join(device.kind for device in devices)
+    have = ", ".join(device.kind for device in devices) or "none"
     text = f"this server has no {what}; it has {have}"
     return FailedPrecondition(
         "NO_SUCH_DEVICE", f"{field}: {text}.", metadata={"devices": have}, violations=[(field, text, "NO_SUCH_DEVICE")]

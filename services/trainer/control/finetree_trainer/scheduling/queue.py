@@ -2,7 +2,7 @@
 """The queue: jobs wait in the order of their priority and place for slots of the devices that they can run on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -18,8 +18,16 @@ from finetree_trainer.outages import Pauses, is_outage, log_failure
 from finetree_trainer.scheduling import place
 from finetree_trainer.scheduling.backfill import Passed
 from finetree_trainer.scheduling.demand import Demand, demand_of
-from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot
-from finetree_trainer.scheduling.fit import MEMORY_IN_USE, WAITING_FOR_DEVICE, Blocked, Holder, Round
+from finetree_trainer.scheduling.devices import PREPARING, Device, Slot, all_slots
+from finetree_trainer.scheduling.fit import (
+    MEMORY_IN_USE,
+    WAITING_FOR_DEVICE,
+    WAITING_FOR_NODE,
+    Blocked,
+    Holder,
+    NotPlacedError,
+    Round,
+)
 from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.positions import Group, Positions
 from finetree_trainer.store.jobs import JobRow
@@ -55,7 +63,7 @@ class _Waiting:
     demand: Demand
     group: Group
     announced: Position = Position()
-    trouble: str = ""
+    trouble: Blocked | None = None
     """Why it could not be started the last time."""
     blocked: Blocked | None = None
     """What was in its way at the last look, where slots were not."""
@@ -79,14 +87,14 @@ class JobQueue:
     libraries for the next job.
     """
 
-    def __init__(self, log: EventLog, devices: Iterable[Device], memory: MemoryLedger) -> None:
+    def __init__(self, log: EventLog, devices: Sequence[Device], memory: MemoryLedger) -> None:
         self._log, self._memory = log, memory
         memory.promised = self._promised
-        self._devices = list(devices)
-        slots = [slot for device in self._devices for slot in device.slots()]
-        slots += [Slot(device.node, CPU, PREPARING) for device in self._devices if device.id == CPU]
-        self._holders: dict[Slot, Holder | None] = dict.fromkeys(slots)
+        self._devices = devices
+        self._holders: dict[Slot, Holder | None] = dict.fromkeys(all_slots(devices))
         self._demands: dict[str, Demand] = {}
+        self._records: dict[str, bytes] = {}
+        """What the demands were read from."""
         self._ended: set[str] = set()
         """Jobs that have ended and hold a slot still."""
         self._waiting: dict[str, _Waiting] = {}
@@ -116,7 +124,8 @@ class JobQueue:
     def _on_change(self, row: JobRow) -> None:
         """Queue a job that waits now, and drop one that no longer does."""
         if row.record:
-            self._demands[row.uid] = demand_of(job_pb2.Job.FromString(row.record), self._devices)
+            self._records[row.uid] = row.record
+            self._demands[row.uid] = self._demand(row.uid)
         if row.state in states.TERMINAL:
             # What its process was promised is its until it is dead.
             self._ended.add(row.uid)
@@ -155,6 +164,22 @@ class JobQueue:
         self._waiting = dict(sorted(self._waiting.items(), key=lambda item: place.order(item[1].row)))
         self._positions.clear()
 
+    def _demand(self, uid: str) -> Demand:
+        return demand_of(job_pb2.Job.FromString(self._records[uid]), self._devices)
+
+    def follow_devices(self) -> None:
+        """Take devices that have come, and leave those that have gone as their jobs' processes are proven dead."""
+        there = all_slots(self._devices)
+        for slot in [each for each, holder in self._holders.items() if holder is None and each not in there]:
+            del self._holders[slot]
+        for slot in there:
+            self._holders.setdefault(slot, None)
+        for waiting in self._waiting.values():
+            waiting.demand = self._demands[waiting.uid] = self._demand(waiting.uid)
+            waiting.group = waiting.demand.group()
+        self._positions.clear()
+        self._wake.set()
+
     def hold(self, slots: Iterable[Slot], holder: Holder) -> None:
         """Mark slots as held by a job."""
         self._holders |= dict.fromkeys(slots, holder)
@@ -177,6 +202,7 @@ class JobQueue:
         if uid in self._ended and not held:
             self._ended.discard(uid)
             self._demands.pop(uid, None)
+            self._records.pop(uid, None)
 
     def holders(self) -> Mapping[Slot, Holder | None]:
         """Every slot, with the job that holds it."""
@@ -286,7 +312,7 @@ class JobQueue:
         blocked: dict[Demand, tuple[_Waiting, Blocked]] = {}
         round_: Round | None = None
         for waiting in list(self._waiting.values()):
-            waiting.trouble = ""
+            waiting.trouble = None
             if waiting.row.suspended or waiting.not_before > self._log.clock():
                 continue
             if waiting.demand in blocked:
@@ -333,9 +359,12 @@ class JobQueue:
     async def _begin(self, waiting: _Waiting, slots: tuple[Slot, ...]) -> bool:
         try:
             return await self._start_or_fail(waiting.row.uid, slots)
+        except NotPlacedError as error:
+            waiting.trouble = Blocked(WAITING_FOR_NODE, str(error))
+            self._troubled = True
         except Exception as error:  # noqa: BLE001 - one job that cannot start now must not stop the queue
             why = error.reason if isinstance(error, DomainError) else type(error).__name__
-            waiting.trouble = f"it could not be started ({why}) and is tried again"
+            waiting.trouble = Blocked("", f"it could not be started ({why}) and is tried again")
             self._troubled = True
             log_failure(error, doing="start_job", job=waiting.row.uid)
         return False
@@ -370,7 +399,7 @@ class JobQueue:
         if waiting.row.suspended:
             return Blocked("", "suspended: it is not queued until it is resumed")
         if waiting.trouble:
-            return Blocked("", waiting.trouble)
+            return waiting.trouble
         if waiting.not_before > self._log.clock():
             when = f"{timestamp(waiting.not_before).ToDatetime():%H:%M:%S} UTC"
             return Blocked("", f"its next attempt begins at {when}")

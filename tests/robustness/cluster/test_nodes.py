@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers on the nodes of a Ray cluster: several real nodes on this machine."""
+
+import asyncio
+import socket
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from finetree_api.trainer.v1 import capacity_pb2, job_pb2
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2
+from trainer_harness import refusal, trainer
+
+HERE = Path(__file__).parent
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow(60)]
+
+
+def on(nodes, seconds: float = 0.3, **changes) -> dict:
+    """Settings of a trainer whose workers run on the cluster, each step in so many seconds."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    worker = (sys.executable, str(HERE / "slow_worker.py"), str(HERE.parent / "campaign"), str(seconds))
+    return {
+        "launcher": "ray",
+        "ray_address": nodes.address,
+        "worker_address": f"127.0.0.1:{port}",
+        "worker_command": worker,
+        "cpu_threads": 1,
+        "worker_heartbeat": 20.0,
+        "start_time": 300.0,
+        "cancel_grace": 20.0,
+        "exit_grace": 20.0,
+        "checkpoint_grace": 20.0,
+        "system_retries": 9,
+        **changes,
+    }
+
+
+async def capacity(talk, names: list[str]) -> capacity_pb2.GetCapacityResponse:
+    """The capacity, as soon as exactly these nodes are there."""
+    async with asyncio.timeout(120):
+        while True:
+            found = await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
+            if sorted(node.name.rpartition("-")[0] for node in found.nodes) == sorted(names):
+                return found
+            await asyncio.sleep(0.2)
+
+
+def steps(events) -> list[tuple[int, int]]:
+    return [(event.attempt, event.step_metrics.step) for event in events if event.HasField("step_metrics")]
+
+
+def attempts(events) -> list[tuple[int, str, int]]:
+    """Each attempt: its number, the name of its node, and the step that it went on from."""
+    found = [event for event in events if event.HasField("attempt_started")]
+    started = [(event.attempt, event.attempt_started) for event in found]
+    return [
+        (number, each.placements[0].node.rpartition("-")[0] if each.placements else "", each.restored_step)
+        for number, each in started
+    ]
+
+
+async def test_a_job_moves_to_another_node_when_its_own_is_killed(nodes, tmp_path):
+    nodes.add("one")
+    async with trainer(tmp_path, **on(nodes)) as talk:
+        (node,) = (await capacity(talk, ["one"])).nodes
+        assert [(device.id, device.slots, device.threads_per_slot) for device in node.devices] == [("cpu", 1, 1)]
+        job = await talk.train()
+        await talk.until(job.name, lambda event: event.checkpoint_saved.step == 2, 240)
+        nodes.add("two")
+        await capacity(talk, ["one", "two"])
+        nodes.kill("one")
+        events = await talk.events(job.name, 300)
+        for e in events: print(e)
+        assert [event.seq for event in events] == list(range(1, len(events) + 1))
+        assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
+        print(attempts(events), steps(events))
+
+
+async def test_jobs_wait_for_a_node_while_there_is_none(nodes, tmp_path):
+    if "two" not in nodes.names:
+        nodes.add("two")
+    async with trainer(tmp_path, **on(nodes)) as talk:
+        await capacity(talk, ["two"])
+        running = await talk.train()
+        await talk.until(running.name, lambda event: event.checkpoint_saved.step == 2, 240)
+        waiting = await talk.train(dataset=running.train.spec.dataset.name)
+        nodes.kill("two")
+        for job in (running, waiting):
+            await talk.until(job.name, lambda event: event.queue_changed.code == "WAITING_FOR_NODE", 240)
+        nodes.add("three")
+        for job in (running, waiting):
+            assert (await talk.events(job.name, 300))[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_what_no_node_has_is_refused(nodes, tmp_path):
+    if "three" not in nodes.names:
+        nodes.add("three")
+    async with trainer(tmp_path, **on(nodes)) as talk:
+        await capacity(talk, ["three"])
+        for hardware, reason in (({"accelerator": "h100"}, "NO_SUCH_DEVICE"), ({"cpu": {}, "count": 2}, "THREADS_TOO_FEW")):
+            task = job_pb2.TrainTask(spec=run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(**hardware)))
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await talk.train(task=task)
+            assert refusal(refused.value)[1] == reason
+
+
+async def test_a_trainer_that_is_started_again_takes_over_its_workers(nodes, tmp_path):
+    if "three" not in nodes.names:
+        nodes.add("three")
+    settings = on(nodes)
+    async with trainer(tmp_path, **settings) as talk:
+        await capacity(talk, ["three"])
+        job = await talk.train()
+        await talk.until(job.name, lambda event: event.checkpoint_saved.step == 2, 240)
+    async with trainer(tmp_path, **settings) as talk:
+        events = await talk.events(job.name, 300)
+        assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
+        assert steps(events) == [(1, step) for step in range(1, 9)]
