@@ -14,7 +14,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-FOLDER = Path(tempfile.mkdtemp(prefix="ftr-", dir="/tmp"))  # noqa: S108 - sockets need a short path
+FOLDER = Path(tempfile.mkdtemp(prefix="ftr-", dir="/tmp"))
 """Everything of the cluster on the disk."""
 os.environ |= {
     "RAY_TMPDIR": str(FOLDER),
@@ -48,8 +48,14 @@ def processes_of(node) -> list[psutil.Process]:
         for info in each:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(info.process.pid)
-                found += [process, *process.children()]
+                below = process.children(recursive=True)
+                found += [process, *(each for each in below if not _is_worker(each))]
     return found
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    """Whether an actor has started it."""
+    return any("slow_worker" in text for text in process.cmdline())
 
 
 def kill(node) -> None:

@@ -49,9 +49,14 @@ class RayNodes:
         self.process.stdin.flush()
         assert self._answer() == {"done": command}
 
-    def add(self, name: str, cpus: int = 1) -> None:
-        self.tell(f"add {name} {cpus}")
-        self.names.append(name)
+    def have(self, *names: str) -> None:
+        """Let exactly these nodes be there, of one processor each."""
+        for name in set(self.names) - set(names):
+            self.kill(name)
+        for name in names:
+            if name not in self.names:
+                self.tell(f"add {name} 1")
+                self.names.append(name)
 
     def kill(self, name: str) -> None:
         self.tell(f"kill {name}")
@@ -59,7 +64,9 @@ class RayNodes:
 
     def end(self) -> None:
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait(60)
         for process in self.left():
             process.kill()

@@ -5,7 +5,7 @@ import sys
 
 sys.path.insert(0, sys.argv[1])
 
-from finetree_worker.process.log_capture import set_environment  # noqa: E402 - its folder is an argument
+from finetree_worker.process.log_capture import set_environment
 
 set_environment()
 

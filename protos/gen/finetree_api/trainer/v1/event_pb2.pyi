@@ -485,7 +485,8 @@ class QueueChanged(_message.Message):
     """Stable code of what it waits for: "WAITING_FOR_DEVICE" (no slot of its devices is free), "WAITING_FOR_QUOTA" (as many
     jobs of its project or principal run as may), "MEMORY_IN_USE" (too much of the memory is used or promised, by this
     trainer or by other programs), "KEPT_FOR_ANOTHER" (what is free is kept for a larger job that others have passed),
-    "DEVICE_LOST" (its devices do not work), or a limit. Empty: it is suspended, or is tried again later.
+    "DEVICE_LOST" (its devices do not work), "WAITING_FOR_NODE" (no machine that is there has such devices, or Ray
+    has started no worker on it yet), or a limit. Empty: it is suspended, or is tried again later.
     """
     def __init__(
         self,

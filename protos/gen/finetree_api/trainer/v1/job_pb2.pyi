@@ -358,8 +358,8 @@ class StateReason(_message.Message):
     REMEDY_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Stable code: "WAITING_FOR_DEVICE", "WAITING_FOR_QUOTA", "MEMORY_IN_USE", "KEPT_FOR_ANOTHER", "DEVICE_LOST" (see QueueChanged), "STARTING",
-    "TRAINING", "WORKER_LOST" and others; of a failed job an ErrorReason without its prefix.
+    """Stable code: "WAITING_FOR_DEVICE", "WAITING_FOR_QUOTA", "MEMORY_IN_USE", "KEPT_FOR_ANOTHER", "DEVICE_LOST",
+    "WAITING_FOR_NODE" (see QueueChanged), "STARTING", "TRAINING", "WORKER_LOST" and others; of a failed job an ErrorReason without its prefix.
     """
     text: _builtins.str
     """One line for people."""

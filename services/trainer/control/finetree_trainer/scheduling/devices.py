@@ -136,13 +136,6 @@ def discover(cpu_slots: int, cpu_threads: int, gpus: Gpus | None = None) -> Node
     return Node(node, (*(_gpu(node, gpu, threads) for gpu in found), _cpu(node, max(1, cpu_slots), cpu_threads)))
 
 
-def all_slots(devices: Iterable[Device]) -> list[Slot]:
-    """Every slot of devices, those for PREPARE jobs last."""
-    found = list(devices)
-    slots = [slot for device in found for slot in device.slots()]
-    return slots + [Slot(device.node, CPU, PREPARING) for device in found if device.id == CPU]
-
-
 def gpus_of(node: Node) -> list[Gpu]:
     """The GPUs of a node, as they were found."""
     return [

@@ -2,7 +2,7 @@
 """Which slots a waiting job gets now, and what is in its way where it gets none: one round through the queue."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetree_trainer.scheduling.backfill import HOST, Kept, Passed
@@ -37,26 +37,32 @@ class Holder:
     name: str
     task: int
 
+    @property
+    def project(self) -> str:
+        """Whose it is."""
+        return self.name.removeprefix("projects/").partition("/")[0]
+
 
 class Round:
-    """One look through the queue, in its order; `holders` and `budgets` are as they are now."""
+    """One look through the queue, in its order; `holders`, `free` slots and `budgets` are as they are now."""
 
-    def __init__(self, holders: Mapping[Slot, Holder | None], budgets: Budgets, *, now: int) -> None:
-        self._holders, self.budgets, self._now = holders, budgets, now
+    def __init__(
+        self, holders: Mapping[Slot, Holder | None], free: Sequence[Slot], budgets: Budgets, *, now: int
+    ) -> None:
+        self._holders, self._free, self.budgets, self._now = holders, free, budgets, now
         self._kept = Kept()
 
     def choose(self, demand: Demand, name: str, rank: Mapping[Slot, int]) -> tuple[Slot, ...] | Blocked:
         """Choose free slots for a job, one of each device, those of a lower rank first; or say what is in its way."""
         if not demand.candidates:
-            text = f"no node that is there now has {demand.count} of the kind {demand.kind}"
-            return Blocked(WAITING_FOR_NODE, text)
-        faults = {place: self.budgets.of(place).fault for place in sorted(demand.candidates)}
-        if faults and all(faults.values()):
+            return Blocked(WAITING_FOR_NODE, f"nothing that is there now has {demand.count} of the kind {demand.kind}")
+        if all(self.budgets.of(place).fault for place in demand.candidates):
+            faults = {place: self.budgets.of(place).fault for place in sorted(demand.candidates)}
             text = "; ".join(f"{device} cannot be used: {fault}" for (_, device), fault in faults.items())
             return Blocked(DEVICE_LOST, text)
         free: dict[tuple[str, str], Slot] = {}
-        for slot, holder in sorted(self._holders.items(), key=lambda pair: rank.get(pair[0], 0)):
-            if holder is None and demand.takes(slot) and not faults[slot.node, slot.device]:
+        for slot in sorted(self._free, key=lambda slot: rank.get(slot, 0)):
+            if demand.takes(slot) and not self.budgets.of((slot.node, slot.device)).fault:
                 free.setdefault((slot.node, slot.device), slot)
         if _most_on_a_node(free) < demand.count:
             return Blocked(WAITING_FOR_DEVICE, "")
@@ -71,6 +77,7 @@ class Round:
     def _on_one_node(
         self, demand: Demand, open_: Mapping[tuple[str, str], Slot], rank: Mapping[Slot, int]
     ) -> tuple[Slot, ...] | Blocked:
+        """Choose among slots those of the first node that has enough of them, and the memory."""
         found: tuple[Slot, ...] | Blocked = Blocked(WAITING_FOR_DEVICE, "")
         for node in dict.fromkeys(node for node, _ in open_):
             here = {place: slot for place, slot in open_.items() if place[0] == node}
@@ -92,7 +99,7 @@ class Round:
             return
         if blocked.code == WAITING_FOR_DEVICE:
             usable = [place for place in demand.candidates if not self.budgets.of(place).fault]
-            self._kept.keep_devices(self._holders, usable, demand.count, name=name)
+            self._kept.keep_devices(self._free, usable, demand.count, name=name)
         elif blocked.code == MEMORY_IN_USE and blocked.ours:
             self._kept.keep_memory(HOST, name)
 
