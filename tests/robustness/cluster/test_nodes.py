@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow(60)]
 
 
-def on(nodes, seconds: float = 1.0, **changes) -> dict:
+def on(nodes, seconds: float = 1.0, **changes: object) -> dict:
     """Settings of a trainer whose workers run on the cluster, each step in so many seconds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
