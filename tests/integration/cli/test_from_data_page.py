@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pycountry
 import pytest
+from finetree_cli.backends.suite import Suite
 
 pytestmark = [pytest.mark.slow(100), pytest.mark.timeout(600)]
 
@@ -31,6 +33,13 @@ def rows(countries) -> str:
         + "\n"
         for country in countries
     )
+
+
+@pytest.fixture
+def suite(tmp_path) -> Iterator[Suite]:
+    """A suite of its own: the estimator learns from the page's jobs."""
+    with Suite(tmp_path / "suite", extra={"trainer": ("--no-prewarm",)}) as running:
+        yield running
 
 
 def test_the_page_does_what_it_says(suite, tmp_path):

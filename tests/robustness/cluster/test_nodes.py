@@ -93,7 +93,7 @@ async def test_jobs_wait_for_a_node_while_there_is_none(nodes, tmp_path):
         waiting = await talk.train(dataset=running.train.spec.dataset.name)
         nodes.kill("three")
         for job in (running, waiting):
-            await talk.until(job.name, lambda event: event.queue_changed.code == "WAITING_FOR_NODE", 240)
+            await talk.until(job.name, lambda event: event.queue_changed.code == "NO_SUCH_DEVICE", 240)
         nodes.have("four")
         for job in (running, waiting):
             assert (await talk.events(job.name, 300))[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED

@@ -59,7 +59,7 @@ from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout
-from finetree_trainer.limits.quotas import WAITING_FOR_QUOTA, Quotas, usual_limits
+from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
 from finetree_trainer.limits.report import LimitReport
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
@@ -335,7 +335,9 @@ class Application:
 
     def _may_start(self, row: JobRow, demand: Demand) -> Blocked | None:
         held_back = self._quotas.held_back(row, 0 if demand.prepares else demand.count)
-        return Blocked(WAITING_FOR_QUOTA, str(held_back)) if held_back is not None else None
+        if held_back is None:
+            return None
+        return Blocked(WAITING_FOR_QUOTA, str(held_back), remedy=QUOTA_REMEDY, metadata=held_back.metadata())
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
