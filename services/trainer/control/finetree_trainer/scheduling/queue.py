@@ -57,8 +57,7 @@ class JobQueue:
         self._slots = Slots(devices)
         self.use = DeviceUse(devices)
         self._reader = Demands(devices)
-        self._records: dict[str, bytes] = {}
-        """What demands are read from, again where devices come and go."""
+        self._records: dict[str, bytes] = {}  # devices come and go, and the demands are read again
         self._demands: dict[str, Demand] = {}
         self._ended: set[str] = set()
         """Jobs that have ended and hold a slot still."""

@@ -7,7 +7,7 @@ import pytest
 from finetree_api.trainer.v1 import job_pb2
 from finetree_trainer.scheduling.demand import Demand
 from finetree_trainer.scheduling.devices import Slot
-from finetree_trainer.scheduling.fit import WAITING_FOR_NODE, Blocked, Holder, Round
+from finetree_trainer.scheduling.fit import Holder, Round
 from finetree_trainer.settings import Settings
 from finetree_trainer.workers.ray.nodes import ClusterMemory, ClusterNodes
 
@@ -83,6 +83,3 @@ def test_a_job_gets_all_its_devices_on_one_node():
     round_ = Round({}, free, memory.budgets(memory.read()), now=0)
     found = round_.choose(Demand("h100", 2, places, memory=(GB,), host=(GB,)), "job", {})
     assert found == (Slot("b", "gpu0", 0), Slot("b", "gpu1", 0))
-    waits = round_.choose(Demand("h100", 1, frozenset()), "job", {})
-    assert isinstance(waits, Blocked)
-    assert waits.code == WAITING_FOR_NODE
