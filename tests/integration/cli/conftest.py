@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real suite on free loopback ports, as `finetree up` starts it, without a worker kept warm: one for all files."""
+"""The real suite on free loopback ports, as `finetree up` starts it, without a worker kept warm: one for all files.
+
+Nothing is trained on it: its estimator would learn from that, and answer the files that follow otherwise.
+"""
 
 from collections.abc import Iterator
 
