@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -58,7 +59,7 @@ from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout
-from finetree_trainer.limits.quotas import WAITING_FOR_QUOTA, Quotas, usual_limits
+from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
 from finetree_trainer.limits.report import LimitReport
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
@@ -66,14 +67,18 @@ from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.outages import keep_running
 from finetree_trainer.scheduling import devices
+from finetree_trainer.scheduling.demand import Demand
+from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.scheduling.fit import Blocked, Holder
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
+from finetree_trainer.scheduling.order.fair import RECALLED_SECONDS
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
+from finetree_trainer.store import attempts
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
@@ -85,6 +90,7 @@ from finetree_trainer.telemetry.span_export import SpanExport
 from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.handover import hand_over
+from finetree_trainer.workers.launch.local import LocalLauncher
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -177,7 +183,10 @@ class Application:
             settings=settings,
         )
         self._queue = JobQueue(log, self._node.devices, self._memory)
-        self._supervisor = Supervisor(log, tasks, settings, confinement=confinement, on_released=self._queue.release)
+        launcher = LocalLauncher(settings, confinement, threads=tasks.slot_threads)
+        self._supervisor = Supervisor(
+            log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
+        )
         self._memory.workers = self._supervisor.heartbeats.processes
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
@@ -202,7 +211,7 @@ class Application:
             serving=serving,
             exports=exports,
         )
-        self._queue.may_start = self._may_start
+        self._queue.may_start, self._queue.weight = self._may_start, quotas.weight
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
@@ -304,9 +313,11 @@ class Application:
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
             self._running[name] = asyncio.create_task(work)
 
-    def _may_start(self, row: JobRow) -> Blocked | None:
-        text = self._quotas.held_back(row)
-        return Blocked(WAITING_FOR_QUOTA, text) if text else None
+    def _may_start(self, row: JobRow, demand: Demand) -> Blocked | None:
+        held_back = self._quotas.held_back(row, 0 if demand.prepares else demand.count)
+        if held_back is None:
+            return None
+        return Blocked(WAITING_FOR_QUOTA, str(held_back), remedy=QUOTA_REMEDY, metadata=held_back.metadata())
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
@@ -360,6 +371,7 @@ class Application:
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
         self._quotas.recover(rows)
+        await self._recall_use()
         self._queue.recover(rows)
         if self._metrics is not None:
             self._metrics.jobs.recover(rows)
@@ -369,6 +381,16 @@ class Application:
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._stop_again(row)
+
+    async def _recall_use(self) -> None:
+        """Count the devices that projects held in the last days, before this run of the service."""
+        now = self._log.clock()
+        since = now - int(RECALLED_SECONDS * 1e6)
+        for held in await self._store.read(lambda connection: attempts.holdings_since(connection, since)):
+            for text in held.slots.split(","):
+                # The machine may have had another name then; its devices are the same.
+                slot = replace(Slot.parse(text), node=self._node.name)
+                self._queue.use.recall(held.project, slot, started=held.started, ended=held.ended or now, now=now)
 
     def _stop_again(self, row: JobRow) -> None:
         """Repeat the command to a worker whose job is about to end: by a limit, or on request."""
