@@ -147,7 +147,7 @@ def test_values_that_cannot_be_meant_are_refused_by_name(helm, name):
 def test_every_object_fits_its_schema(objects):
     for each in objects:
         schema = {"$ref": f"#/$defs/{each['kind']}", "$defs": SCHEMAS["$defs"]}
-        jsonschema.Draft7Validator(schema).validate(each)
+        jsonschema.Draft202012Validator(schema).validate(each)
     assert {"Deployment", "StatefulSet", "Service", "PodDisruptionBudget"} <= {each["kind"] for each in objects}
     assert not of_kind(objects, "Secret", "ConfigMap", "Role", "ClusterRole")
 
@@ -162,7 +162,7 @@ def test_every_object_fits_its_schema(objects):
 )
 def test_a_schema_notices_what_does_not_fit(wrong):
     schema = {"$ref": f"#/$defs/{wrong['kind']}", "$defs": SCHEMAS["$defs"]}
-    assert not jsonschema.Draft7Validator(schema).is_valid(wrong)
+    assert not jsonschema.Draft202012Validator(schema).is_valid(wrong)
 
 
 def test_every_flag_is_a_setting(objects):

@@ -4,7 +4,7 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -91,6 +91,7 @@ from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.handover import hand_over
 from finetree_trainer.workers.launch.local import LocalLauncher
+from finetree_trainer.workers.ray.cluster import RayCluster, require
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -129,10 +130,13 @@ class Application:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._metrics: JobMetrics | None = None
         self._spans: SpanExport | None = None
+        self._cluster: RayCluster | None = None
+        self._devices: Sequence[devices.Device] = ()
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
+        require(settings)
         self._claim_folder()
         hand_over(self._layout)
         confinement = WorkerConfinement(settings, self._layout)
@@ -144,12 +148,7 @@ class Application:
         else:
             self._store = open_store(self._layout, settings.database_url)
         self._log = EventLog(self._store)
-        gpus = NvmlGpus()
-        self._node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
-        meter = MachineMeter(gpus, devices.gpus_of(self._node))
-        self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
-        self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
-        await self._host.load()
+        await self._find_devices(confinement)
         estimator = self._estimator = self._estimator or RemoteEstimator(
             settings.estimator_address, service_token(settings.service_token_file)
         )
@@ -160,8 +159,25 @@ class Application:
             self._measure(self._service.meter)
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
-        self._attach = await worker_servicer.serve(workers, self._layout)
+        self._attach = await worker_servicer.serve(workers, self._layout, settings)
         self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
+
+    async def _find_devices(self, confinement: WorkerConfinement) -> None:
+        """Learn what jobs may run on: the devices of this machine, or those of the cluster."""
+        settings, gpus = self._settings, NvmlGpus()
+        node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
+        if settings.launcher == "ray":
+            self._cluster = RayCluster(settings, self._layout, confinement)
+            await self._cluster.open()
+            self._devices, self._node_name = self._cluster.nodes, ""
+            self._memory: MemoryLedger = self._cluster.memory
+            self._host = Host(self._store, node, self._memory, devices=self._devices, measured_while_idle=False)
+            return
+        meter = MachineMeter(gpus, devices.gpus_of(node))
+        self._devices, self._node_name = node.devices, node.name
+        self._memory = MemoryLedger(meter, node.devices, reserve=settings.memory_reserve_bytes)
+        self._host = Host(self._store, node, self._memory, measured_while_idle=settings.prewarm)
+        await self._host.load()
 
     def _build(self, estimator: Estimator, confinement: WorkerConfinement) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
@@ -177,24 +193,26 @@ class Application:
             models,
             datasets,
             weights=weights,
-            devices=self._node.devices,
+            devices=self._devices,
             rates=self._host.rates,
             layout=layout,
             settings=settings,
         )
-        self._queue = JobQueue(log, self._node.devices, self._memory)
-        launcher = LocalLauncher(settings, confinement, threads=tasks.slot_threads)
+        self._queue = JobQueue(log, self._devices, self._memory)
+        launcher = self._cluster or LocalLauncher(settings, confinement, threads=tasks.slot_threads)
         self._supervisor = Supervisor(
             log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
         )
         self._memory.workers = self._supervisor.heartbeats.processes
+        if self._cluster is not None:
+            self._cluster.serve(self._queue)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
-        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices, rates=rates)
+        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._devices, rates=rates)
         serving = ServingPlanner(
             inputs,
             weights,
-            self._node.devices,
+            self._devices,
             rates=rates,
             has_free_slot=queue.has_free_slot,
             free=self._memory.to_give,
@@ -203,7 +221,7 @@ class Application:
         planner = Planner(
             inputs,
             weights,
-            devices=self._node.devices,
+            devices=self._devices,
             estimator=estimator,
             rates=rates,
             capacity=self._memory.capacity,
@@ -218,7 +236,7 @@ class Application:
         self._pausing = Pausing(log, self._supervisor)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
-            log, self._leases, self._supervisor, weights=weights, devices=self._node.devices, free=self._memory.free
+            log, self._leases, self._supervisor, weights=weights, devices=self._devices, free=self._memory.free
         )
         checkpoints = Checkpoints(log, layout)
         jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
@@ -268,7 +286,7 @@ class Application:
         self._metrics = JobMetrics(self._log, meter)
         PlaceMetrics(
             meter,
-            self._node.devices,
+            self._devices,
             self._metrics.jobs,
             holders=self._queue.holders,
             budgets=lambda: self._memory.budgets(self._memory.read()),
@@ -304,6 +322,8 @@ class Application:
             "heartbeats": self._supervisor.heartbeats.run,
             "machine": MachineWatch(self._log, self._queue, self._memory).run,
         }
+        if self._cluster is not None:
+            loops["cluster"] = self._cluster.run
         if self._settings.database_url:
             loops["database"] = Availability(self._store, self._service.set_ready).run
         if self._service.tracing is not None:
@@ -337,6 +357,8 @@ class Application:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._spans.send(), LAST_SPANS_SECONDS)
         await self._attach.stop(0.5)
+        if self._cluster is not None:
+            await self._cluster.close()
         if isinstance(self._estimator, RemoteEstimator):
             await self._estimator.close()
         await asyncio.to_thread(self._store.close)
@@ -366,7 +388,7 @@ class Application:
             get_logger().error("job_record_damaged", job=damaged)
         by_uid = {row.uid: row for row in rows}
         fail_point("start.before_recovery")
-        for worker in await self._supervisor.adopt(self._node.name):
+        for worker in await self._supervisor.adopt(self._node_name):
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
@@ -389,7 +411,8 @@ class Application:
         for held in await self._store.read(lambda connection: attempts.holdings_since(connection, since)):
             for text in held.slots.split(","):
                 # The machine may have had another name then; its devices are the same.
-                slot = replace(Slot.parse(text), node=self._node.name)
+                slot = Slot.parse(text)
+                slot = replace(slot, node=self._node_name or slot.node)
                 self._queue.use.recall(held.project, slot, started=held.started, ended=held.ended or now, now=now)
 
     def _stop_again(self, row: JobRow) -> None:

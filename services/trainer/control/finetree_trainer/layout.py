@@ -22,6 +22,7 @@ class Layout:
     moving.json                             there while the database is moved to a server: the mark to be
     service.lock                            held by the service that uses the folder
     restoring.json                          there while a backup is restored into the folder: no service may use it
+    installation                            the name of this trainer among those of a cluster: proof of a mounted folder
     run/worker.sock                         where workers attach
     datasets/{sha256}.jsonl                 files of complete datasets, once for each content
     uploads/{dataset}.part                  uploads that are not complete
@@ -56,6 +57,11 @@ class Layout:
     def service_lock(self) -> Path:
         """The file that the service which uses the folder holds locked."""
         return self.root / "service.lock"
+
+    @property
+    def installation(self) -> Path:
+        """The file with this installation's name, by which nodes of a cluster know the folder."""
+        return self.root / "installation"
 
     @property
     def restoring(self) -> Path:

@@ -45,6 +45,19 @@ class Settings(ServiceSettings):
         "Default: its own user.",
     )
     worker_command: tuple[str, ...] = setting((), "Program that runs a task. Default: this Python, -m finetree_worker.")
+    launcher: Literal["local", "ray"] = setting(
+        "local", "Where workers run: local, beside the trainer; ray, on the nodes of a Ray cluster (docs/scale.md)."
+    )
+    ray_address: str = setting("", "Head of the Ray cluster, HOST:PORT; this machine must be one of its nodes.")
+    ray_resources: tuple[str, ...] = setting(
+        (), "Custom resources of Ray that a node must have and each worker takes, NAME=NUMBER."
+    )
+    worker_address: str = setting(
+        "", "HOST:PORT where the trainer listens for workers of other machines, which connect to it by this name."
+    )
+    worker_ca: Path | None = setting(
+        None, "PEM authorities by which these workers know the trainer's certificate (--tls-cert), the same path there."
+    )
     worker_heartbeat: Duration = setting(
         20.0,
         "Longest silence between the trainer and a worker; silent and idle four times as long, it is ended.",
