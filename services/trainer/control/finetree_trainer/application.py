@@ -17,7 +17,6 @@ from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.paging import PageTokens
-from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.logging import get_logger
@@ -61,7 +60,7 @@ from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout
 from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
-from finetree_trainer.limits.report import LimitReport
+from finetree_trainer.limits.report import LimitReport, server_limits
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
@@ -293,7 +292,7 @@ class Application:
             queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
             version=self._service.version,
-            limits=_limits(settings),
+            limits=server_limits(settings),
         )
 
     def _measure(self, meter: Meter) -> None:
@@ -450,17 +449,3 @@ class Application:
         self._supervisor.measure = False
         with suppress(DomainError):
             await self._host.record(profile)
-
-
-def _limits(settings: Settings) -> dict[str, int]:
-    return {
-        "max_upload_bytes": settings.max_upload_bytes,
-        "max_project_bytes": settings.max_project_bytes,
-        "max_request_bytes": settings.max_request_bytes,
-        "max_watchers": settings.max_watchers,
-        "max_watchers_per_caller": settings.max_watchers_per_caller,
-        "max_queued_jobs": settings.max_queued,
-        **CallLimits.of(settings).shown(),
-        "event_retention_seconds": int(settings.event_retention),
-        "orphan_grace_seconds": int(settings.orphan_grace),
-    }
