@@ -8,7 +8,7 @@ from finetree_trainer.scheduling.demand import Demand
 from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.scheduling.order.preemption import PREEMPTIBLE, Claim, Running, Terms, victims
 
-SLOTS = [Slot("n", f"cuda:{index}", 0) for index in range(4)]
+SLOTS = [Slot("n", f"cuda:{index}", 0) for index in range(4)] + [Slot("m", f"cuda:{index}", 0) for index in range(4)]
 PLACES = frozenset((slot.node, slot.device) for slot in SLOTS)
 TERMS = Terms(max_lost=60.0, min_run=600.0)
 NOW = 10_000_000_000
@@ -63,3 +63,11 @@ def test_devices_that_are_free_or_given_up_already_count():
     assert chosen(claim(3), *jobs, free=[2], leaving=[3]) == ["a"]
     assert chosen(claim(2), *jobs, free=[2], leaving=[3]) == []
     assert chosen(claim(2), running("two", 0, 1)) == ["two"]
+
+
+def test_the_devices_of_a_job_are_on_one_node_where_the_fewest_yield():
+    jobs = running("a", 0), running("b", 4), running("c", 1), running("both", 5, 6, priority=2)
+    assert chosen(claim(2), *jobs) == ["both"]
+    assert chosen(claim(2), *jobs[:3]) == ["a", "c"]
+    assert chosen(claim(2), *jobs[:2], free=[7]) == ["b"]
+    assert chosen(claim(2), *jobs[:2]) == []

@@ -58,19 +58,31 @@ class Claim:
 def victims(
     claim: Claim, running: Iterable[Running], *, free: Iterable[Slot], leaving: Iterable[Slot], terms: Terms, now: int
 ) -> list[Running]:
-    """Choose the trainings to preempt for a job, as few as it needs; none where they would not suffice.
+    """Choose the trainings to preempt for a job, on the node where the fewest suffice; none where they suffice nowhere.
 
     `free` are slots that nobody holds, `leaving` those of jobs that are about to end their attempts anyway. Lower
     priorities yield first, then those that have been at work for the shortest time.
     """
-    takes = claim.demand.takes
-    devices = {(slot.node, slot.device) for slot in (*free, *leaving) if takes(slot)}
-    chosen: list[Running] = []
+    there = [slot for slot in (*free, *leaving) if claim.demand.takes(slot)]
+    ready: dict[str, set[str]] = {}
+    for slot in there:
+        ready.setdefault(slot.node, set()).add(slot.device)
+    if any(len(devices) >= claim.demand.count for devices in ready.values()):
+        return []  # it need only wait for them
+    by_node: dict[str, list[Running]] = {}
     for each in sorted(running, key=lambda each: (each.priority, -each.started, each.uid)):
-        if len(devices) >= claim.demand.count:
-            break
-        gained = {(slot.node, slot.device) for slot in each.slots if takes(slot)} - devices
-        if gained and each.priority < claim.priority and terms.allow(each, now) and claim.cause(each):
+        slots = [slot for slot in each.slots if claim.demand.takes(slot)]
+        if slots and each.priority < claim.priority and terms.allow(each, now) and claim.cause(each):
+            by_node.setdefault(slots[0].node, []).append(each)
+    chosen = [_enough(claim, each, ready.get(node, set())) for node, each in sorted(by_node.items())]
+    return min((each for each in chosen if each), key=len, default=[])
+
+
+def _enough(claim: Claim, running: Iterable[Running], ready: Collection[str]) -> list[Running]:
+    """Choose the first of those that may yield on a node, until they suffice; none where they do not."""
+    devices, chosen = set(ready), list[Running]()
+    for each in running:
+        if len(devices) < claim.demand.count:
             chosen.append(each)
-            devices |= gained
+            devices |= {slot.device for slot in each.slots}
     return chosen if len(devices) >= claim.demand.count else []
