@@ -22,11 +22,13 @@ class Layout:
     moving.json                             there while the database is moved to a server: the mark to be
     service.lock                            held by the service that uses the folder
     restoring.json                          there while a backup is restored into the folder: no service may use it
+    installation                            the name of this trainer among those of a cluster: proof of a mounted folder
     run/worker.sock                         where workers attach
     datasets/{sha256}.jsonl                 files of complete datasets, once for each content
     uploads/{dataset}.part                  uploads that are not complete
     models/                                 base models
     tokens/                                 tokenized rows that jobs share
+    transfers/                              what is on its way from the object store or to it
     workers/{worker}                        a worker process: its lock, process id and output
     jobs/{job}/checkpoints                  shared by the attempts: each goes on from the newest complete one
     jobs/{job}/attempts/{attempt}           an attempt's journal, job.log for clients, worker.log for operators
@@ -58,6 +60,11 @@ class Layout:
         return self.root / "service.lock"
 
     @property
+    def installation(self) -> Path:
+        """The file with this installation's name, by which nodes of a cluster know the folder."""
+        return self.root / "installation"
+
+    @property
     def restoring(self) -> Path:
         """The file that is there while a backup is restored into the folder, and left by a restore that was killed."""
         return self.root / "restoring.json"
@@ -81,6 +88,11 @@ class Layout:
     def tokens(self) -> Path:
         """The folder of tokenized rows that jobs share."""
         return self.root / "tokens"
+
+    @property
+    def transfers(self) -> Path:
+        """The folder of what is on its way from the object store or to it, emptied at a start."""
+        return self.root / "transfers"
 
     @property
     def workers(self) -> Path:

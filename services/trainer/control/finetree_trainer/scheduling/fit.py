@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which slots a waiting job gets now, and what is in its way where it gets none: one round through the queue."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from finetree_runtime.ids import project_in
@@ -12,8 +13,12 @@ from finetree_trainer.scheduling.devices import CPU, Slot
 from finetree_trainer.scheduling.memory import Budget, Budgets
 
 WAITING_FOR_DEVICE, MEMORY_IN_USE = "WAITING_FOR_DEVICE", "MEMORY_IN_USE"
-KEPT_FOR_ANOTHER, DEVICE_LOST = "KEPT_FOR_ANOTHER", "DEVICE_LOST"
+KEPT_FOR_ANOTHER, DEVICE_LOST, WAITING_FOR_NODE = "KEPT_FOR_ANOTHER", "DEVICE_LOST", "WAITING_FOR_NODE"
 """Codes of the reason for which a job waits."""
+
+
+class NotPlacedError(Exception):
+    """A worker could not be started on the node of its slots, for a reason in words; the job waits for another try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +70,27 @@ class Round:
         for slot in sorted(self._free, key=lambda slot: rank.get(slot, 0)):
             if demand.takes(slot) and not self.budgets.of((slot.node, slot.device)).fault:
                 free.setdefault((slot.node, slot.device), slot)
-        if len(free) < demand.count:
+        if _most_on_a_node(free) < demand.count:
             return Blocked(WAITING_FOR_DEVICE, "")
         open_ = {place: slot for place, slot in free.items() if self._kept.owner([place]) in ("", name)}
-        if len(open_) < demand.count or self._kept.owner([HOST]) not in ("", name):
+        if _most_on_a_node(open_) < demand.count or self._kept.owner([HOST]) not in ("", name):
             return Blocked(KEPT_FOR_ANOTHER, "", kept_for=self._kept.owner([HOST, *free]))
         if demand.prepares and not self._runs_on_cpu():
             return tuple(open_.values())[: demand.count]
-        return self._with_memory(demand, open_, loaded=any(rank.get(slot, 0) < 0 for slot in open_.values()))
+        return self._on_one_node(demand, open_, rank)
+
+    def _on_one_node(
+        self, demand: Demand, open_: Mapping[tuple[str, str], Slot], rank: Mapping[Slot, int]
+    ) -> tuple[Slot, ...] | Blocked:
+        """Choose among slots those of the first node that has enough of them, and the memory."""
+        found: tuple[Slot, ...] | Blocked = Blocked(WAITING_FOR_DEVICE, "")
+        for node in dict.fromkeys(node for node, _ in open_):
+            here = {place: slot for place, slot in open_.items() if place[0] == node}
+            if len(here) >= demand.count:
+                found = self._with_memory(demand, here, loaded=any(rank.get(slot, 0) < 0 for slot in here.values()))
+                if not isinstance(found, Blocked):
+                    break
+        return found
 
     def passes(self, started: Demand, slots: tuple[Slot, ...], other: Demand, blocked: Blocked) -> bool:
         """Return whether a job that has started has taken what one before it waits for."""
@@ -98,7 +116,7 @@ class Round:
             place = min(free, key=lambda place: self._lacks(demand, place))
             budget = self.budgets.of(place)
             return _memory_in_use(place[1], needed(demand.memory, budget.capacity), budget)
-        host = self.budgets.host
+        host = self.budgets.host_of(next(iter(free))[0])
         bytes_ = demand.host_bytes(host.capacity)
         if bytes_ <= host.available + host.idle + (host.resting if loaded else 0):
             return tuple(enough[: demand.count])
@@ -112,6 +130,11 @@ class Round:
 
     def _runs_on_cpu(self) -> bool:
         return any(holder is not None for slot, holder in self._holders.items() if slot.device == CPU)
+
+
+def _most_on_a_node(places: Iterable[tuple[str, str]]) -> int:
+    """The most of some devices that are on one node: a job's are all on the same."""
+    return max(Counter(node for node, _ in places).values(), default=0)
 
 
 def _memory_in_use(device: str, bytes_: int, budget: Budget, *, ours: bool = False) -> Blocked:

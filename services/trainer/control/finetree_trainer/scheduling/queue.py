@@ -3,13 +3,13 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import DomainError, to_status
 from sqlalchemy import Connection
 
@@ -20,8 +20,16 @@ from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.outages import Pauses, is_outage, log_failure
 from finetree_trainer.scheduling import reasons
 from finetree_trainer.scheduling.demand import Demand, Demands
-from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot
-from finetree_trainer.scheduling.fit import DEVICE_LOST, MEMORY_IN_USE, WAITING_FOR_DEVICE, Blocked, Holder, Round
+from finetree_trainer.scheduling.devices import PREPARING, Device, Slot
+from finetree_trainer.scheduling.fit import (
+    DEVICE_LOST,
+    MEMORY_IN_USE,
+    WAITING_FOR_DEVICE,
+    Blocked,
+    Holder,
+    NotPlacedError,
+    Round,
+)
 from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.order.fair import DeviceUse, in_turn
 from finetree_trainer.scheduling.order.positions import Group, Positions
@@ -42,15 +50,14 @@ class JobQueue:
     libraries for the next job.
     """
 
-    def __init__(self, log: EventLog, devices: Iterable[Device], memory: MemoryLedger) -> None:
+    def __init__(self, log: EventLog, devices: Sequence[Device], memory: MemoryLedger) -> None:
         self._log, self._memory = log, memory
         memory.promised = self._promised
-        self._devices = list(devices)
-        slots = [slot for device in self._devices for slot in device.slots()]
-        slots += [Slot(device.node, CPU, PREPARING) for device in self._devices if device.id == CPU]
-        self._slots = Slots(slots)
-        self.use = DeviceUse(self._devices)
-        self._reader = Demands(self._devices)
+        self._devices = devices
+        self._slots = Slots(devices)
+        self.use = DeviceUse(devices)
+        self._reader = Demands(devices)
+        self._records: dict[str, bytes] = {}  # devices come and go, and the demands are read again
         self._demands: dict[str, Demand] = {}
         self._ended: set[str] = set()
         """Jobs that have ended and hold a slot still."""
@@ -88,7 +95,8 @@ class JobQueue:
     def _on_change(self, row: JobRow) -> None:
         """Queue a job that waits now, and drop one that no longer does."""
         if row.record:
-            self._demands[row.uid] = self._reader.of(job_pb2.Job.FromString(row.record))
+            self._records[row.uid] = row.record
+            self._read(row.uid)
         if row.state in states.TERMINAL:
             # What its process was promised is its until it is dead.
             self._ended.add(row.uid)
@@ -132,6 +140,21 @@ class JobQueue:
         if due:
             self._later[row.uid] = due
 
+    def _read(self, uid: str) -> None:
+        self._demands[uid] = self._reader.of(job_pb2.Job.FromString(self._records[uid]))
+
+    def follow_devices(self) -> None:
+        """Take devices that have come or gone: jobs that wait get their demands anew."""
+        self._slots.follow_devices()
+        self.use.follow_devices(self._devices)
+        self._reader = Demands(self._devices)
+        for waiting in list(self._waiting):
+            self._read(waiting.uid)
+            self._waiting.remove(waiting.uid)
+            self._waiting.add(replace(waiting, demand=self._demands[waiting.uid]))
+        self._positions.clear()
+        self._wake.set()
+
     def hold(self, slots: Iterable[Slot], holder: Holder) -> None:
         """Mark slots as held by a job."""
         for slot in slots:
@@ -160,6 +183,7 @@ class JobQueue:
         if uid in self._ended and not self._slots.of(uid):
             self._ended.discard(uid)
             self._demands.pop(uid, None)
+            self._records.pop(uid, None)
 
     def holders(self) -> Mapping[Slot, Holder | None]:
         """Every slot, with the job that holds it."""
@@ -215,10 +239,6 @@ class JobQueue:
         """Jobs that wait."""
         return len(self._waiting)
 
-    def running_on(self, device: Device) -> list[str]:
-        """Names of the jobs that hold a slot of a device."""
-        return [holder.name for holder in self.holders_on(device).values()]
-
     async def run(self) -> None:
         """Start jobs until cancelled."""
         while True:
@@ -262,7 +282,7 @@ class JobQueue:
         round_: Round | None = None
         share = partial(self._share, now=self._log.clock())
         for waiting in in_turn(self._waiting.snapshot(), share, self._is_open):
-            waiting.trouble, waiting.looked_at = "", self._rounds
+            waiting.trouble, waiting.looked_at = None, self._rounds
             if not self._may_begin(waiting):
                 continue
             if waiting.demand in blocked:
@@ -335,9 +355,11 @@ class JobQueue:
     async def _begin(self, waiting: WaitingJob, slots: tuple[Slot, ...]) -> bool:
         try:
             return await self._start_or_fail(waiting.row.uid, slots)
+        except NotPlacedError as error:
+            waiting.trouble, self._troubled = reasons.not_placed(error), True
         except Exception as error:  # noqa: BLE001 - one job that cannot start now must not stop the queue
             why = error.reason if isinstance(error, DomainError) else type(error).__name__
-            waiting.trouble = f"it could not be started ({why}) and is tried again"
+            waiting.trouble = Blocked("", f"it could not be started ({why}) and is tried again")
             self._troubled = True
             log_failure(error, doing="start_job", job=waiting.row.uid)
         return False
@@ -372,7 +394,7 @@ class JobQueue:
         if waiting.row.suspended:
             return Blocked("", "suspended: it is not queued until it is resumed")
         if waiting.trouble:
-            return Blocked("", waiting.trouble)
+            return waiting.trouble
         if not self._may_begin(waiting):
             when = f"{timestamp(self._later[waiting.uid]).ToDatetime():%H:%M:%S} UTC"
             return Blocked("", f"its next attempt begins at {when}")
@@ -419,17 +441,9 @@ class JobQueue:
 
         def decide(transaction: Transaction, _connection: Connection) -> None:
             if transaction.row.state in states.WAITING:
-                queued = event_pb2.QueueChanged(
-                    position=position.number,
-                    blocked_by=position.blocked_by,
-                    code=position.code,
-                    remedy=position.remedy,
-                    metadata=position.metadata,
-                )
-                text = f"Position {position.number}: {position.blocked_by}."
                 if position.code and transaction.row.state == job_pb2.JOB_STATE_QUEUED:
                     transaction.snapshot.state_reason.CopyFrom(position.reason())
-                transaction.add(event_pb2.JobEvent(queue_changed=queued, message=text))
+                transaction.add(position.event())
 
         # Ended meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry.
         with suppress(DomainError, FinishedError):

@@ -16,8 +16,10 @@ from finetree_trainer.scheduling.fit import (
     KEPT_FOR_ANOTHER,
     MEMORY_IN_USE,
     WAITING_FOR_DEVICE,
+    WAITING_FOR_NODE,
     Blocked,
     Holder,
+    NotPlacedError,
 )
 
 FAIR_SHARE, NO_SUCH_DEVICE = "FAIR_SHARE", "NO_SUCH_DEVICE"
@@ -34,8 +36,14 @@ _REMEDIES = {
     "quantized base model needs less.",
     KEPT_FOR_ANOTHER: "It starts behind the job for which the devices or the memory are kept.",
     DEVICE_LOST: "Reset the devices or repair them; or run it on another kind of device.",
+    WAITING_FOR_NODE: "It is tried again by itself; start nodes of the cluster, or end what holds their resources.",
     NO_SUCH_DEVICE: "Bring the device back, or cancel the job and create it for a kind that the machine has.",
 }
+
+
+def not_placed(error: NotPlacedError) -> Blocked:
+    """Say why a worker could not be started on a node."""
+    return with_remedy(Blocked(WAITING_FOR_NODE, str(error)))
 
 
 def told_to(blocked: Blocked, project: str) -> Blocked:

@@ -1,22 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slots of all devices: which job holds each, and which are free."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from finetree_trainer.scheduling.devices import Device, Slot
+from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot
 from finetree_trainer.scheduling.fit import Holder
 
 
 class Slots:
-    """Every slot, with the job that holds it."""
+    """Every slot of devices, those for PREPARE jobs last, with the job that holds it."""
 
-    def __init__(self, slots: Iterable[Slot]) -> None:
-        self._holders: dict[Slot, Holder | None] = dict.fromkeys(slots)
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self._devices = devices
+        self._holders: dict[Slot, Holder | None] = dict.fromkeys(_all(devices))
         self._ranks = {slot: number for number, slot in enumerate(self._holders)}
         """The order in which free slots are offered: that of the devices."""
         self._held: dict[str, set[Slot]] = {}
         """Slots of each job that holds any."""
         self.free = set(self._holders)
+
+    def follow_devices(self) -> None:
+        """Take slots of devices that have come; those of devices that have gone stay as long as jobs hold them."""
+        there = _all(self._devices)
+        held = {slot: holder for slot, holder in self._holders.items() if holder is not None}
+        self._holders = dict.fromkeys(there) | held
+        self._ranks = {slot: number for number, slot in enumerate(self._holders)}
+        self.free = set(there) - held.keys()
 
     @property
     def holders(self) -> Mapping[Slot, Holder | None]:
@@ -60,3 +69,8 @@ class Slots:
             for slot, holder in self._holders.items()
             if holder is not None and (slot.node, slot.device) == device.place
         }
+
+
+def _all(devices: Sequence[Device]) -> list[Slot]:
+    slots = [slot for device in devices for slot in device.slots()]
+    return slots + [Slot(device.node, CPU, PREPARING) for device in devices if device.id == CPU]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 from finetree_trainer.scheduling.backfill import Passed
 from finetree_trainer.scheduling.demand import Demand
@@ -40,6 +40,17 @@ class Position:
         same = (self.number, self.code) == (other.number, other.code)
         return same and (self.code == MEMORY_IN_USE or self.blocked_by == other.blocked_by)
 
+    def event(self) -> event_pb2.JobEvent:
+        """Tell of it in the job's log."""
+        changed = event_pb2.QueueChanged(
+            position=self.number,
+            blocked_by=self.blocked_by,
+            code=self.code,
+            remedy=self.remedy,
+            metadata=self.metadata,
+        )
+        return event_pb2.JobEvent(queue_changed=changed, message=f"Position {self.number}: {self.blocked_by}.")
+
     def reason(self) -> job_pb2.StateReason:
         """Why the job is in the state QUEUED."""
         text = f"Waits: {self.blocked_by}."
@@ -53,7 +64,7 @@ class WaitingJob:
     row: JobRow
     demand: Demand
     announced: Position = Position()
-    trouble: str = ""
+    trouble: Blocked | None = None
     """Why it could not be started the last time."""
     blocked: Blocked | None = None
     """What was in its way at the last look, where slots were not."""
