@@ -85,9 +85,9 @@ from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
 from finetree_trainer.store.jobs import JobRow
+from finetree_trainer.telemetry import service_metrics
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
-from finetree_trainer.telemetry.service_metrics import show_loops, show_objects, show_store, show_watches
 from finetree_trainer.telemetry.span_export import SpanExport
 from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.confinement import WorkerConfinement
@@ -214,12 +214,7 @@ class Application:
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._devices, rates=rates)
         serving = ServingPlanner(
-            inputs,
-            weights,
-            self._devices,
-            rates=rates,
-            has_free_slot=queue.has_free_slot,
-            free=self._memory.to_give,
+            inputs, weights, self._devices, rates=rates, has_free_slot=queue.has_free_slot, free=self._memory.to_give
         )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
@@ -306,15 +301,11 @@ class Application:
             budgets=lambda: self._memory.budgets(self._memory.read()),
             clock=self._log.clock,
         )
-        show_store(meter, self._store, self._layout)
-        show_watches(meter, self._watches)
-        show_objects(meter, self._objects)
-        show_loops(meter, lambda: self._running)
-        meter.gauge(
-            "finetree_unknown_liveness",
-            "Workers that may be alive or dead; their jobs wait until the lease is over.",
-            read=lambda: {(): float(self._supervisor.heartbeats.unknown())},
-        )
+        service_metrics.show_store(meter, self._store, self._layout)
+        service_metrics.show_watches(meter, self._watches)
+        service_metrics.show_objects(meter, self._objects)
+        service_metrics.show_loops(meter, lambda: self._running)
+        service_metrics.show_unknown_workers(meter, self._supervisor.heartbeats.unknown)
 
     async def run(self) -> None:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker.
