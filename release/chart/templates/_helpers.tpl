@@ -134,15 +134,12 @@ readinessProbe:
 {{ include "finetree.secretVolume" (dict "name" "page-tokens" "secret" .root.Values.secrets.pageTokenKey) }}
 {{- end }}
 
-{{- /* A volume of a StatefulSet's pods. */}}
 {{- define "finetree.claim" -}}
-metadata: {name: data}
-spec:
-  accessModes: [{{ .accessMode | default "ReadWriteOnce" }}]
-  {{- with .className }}
-  storageClassName: {{ . }}
-  {{- end }}
-  resources: {requests: {storage: {{ .size }}}}
+accessModes: [{{ .accessMode | default "ReadWriteOnce" }}]
+{{- with .className }}
+storageClassName: {{ . }}
+{{- end }}
+resources: {requests: {storage: {{ .size }}}}
 {{- end }}
 
 {{- /* Headless: a client's resolver sees every replica that is ready. */}}

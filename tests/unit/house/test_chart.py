@@ -50,6 +50,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "networkPolicy": {"metrics": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
         "ray": {"enabled": True, "image": "registry.example.com/ray:1", "queueName": "team"},
     },
+    "replicas": {"trainer": {"databaseSecret": "database", "replicas": 3, "maxUnavailable": 1}},
     "little": {"console": {"enabled": False}, "networkPolicy": {"enabled": False, "metrics": []}},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -60,6 +61,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a key in a URL": ({"trainer": {"objectStore": {"url": "s3://key:secret@bucket"}}}, "objectStore"),
     "too little time for a checkpoint": ({"trainer": {"stopGraceSeconds": 5}}, "stopGraceSeconds"),
     "an argument that is no flag": ({"trainer": {"extraArgs": ["prewarm"]}}, "extraArgs"),
+    "replicas without a database": ({"trainer": {"replicas": 2}}, "databaseSecret"),
     "Ray without an image": ({"ray": {"enabled": True}}, "ray.image"),
 }
 
@@ -185,8 +187,8 @@ def test_a_service_speaks_tls_and_asks_who_calls(objects):
         assert "pass_tokens" in given if component == "console" else given["access_dir"] == "/etc/finetree/access"
         called = {value for flag, value in given.items() if flag.endswith("_address") and "://" in value}
         assert all(address.startswith("https://") for address in called)
-        variables = {each["name"]: each["value"] for each in container(workload).get("env", [])}
-        assert variables == ({"FINETREE_TLS_CA": "/etc/finetree/tls/ca.crt"} if called else {})
+        variables = {each["name"]: each.get("value") for each in container(workload).get("env", [])}
+        assert variables.get("FINETREE_TLS_CA") == ("/etc/finetree/tls/ca.crt" if called else None)
 
 
 def test_every_file_that_a_flag_names_is_mounted_from_a_secret(objects):
@@ -259,7 +261,7 @@ def test_policies_let_each_service_reach_those_that_it_calls_and_nobody_else(obj
     if not policies:
         return
     names = {workload["metadata"]["name"]: component for component, workload in found.items()}
-    for workload in found.values():
+    for component, workload in found.items():
         labels = workload["spec"]["template"]["metadata"]["labels"]
         mine = policies[workload["metadata"]["name"]]["spec"]
         assert selected(mine["podSelector"]["matchLabels"], labels)
@@ -268,6 +270,8 @@ def test_policies_let_each_service_reach_those_that_it_calls_and_nobody_else(obj
             (names[host], int(port))
             for host, port in re.findall(r"https://([a-z-]+):(\d+)", " ".join(container(workload)["args"]))
         }
+        if component == "trainer":
+            called.add((component, 50053))  # replicas send on to the one that leads
         allowed = {
             (peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"], port["port"])
             for rule in mine["egress"]
@@ -304,12 +308,10 @@ def test_workers_on_a_cluster_have_the_trainers_folder_and_reach_it(objects):
         f"{name}-head-svc:6379",
     )  # KubeRay's name for its Service
     host, _, port = given["worker_address"].partition(":")
-    assert host == f"{trainer['metadata']['name']}-0.{service}.ml.svc.cluster.local"
+    assert host == f"$(POD_NAME).{service}.ml.svc.cluster.local"
     assert port not in {given["address"].rpartition(":")[2], given["metrics_address"].rpartition(":")[2]}
-    (claim,) = trainer["spec"]["volumeClaimTemplates"]
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    folder = {each["mountPath"]: each["name"] for each in container(trainer)["volumeMounts"]}["/var/lib/finetree"]
-    assert folder == claim["metadata"]["name"]
+    ((claim, wanted),) = of_kind(objects, "PersistentVolumeClaim").items()
+    assert wanted["spec"]["accessModes"] == ["ReadWriteMany"]
     groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
     for pod in (group["template"]["spec"] for group in groups):
         (node,) = pod["containers"]
@@ -317,7 +319,7 @@ def test_workers_on_a_cluster_have_the_trainers_folder_and_reach_it(objects):
         places = {each["mountPath"] for each in node["volumeMounts"]}
         assert {"/var/lib/finetree", given["worker_ca"]} <= places
         volumes = {each["name"]: each for each in pod["volumes"]}
-        assert volumes["data"]["persistentVolumeClaim"] == {"claimName": f"data-{trainer['metadata']['name']}-0"}
+        assert volumes["data"]["persistentVolumeClaim"] == {"claimName": claim}
         assert volumes["tls"]["secret"]["items"] == [
             {"key": "ca.crt", "path": "ca.crt"}
         ]  # the key stays with the services
@@ -329,6 +331,26 @@ def test_workers_on_a_cluster_have_the_trainers_folder_and_reach_it(objects):
     assert {"from": [nodes]} in policies[trainer["metadata"]["name"]]["spec"]["ingress"]
     assert {"to": [nodes]} in policies[trainer["metadata"]["name"]]["spec"]["egress"]
     assert policies[name]["spec"]["podSelector"] == nodes["podSelector"]
+
+
+def test_replicas_share_a_folder_and_know_each_other_by_name(objects):
+    trainer = workloads(objects)["trainer"]
+    given, (claim,) = flags(trainer), of_kind(objects, "PersistentVolumeClaim").values()
+    (volume,) = [each for each in trainer["spec"]["template"]["spec"]["volumes"] if each["name"] == "data"]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert given["audit_dir"].endswith("/$(POD_NAME)")
+    assert container(trainer)["env"][-1]["name"] == "POD_NAME"
+    if trainer["spec"]["replicas"] == 1:
+        assert "replica_address" not in given
+        return
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    own, port = (
+        f"$(POD_NAME).{trainer['spec']['serviceName']}.ml.svc.cluster.local",
+        given["address"].rpartition(":")[2],
+    )
+    assert given["replica_address"] == f"{own}:{port}"
+    assert given["replica_ca"] == "/etc/finetree/tls/ca.crt"
 
 
 def test_images_are_those_that_are_built_here(objects):
