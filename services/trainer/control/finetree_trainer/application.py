@@ -4,7 +4,7 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
+from grpc import aio
 
 from finetree_trainer.api import worker_servicer
 from finetree_trainer.api.names import Names
@@ -65,6 +66,8 @@ from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.outages import keep_running
+from finetree_trainer.replicas.member import Member
+from finetree_trainer.replicas.servicer import ReplicaServicer
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.fit import Blocked, Holder
 from finetree_trainer.scheduling.host import Host
@@ -118,7 +121,9 @@ class Application:
         self._policy = read_policy(settings)
         self._quotas = Quotas(LimitsFile(settings.limits_file, usual_limits(settings)))
         service_.limits = self._quotas.file
+        self._member = Member(settings, self._layout) if settings.replica_address else None
         self._lock = -1
+        self._attach: aio.Server | None = None
         self._built = False
         self._running: dict[str, asyncio.Task[None]] = {}
         self._metrics: JobMetrics | None = None
@@ -133,7 +138,9 @@ class Application:
         self._confined = asyncio.create_task(confinement.probe())
         if settings.confinement == "required" or self._layout.user is not None:
             await self._confined
-        if settings.database_url:  # a server may let a start wait
+        if self._member is not None:
+            self._store = await self._member.open()
+        elif settings.database_url:  # a server may let a start wait
             self._store = await asyncio.to_thread(open_store, self._layout, settings.database_url)
         else:
             self._store = open_store(self._layout, settings.database_url)
@@ -143,19 +150,36 @@ class Application:
         meter = MachineMeter(gpus, devices.gpus_of(self._node))
         self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
         self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
-        await self._host.load()
         estimator = self._estimator = self._estimator or RemoteEstimator(
             settings.estimator_address, service_token(settings.service_token_file)
         )
-        servicer = self._build(estimator, confinement)
+        own = self._build(estimator, confinement)
+        self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
+        servicer: TrainerServicer | ReplicaServicer = own
+        if self._member is not None:
+            servicer = await self._member.join(self._log, own, self._lead_later, self._service.meter)
         self._built = True
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         if self._service.meter is not OFF:
             self._measure(self._service.meter)
+        if self._store.leads:
+            await self._take_over()
+
+    async def _take_over(self) -> None:
+        """Take over what an earlier run left, and listen for workers."""
+        await self._host.load()
         await self._recover()
-        workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
-        self._attach = await worker_servicer.serve(workers, self._layout)
-        self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
+        workers = worker_servicer.WorkerServicer(
+            self._supervisor, self._log, self._settings, on_profile=self._on_profile
+        )
+        self._attach = await worker_servicer.serve(workers, self._layout, replica=self._member is not None)
+        if self._member is not None:
+            self._member.lead()
+
+    async def _lead_later(self) -> None:
+        """Begin to lead as a replica that has followed."""
+        await self._take_over()
+        self._begin()
 
     def _build(self, estimator: Estimator, confinement: WorkerConfinement) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
@@ -249,7 +273,7 @@ class Application:
             confinement=confinement,
             host=self._host,
             queue=self._queue,
-            tokens=PageTokens(settings.page_token_key.reveal()),
+            tokens=PageTokens(self._member.page_token_key if self._member else settings.page_token_key.reveal()),
             version=self._service.version,
             limits=_limits(settings),
         )
@@ -280,6 +304,15 @@ class Application:
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
         await self._confined
+        self._run({"limits": partial(self._quotas.watch_file, self._queue.wake)})
+        if self._settings.database_url:
+            self._run({"database": Availability(self._store, self._service.set_ready).run})
+        if self._member is not None:
+            self._run({"replica": self._member.run})
+        if self._store.leads:
+            self._begin()
+
+    def _begin(self) -> None:
         self._queue.start = self._supervisor.start
         self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
@@ -290,16 +323,16 @@ class Application:
             "leases": self._leases.run,
             "sweeps": self._sweep_controller.run,
             "retention": self._retention.run,
-            "limits": partial(self._quotas.watch_file, self._queue.wake),
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
             "machine": MachineWatch(self._log, self._queue, self._memory).run,
         }
-        if self._settings.database_url:
-            loops["database"] = Availability(self._store, self._service.set_ready).run
         if self._service.tracing is not None:
             self._spans = SpanExport(self._log, self._service.tracing.records)
             loops["spans"] = self._spans.run
+        self._run(loops)
+
+    def _run(self, loops: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         for name, loop in loops.items():
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
             self._running[name] = asyncio.create_task(work)
@@ -321,22 +354,25 @@ class Application:
             return
         for task in self._running.values():
             task.cancel()
+        if self._member is not None:
+            await self._member.leave()
         await self._supervisor.stop()
         if self._spans is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._spans.send(), LAST_SPANS_SECONDS)
-        await self._attach.stop(0.5)
+        if self._attach is not None:
+            await self._attach.stop(0.5)
         if isinstance(self._estimator, RemoteEstimator):
             await self._estimator.close()
         await asyncio.to_thread(self._store.close)
         os.close(self._lock)
 
     def _claim_folder(self) -> None:
-        """Lock the data folder: two trainers in it would give one job to two workers."""
+        """Lock the data folder: two trainers in it would give one job to two workers. Replicas share the lock."""
         try:
             passage(self._layout.root.resolve(), self._layout.user)
             self._lock = os.open(self._layout.service_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, (fcntl.LOCK_SH if self._member else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SettingsError(
                 "DATA_DIR_IN_USE", "data_dir: another trainer uses this folder; stop it first"

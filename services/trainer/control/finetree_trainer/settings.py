@@ -19,6 +19,14 @@ class Settings(ServiceSettings):
         "PostgreSQL database for jobs and events, postgresql+psycopg://USER@HOST/DATABASE; a password by the variable, "
         "the file, PGPASSFILE or ?service=NAME (docs/scale.md). Default: the embedded one in data_dir.",
     )
+    replica_address: str = setting(
+        "",
+        "HOST:PORT at which the other replicas of this trainer, on the same database and data folder, reach this one "
+        "(docs/scale.md). Default: it is alone.",
+    )
+    replica_ca: Path | None = setting(
+        None, "PEM authorities that the other replicas' certificates are of. Default: those of the system."
+    )
     estimator_address: str = setting("127.0.0.1:50052", "Address of the estimator; jobs run without it, too.")
     service_token_file: Path | None = setting(
         None, "File with the token that calls to the estimator carry; read again when it is refused."
