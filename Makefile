@@ -20,7 +20,7 @@ unexport VIRTUAL_ENV
 # A hundred processes of the tests import torch: 4.6 s each where its modules are kept compiled, else 7.3.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup run test test-unit test-integration test-robustness soak upgrade conformance check check-code check-contract check-lock generate reference version build release clean
+.PHONY: help setup run test test-ci test-unit test-integration test-robustness soak upgrade conformance check check-code check-contract check-lock generate reference version build release clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -73,6 +73,9 @@ ROBUSTNESS := tests/robustness tests/fuzz
 
 test: setup .trackers/.ready  ## every tier of the test suite, in one run (budget 10 min on two cores)
 	@$(call tier,every tier,$(UNIT) $(INTEGRATION) $(ROBUSTNESS))
+
+test-ci: PYTEST := $(BIN)/python tests/run_twice.py --quiet --dist loadfile
+test-ci: test  ## make test, where up to five tests that failed are run once more, alone (docs/decisions/0079)
 
 test-unit: setup  ## unit and contract tests alone
 	@$(call tier,unit + contract,$(UNIT))

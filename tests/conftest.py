@@ -152,6 +152,7 @@ def postgresql() -> Iterator[Any]:
     server.close()
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest -p no:xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
     config.option.loadscopereorder = False  # the files are in order already
     return Sharing(config, log)

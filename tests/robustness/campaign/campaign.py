@@ -31,8 +31,8 @@ from trainer_harness import OPTIONS, Talker, job_request, jsonl, options_of
 T = TypeVar("T")
 _WORKER_ROOMS = {"journal", "folder", "checkpoint", "artifact", "outcome"}
 OF_WORKER = [name for name in POINTS if name.partition(".")[0] in _WORKER_ROOMS]
-OF_BACKUP = [name for name in POINTS if name.startswith(("backup.", "restore."))]
-"""Places in programs of their own (tests/robustness/trainer/test_backup.py)."""
+OF_BACKUP = [name for name in POINTS if name.startswith(("backup.", "restore.", "move."))]
+"""Places in programs of their own (tests/robustness/trainer/test_backup.py, test_move_of_the_database.py)."""
 OF_DELETION = [name for name in POINTS if name.startswith(("deletion.", "keeping."))]
 """Places that are passed where a job or a checkpoint is deleted or kept (test_kills_while_deleting.py)."""
 OF_SERVICE = [name for name in POINTS if name not in (*OF_WORKER, *OF_BACKUP, *OF_DELETION)]

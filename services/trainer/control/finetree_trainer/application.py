@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,6 @@ from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.paging import PageTokens
-from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.logging import get_logger
@@ -25,7 +25,7 @@ from grpc import aio
 
 from finetree_trainer.api import worker_servicer
 from finetree_trainer.api.names import Names
-from finetree_trainer.api.servicer import SERVICE, TrainerServicer
+from finetree_trainer.api.servicer import SERVICE, TrainerServicer, limits_of
 from finetree_trainer.datasets.datasets import Datasets, Limits
 from finetree_trainer.datasets.previews import Previews
 from finetree_trainer.estimator import Estimator, RemoteEstimator
@@ -69,14 +69,18 @@ from finetree_trainer.outages import keep_running
 from finetree_trainer.replicas.member import Member
 from finetree_trainer.replicas.servicer import ReplicaServicer
 from finetree_trainer.scheduling import devices
+from finetree_trainer.scheduling.demand import Demand
+from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.scheduling.fit import Blocked, Holder
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
+from finetree_trainer.scheduling.order.fair import RECALLED_SECONDS
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
+from finetree_trainer.store import attempts
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
@@ -88,6 +92,7 @@ from finetree_trainer.telemetry.span_export import SpanExport
 from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.handover import hand_over
+from finetree_trainer.workers.launch.local import LocalLauncher
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -201,7 +206,10 @@ class Application:
             settings=settings,
         )
         self._queue = JobQueue(log, self._node.devices, self._memory)
-        self._supervisor = Supervisor(log, tasks, settings, confinement=confinement, on_released=self._queue.release)
+        launcher = LocalLauncher(settings, confinement, threads=tasks.slot_threads)
+        self._supervisor = Supervisor(
+            log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
+        )
         self._memory.workers = self._supervisor.heartbeats.processes
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
@@ -226,7 +234,7 @@ class Application:
             serving=serving,
             exports=exports,
         )
-        self._queue.may_start = self._may_start
+        self._queue.may_start, self._queue.weight = self._may_start, quotas.weight
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
@@ -275,7 +283,7 @@ class Application:
             queue=self._queue,
             tokens=PageTokens(self._member.page_token_key if self._member else settings.page_token_key.reveal()),
             version=self._service.version,
-            limits=_limits(settings),
+            limits=limits_of(settings),
         )
 
     def _measure(self, meter: Meter) -> None:
@@ -337,9 +345,9 @@ class Application:
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
             self._running[name] = asyncio.create_task(work)
 
-    def _may_start(self, row: JobRow) -> Blocked | None:
-        text = self._quotas.held_back(row)
-        return Blocked(WAITING_FOR_QUOTA, text) if text else None
+    def _may_start(self, row: JobRow, demand: Demand) -> Blocked | None:
+        held_back = self._quotas.held_back(row, 0 if demand.prepares else demand.count)
+        return Blocked(WAITING_FOR_QUOTA, str(held_back)) if held_back is not None else None
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
@@ -396,6 +404,7 @@ class Application:
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
         self._quotas.recover(rows)
+        await self._recall_use()
         self._queue.recover(rows)
         if self._metrics is not None:
             self._metrics.jobs.recover(rows)
@@ -405,6 +414,16 @@ class Application:
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._stop_again(row)
+
+    async def _recall_use(self) -> None:
+        """Count the devices that projects held in the last days, before this run of the service."""
+        now = self._log.clock()
+        since = now - int(RECALLED_SECONDS * 1e6)
+        for held in await self._store.read(lambda connection: attempts.holdings_since(connection, since)):
+            for text in held.slots.split(","):
+                # The machine may have had another name then; its devices are the same.
+                slot = replace(Slot.parse(text), node=self._node.name)
+                self._queue.use.recall(held.project, slot, started=held.started, ended=held.ended or now, now=now)
 
     def _stop_again(self, row: JobRow) -> None:
         """Repeat the command to a worker whose job is about to end: by a limit, or on request."""
@@ -422,17 +441,3 @@ class Application:
         self._supervisor.measure = False
         with suppress(DomainError):
             await self._host.record(profile)
-
-
-def _limits(settings: Settings) -> dict[str, int]:
-    return {
-        "max_upload_bytes": settings.max_upload_bytes,
-        "max_project_bytes": settings.max_project_bytes,
-        "max_request_bytes": settings.max_request_bytes,
-        "max_watchers": settings.max_watchers,
-        "max_watchers_per_caller": settings.max_watchers_per_caller,
-        "max_queued_jobs": settings.max_queued,
-        **CallLimits.of(settings).shown(),
-        "event_retention_seconds": int(settings.event_retention),
-        "orphan_grace_seconds": int(settings.orphan_grace),
-    }

@@ -19,6 +19,7 @@ class Layout:
 
     trainer.db                              the database
     database.json                           there where the database is on a server, in place of trainer.db: its mark
+    moving.json                             there while the database is moved to a server: the mark to be
     service.lock                            held by the service that uses the folder
     restoring.json                          there while a backup is restored into the folder: no service may use it
     run/worker.sock                         where workers attach
@@ -45,6 +46,11 @@ class Layout:
     def database_mark(self) -> Path:
         """The file that ties the folder to a database on a server."""
         return self.root / "database.json"
+
+    @property
+    def moving(self) -> Path:
+        """The file that becomes `database_mark` when the move of the database to a server is complete."""
+        return self.root / "moving.json"
 
     @property
     def service_lock(self) -> Path:
@@ -118,3 +124,9 @@ class Layout:
     def artifacts(self, job: str, attempt: int) -> Path:
         """The folder of what an attempt makes: its own, so that an attempt which lives on changes no other's."""
         return self.attempt(job, attempt) / "artifacts"
+
+
+def trainer_folder(data_dir: Path) -> Path:
+    """The trainer's own folder in the data folder of `finetree up`, or the folder itself where it is a trainer's."""
+    own = data_dir / "trainer"
+    return data_dir if (data_dir / "trainer.db").is_file() or not own.is_dir() else own

@@ -28,7 +28,7 @@ async def queue(store, ledger, meter):
 
     async def start(uid, slots) -> bool:
         made.started.append((uid, [str(slot) for slot in slots]))
-        made._waiting.pop(uid)
+        made._drop(uid)
         return True
 
     made.start = start
@@ -58,7 +58,7 @@ def enqueue(queue, new_row, create_job):
 
 async def turn(queue) -> list[tuple[str, list[str]]]:
     """Let the queue start what it can; what it started."""
-    await queue._start_all()
+    await queue.start_all()
     started, queue.started = queue.started, []
     return started
 
@@ -282,7 +282,7 @@ async def test_a_gpu_whose_memory_others_hold_is_waited_for(queue, enqueue):
 
 
 async def test_whom_a_limit_keeps_waiting_keeps_nobody_else(queue, enqueue):
-    queue.may_start = lambda row: Blocked("LIMIT", "its project runs two jobs") if row.uid == "a" else None
+    queue.may_start = lambda row, _: Blocked("LIMIT", "its project runs two jobs") if row.uid == "a" else None
     enqueue("a", CPU)
     enqueue("b", CPU)
     assert await turn(queue) == [("b", ["n/cpu/0"])]
@@ -324,3 +324,41 @@ async def test_who_needs_several_devices_says_how_many_are_free(queue, enqueue):
     enqueue("next", GPU)
     await turn(queue)
     assert queue.position("next").blocked_by == "0 jobs ahead and 1 running on h100 (cuda:0, cuda:1: pair)"
+
+
+async def test_projects_take_turns_by_their_weights_and_positions_say_so(queue, enqueue):
+    queue.weight = {"a": 2.0, "b": 1.0}.get
+    for number in range(4):
+        enqueue(f"a{number}", CPU, project="a")
+    enqueue("b0", CPU, project="b")
+    enqueue("b1", CPU, project="b", priority=job_pb2.JOB_PRIORITY_HIGH)
+    order = sorted((queue.position(uid).number, uid) for uid in ("a0", "a1", "a2", "a3", "b0", "b1"))
+    assert [uid for _, uid in order] == ["b1", "a0", "a1", "a2", "b0", "a3"]
+    assert [uid for uid, _ in await turn(queue)] == ["b1", "a0"]
+    queue.release([Slot.parse("n/cpu/0")], "b1")
+    # It holds nothing now, the other project a half of the processors: what it held for a moment is next to nothing.
+    assert [uid for uid, _ in await turn(queue)] == ["b0"]
+
+
+async def test_a_project_without_room_keeps_no_other_waiting(queue, enqueue):
+    queue.weight = {"a": 1.0, "b": 1.0}.get
+    pair = hardware_pb2.Hardware(accelerator="h100", count=2)
+    enqueue("b0", GPU, project="b")
+    assert await turn(queue) == [("b0", ["n/cuda:0/0"])]
+    enqueue("large", pair, project="a")
+    enqueue("a1", GPU, project="a")
+    assert await turn(queue) == [("a1", ["n/cuda:1/0"])]
+
+
+async def test_a_long_queue_costs_a_round_no_look_at_each_job(queue, enqueue):
+    enqueue("a", GPU)
+    enqueue("b", GPU)
+    await turn(queue)
+    asked = []
+    queue.may_start = lambda row, _: asked.append(row.uid)
+    for number in range(500):
+        enqueue(f"w{number:03}", GPU)
+    assert await turn(queue) == []
+    assert asked == ["w000"]
+    assert queue.position("w499").number == 500
+    assert queue.position("w499").code == "WAITING_FOR_DEVICE"

@@ -251,8 +251,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MODEL_WEIGHTS_MISMATCH: _ErrorReason.ValueType  # 92
     """Weights have another shape than config.json says (INVALID_ARGUMENT, job errors). Correct the model's config.json."""
     ERROR_REASON_UNSUPPORTED_ATTENTION: _ErrorReason.ValueType  # 93
-    """The model's attention cannot be computed on packed rows (INVALID_ARGUMENT, job errors). Take a model with plain
-    softmax attention.
+    """The model's layers do not keep rows apart that are packed together, or its attention cannot be computed on packed
+    rows (INVALID_ARGUMENT, job errors). Take a model with plain softmax attention.
+    """
+    ERROR_REASON_MODEL_NOT_FINITE: _ErrorReason.ValueType  # 341
+    """The untrained model's logits are not finite in the number format of the run (INVALID_ARGUMENT, job errors). Train in
+    PRECISION_BF16 or PRECISION_FP32; if they are not finite there, fetch the model again.
     """
     ERROR_REASON_TOKENIZER_UNREADABLE: _ErrorReason.ValueType  # 94
     """The tokenizer of the model cannot be loaded (INVALID_ARGUMENT, job errors). Put tokenizer.json and
@@ -1040,8 +1044,12 @@ alone, or correct its config.json.
 ERROR_REASON_MODEL_WEIGHTS_MISMATCH: ErrorReason.ValueType  # 92
 """Weights have another shape than config.json says (INVALID_ARGUMENT, job errors). Correct the model's config.json."""
 ERROR_REASON_UNSUPPORTED_ATTENTION: ErrorReason.ValueType  # 93
-"""The model's attention cannot be computed on packed rows (INVALID_ARGUMENT, job errors). Take a model with plain
-softmax attention.
+"""The model's layers do not keep rows apart that are packed together, or its attention cannot be computed on packed
+rows (INVALID_ARGUMENT, job errors). Take a model with plain softmax attention.
+"""
+ERROR_REASON_MODEL_NOT_FINITE: ErrorReason.ValueType  # 341
+"""The untrained model's logits are not finite in the number format of the run (INVALID_ARGUMENT, job errors). Train in
+PRECISION_BF16 or PRECISION_FP32; if they are not finite there, fetch the model again.
 """
 ERROR_REASON_TOKENIZER_UNREADABLE: ErrorReason.ValueType  # 94
 """The tokenizer of the model cannot be loaded (INVALID_ARGUMENT, job errors). Put tokenizer.json and

@@ -43,6 +43,8 @@ class LimitReport:
                 pass
             case "running_jobs":
                 found.used = self._quotas.running(subject)
+            case "devices":
+                found.used = self._quotas.devices(subject)
             case "queued_jobs":
                 found.used = await self._store.read(lambda connection: usage.queued_jobs(connection, subject))
             case "dataset_bytes":

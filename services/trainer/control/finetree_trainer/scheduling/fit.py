@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which slots a waiting job gets now, and what is in its way where it gets none: one round through the queue."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetree_trainer.scheduling.backfill import HOST, Kept, Passed
@@ -32,23 +32,30 @@ class Holder:
     name: str
     task: int
 
+    @property
+    def project(self) -> str:
+        """Whose it is."""
+        return self.name.removeprefix("projects/").partition("/")[0]
+
 
 class Round:
-    """One look through the queue, in its order; `holders` and `budgets` are as they are now."""
+    """One look through the queue, in its order; `holders`, `free` slots and `budgets` are as they are now."""
 
-    def __init__(self, holders: Mapping[Slot, Holder | None], budgets: Budgets, *, now: int) -> None:
-        self._holders, self.budgets, self._now = holders, budgets, now
+    def __init__(
+        self, holders: Mapping[Slot, Holder | None], free: Sequence[Slot], budgets: Budgets, *, now: int
+    ) -> None:
+        self._holders, self._free, self.budgets, self._now = holders, free, budgets, now
         self._kept = Kept()
 
     def choose(self, demand: Demand, name: str, rank: Mapping[Slot, int]) -> tuple[Slot, ...] | Blocked:
         """Choose free slots for a job, one of each device, those of a lower rank first; or say what is in its way."""
-        faults = {place: self.budgets.of(place).fault for place in sorted(demand.candidates)}
-        if faults and all(faults.values()):
+        if demand.candidates and all(self.budgets.of(place).fault for place in demand.candidates):
+            faults = {place: self.budgets.of(place).fault for place in sorted(demand.candidates)}
             text = "; ".join(f"{device} cannot be used: {fault}" for (_, device), fault in faults.items())
             return Blocked(DEVICE_LOST, text)
         free: dict[tuple[str, str], Slot] = {}
-        for slot, holder in sorted(self._holders.items(), key=lambda pair: rank.get(pair[0], 0)):
-            if holder is None and demand.takes(slot) and not faults[slot.node, slot.device]:
+        for slot in sorted(self._free, key=lambda slot: rank.get(slot, 0)):
+            if demand.takes(slot) and not self.budgets.of((slot.node, slot.device)).fault:
                 free.setdefault((slot.node, slot.device), slot)
         if len(free) < demand.count:
             return Blocked(WAITING_FOR_DEVICE, "")
@@ -72,7 +79,7 @@ class Round:
             return
         if blocked.code == WAITING_FOR_DEVICE:
             usable = [place for place in demand.candidates if not self.budgets.of(place).fault]
-            self._kept.keep_devices(self._holders, usable, demand.count, name=name)
+            self._kept.keep_devices(self._free, usable, demand.count, name=name)
         elif blocked.code == MEMORY_IN_USE and blocked.ours:
             self._kept.keep_memory(HOST, name)
 

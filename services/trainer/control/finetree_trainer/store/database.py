@@ -43,8 +43,7 @@ class Store:
                 self.schema_version = require_current(connection)
                 self.log_epoch = str(connection.execute(_EPOCH).scalar_one())
         except BaseException:
-            if self._writer is not None:
-                self._writer.close()
+            self._close_writer()
             self._close_engines()
             raise
         self._readers = ThreadPoolExecutor(READERS, "store-reader")
@@ -104,10 +103,13 @@ class Store:
 
     def close(self) -> None:
         """Finish every submitted write, then close the files."""
-        if self._writer is not None:
-            self._writer.close()
+        self._close_writer()
         self._readers.shutdown()
         self._close_engines()
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
     def _close_engines(self) -> None:
         self._reading.dispose()

@@ -160,6 +160,9 @@ class Process:
         """Watch a worker that an earlier run of the service started and that is known to be alive."""
         return cls(folder, pid, None)
 
+    async def placed(self) -> None:
+        """Return at once: it runs from its start on."""
+
     def activity(self) -> tuple[int, ...] | None:
         """What the process has done so far: clock ticks of processor time, bytes read, bytes written.
 
@@ -209,6 +212,10 @@ class Process:
     def kill(self) -> None:
         """End the worker and everything in its process group (SIGKILL)."""
         self._signal(signal.SIGKILL)
+
+    def give_up(self) -> None:
+        """End it; its death is seen all the same, by its lock."""
+        self.kill()
 
     def _signal(self, number: signal.Signals) -> None:
         if self.dead.is_set() or not self._is_ours():

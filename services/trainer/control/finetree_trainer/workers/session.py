@@ -13,9 +13,7 @@ from finetree_api.worker.v1 import worker_pb2
 from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.scheduling.memory import WorkerProcess
 from finetree_trainer.workers.exchange import Exchange
-from finetree_trainer.workers.process import Process
-
-TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
+from finetree_trainer.workers.launch.launcher import LaunchedProcess
 
 
 def new_token() -> str:
@@ -92,7 +90,7 @@ class Worker:
 
     id: str
     token_hash: str
-    process: Process | None
+    process: LaunchedProcess | None
     job: str = ""
     attempt: int = 0
     slots: tuple[Slot, ...] = ()

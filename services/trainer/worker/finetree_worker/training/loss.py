@@ -37,11 +37,13 @@ def _chunk_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tenso
 
 
 def sharing(model: PreTrainedModel) -> Sharing | None:
-    """Return which documents of a pack may share what they begin with; None where it is not done: on a GPU.
+    """Return which documents of a pack may share what they begin with; None where it is not done.
 
-    A model with an attention window shares within documents that the window holds whole, a prefix included.
+    It is not on a GPU, nor where a model attends in code of its own (Falcon, GPT-Neo): packed documents are kept apart
+    there by their positions, and what follows a shared prefix would not see it. A model with an attention window shares
+    within documents that the window holds whole, a prefix included.
     """
-    if model.device.type != "cpu":
+    if model.device.type != "cpu" or not model._supports_attention_backend:  # noqa: SLF001 - transformers has no getter
         return None
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     if not window:
@@ -76,6 +78,11 @@ def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     )
     states: Tensor = output.last_hidden_state[0]
     return states
+
+
+def target_logits(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """Return the logits of all targets at once, float32 (targets, vocabulary), in the order of the batch's labels."""
+    return _logits(model, hidden_states(model, batch)[batch.predictors])
 
 
 def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:

@@ -29,7 +29,7 @@ class FolderMark:
     def make(self) -> str:
         """The name, given and on disk where the folder had none: the database learns it only after this.
 
-        Only the holder of the database's lock may call it. Raises SettingsError DATA_DIR_UNUSABLE.
+        Only who holds the lock of the database, or of the folder, may call it. Raises SettingsError DATA_DIR_UNUSABLE.
         """
         name = self.read()
         if name:

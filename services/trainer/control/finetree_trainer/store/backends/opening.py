@@ -23,6 +23,9 @@ def open_store(layout: Layout, database_url: SecretUrl) -> Store:
     Raises SettingsError: DATA_DIR_… where the folder's is damaged, newer than this program or cannot be opened, or the
     folder belongs to the other kind; DATABASE_… where one on a server cannot be used.
     """
+    if layout.database.exists() and layout.database_mark.exists():
+        text = "data_dir: a move of its database was cut off; run the same `finetree database move` again"
+        raise SettingsError("DATA_DIR_UNFINISHED", text)
     return _on_server(layout, database_url) if database_url else _embedded(layout)
 
 
@@ -60,7 +63,7 @@ def on_server(layout: Layout, database_url: SecretUrl, **replica: Any) -> "Postg
 
     url = parse(database_url.reveal())
     if layout.database.exists():
-        text = f"it has a database of its own, {layout.database.name}, whose jobs would be left; name an empty folder"
+        text = f"it has a database of its own, {layout.database.name}: carry it over with `finetree database move`"
         raise SettingsError("DATA_DIR_HAS_DATABASE", f"data_dir: {text}, or leave database_url out")
     mark = FolderMark(layout.database_mark)
     mark.read()  # one that is damaged is refused before anybody is asked
