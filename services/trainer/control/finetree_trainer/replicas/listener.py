@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 LISTEN_SECONDS = 0.5
 """How long the end of the service may wait for this thread."""
@@ -36,7 +35,8 @@ class Listener:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            with suppress(SQLAlchemyError):
+            # The driver's errors, whose classes are there with the driver alone: its server is away, or has cut it off.
+            with suppress(Exception):
                 self._listen()
             self._closing.wait(RECONNECT_SECONDS)
 
@@ -44,10 +44,8 @@ class Listener:
         connection = self._engine.raw_connection()
         try:
             driver: Any = connection.driver_connection
-            while not (self._closing.is_set() or driver.closed):
+            while not self._closing.is_set():
                 for _ in driver.notifies(timeout=LISTEN_SECONDS, stop_after=1):
                     self._loop.call_soon_threadsafe(self._heard)
-        except Exception:  # noqa: BLE001 - the driver's own, whose classes are there with the driver alone
-            connection.invalidate()
         finally:
-            connection.close()
+            connection.invalidate()
