@@ -2,6 +2,7 @@
 """What docker-compose.yml needs before its services start: certificates, tokens, and the way to log in.
 
     first_start.py prepare        make what is missing; renew certificates that end within 30 days
+    first_start.py team           make the password of the database of the profile `team`, and the URL with it
     first_start.py login token    print the first token, once, and remove it
     first_start.py login ca       print the certificate of the private authority
 
@@ -13,6 +14,7 @@ made and never got into its file is revoked, so that it may be killed at any mom
 import argparse
 import json
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,6 +33,8 @@ SERVICE_TOKENS = {
     "trainer": ("--project", "*", "--role", "estimate", "--operator"),
 }
 """Tokens that services show each other, and what each may do; they never expire."""
+DATABASE = "postgresql+psycopg://finetree:{password}@database:5432/finetree"
+"""URL of the database of the profile `team`, in the network that it shares with the trainer alone."""
 FIRST = "admin"
 """Principal of the first token: everything, for 90 days, which is enough to make others."""
 FIRST_MAY = ("--project", "*", "--role", "admin", "--operator", "--expires", "90d")
@@ -41,10 +45,25 @@ def prepare(root: Path, hosts: Sequence[str]) -> None:
     _certificates(root, hosts)
     for name, may in SERVICE_TOKENS.items():
         _token(root, f"{name}-service", may=(*may, "--expires", "never"), file=root / name / "token")
+    url = root / "database" / "url"
+    if not url.exists():
+        _write(url, "")  # which is none: the database is in the trainer's folder
     shown = root / "login" / "shown"
     if not shown.exists():
         _token(root, FIRST, may=FIRST_MAY, file=root / "login" / "token")
         _say("the first token waits: `docker compose run --rm -T login token` prints it, once")
+
+
+def team(root: Path) -> None:
+    """Make the database's password, and give the trainer the URL with it: the password first, which the URL repeats."""
+    kept = root / "database-password" / "password"
+    if not kept.exists():
+        _write(kept, secrets.token_urlsafe(32))
+        _say("made the database's password")
+    url = DATABASE.format(password=kept.read_text(encoding="ascii"))
+    target = root / "database" / "url"
+    if target.read_text(encoding="ascii") != url:
+        _write(target, url)
 
 
 def login_token(root: Path) -> str:
@@ -127,11 +146,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Prepare the volumes of docker-compose.yml, and log in.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("prepare", help="make certificates and tokens that are missing")
+    commands.add_parser("team", help="make the password of the database of the profile `team`")
     login = commands.add_parser("login", help="print what a client needs")
     login.add_argument("what", choices=("token", "ca"), help="the first token, once; or the authority's certificate")
     given = parser.parse_args(list(arguments))
     if given.command == "prepare":
         prepare(ROOT, (*HOSTS, *os.environ.get("FINETREE_HOSTS", "").split()))
+    elif given.command == "team":
+        team(ROOT)
     elif given.what == "ca":
         print((ROOT / "tls" / "ca.pem").read_text(encoding="ascii"), end="")
     else:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from finetree_trainer.store.backends.url import parse
 
 SCRIPT = Path(__file__).resolve().parents[3] / "services" / "image" / "first_start.py"
 _spec = importlib.util.spec_from_file_location("first_start", SCRIPT)
@@ -16,7 +17,7 @@ assert _spec.loader is not None
 first_start = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(first_start)
 
-VOLUMES = ("access", "authority", "login", "recommender", "tls", "trainer")
+VOLUMES = ("access", "authority", "database", "database-password", "login", "recommender", "tls", "trainer")
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -55,6 +56,21 @@ def test_a_later_start_changes_nothing(prepared, capsys):
     assert content(prepared) == before
     said = capsys.readouterr().out
     assert not any(text.decode().strip() in said for name, text in before.items() if name.endswith("token"))
+
+
+def test_a_team_has_a_database_with_a_password_that_is_made_once(prepared, capsys):
+    url = prepared / "database" / "url"
+    assert not url.read_text(encoding="ascii")  # the embedded one, until somebody asks for the profile
+    first_start.team(prepared)
+    first_start.prepare(prepared, ("localhost", "127.0.0.1"))
+    made = content(prepared)
+    first_start.team(prepared)
+    assert content(prepared) == made
+    password = made["database-password/password"].decode()
+    assert url.read_text(encoding="ascii") == f"postgresql+psycopg://finetree:{password}@database:5432/finetree"
+    assert parse(url.read_text(encoding="ascii")).password == password
+    assert all(prepared.joinpath(name).stat().st_mode & 0o077 == 0 for name in made if name.startswith("database"))
+    assert password not in capsys.readouterr().out
 
 
 def test_a_start_that_was_killed_leaves_no_token_that_nobody_has(prepared):

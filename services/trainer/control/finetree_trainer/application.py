@@ -2,18 +2,15 @@
 """Puts the trainer together: builds every part, and starts and stops them in order."""
 
 import asyncio
-import fcntl
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_data.fail_points import fail_point
 from finetree_runtime.config.service_token import service_token
-from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.paging import PageTokens
@@ -25,7 +22,7 @@ from grpc import aio
 
 from finetree_trainer.api import worker_servicer
 from finetree_trainer.api.names import Names
-from finetree_trainer.api.servicer import SERVICE, TrainerServicer, limits_of
+from finetree_trainer.api.servicer import SERVICE, TrainerServicer
 from finetree_trainer.datasets.datasets import Datasets, Limits
 from finetree_trainer.datasets.previews import Previews
 from finetree_trainer.estimator import Estimator, RemoteEstimator
@@ -48,6 +45,7 @@ from finetree_trainer.jobs.lifecycle.pausing import Pausing
 from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.jobs.retention import users
 from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
 from finetree_trainer.jobs.retention.policy import KINDS, read_policy
@@ -58,41 +56,42 @@ from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
-from finetree_trainer.layout import Layout
-from finetree_trainer.limits.quotas import WAITING_FOR_QUOTA, Quotas, usual_limits
-from finetree_trainer.limits.report import LimitReport
+from finetree_trainer.layout import Layout, claim
+from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
+from finetree_trainer.limits.report import LimitReport, server_limits
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
+from finetree_trainer.objects.opening import open_copies
+from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.outages import keep_running
 from finetree_trainer.replicas.member import Member
 from finetree_trainer.replicas.servicer import ReplicaServicer
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.demand import Demand
-from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.scheduling.fit import Blocked, Holder
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
-from finetree_trainer.scheduling.order.fair import RECALLED_SECONDS
+from finetree_trainer.scheduling.order.recall import recall_use
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
-from finetree_trainer.store import attempts
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
 from finetree_trainer.store.jobs import JobRow
+from finetree_trainer.telemetry import service_metrics
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
-from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
 from finetree_trainer.telemetry.span_export import SpanExport
-from finetree_trainer.worker_user import WorkerUser, passage
+from finetree_trainer.worker_user import WorkerUser
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.handover import hand_over
 from finetree_trainer.workers.launch.local import LocalLauncher
+from finetree_trainer.workers.ray.cluster import RayCluster, require
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -133,11 +132,14 @@ class Application:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._metrics: JobMetrics | None = None
         self._spans: SpanExport | None = None
+        self._cluster: RayCluster | None = None
+        self._devices: Sequence[devices.Device] = ()
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
-        self._claim_folder()
+        require(settings)
+        self._lock = claim(self._layout, shared=self._member is not None)
         hand_over(self._layout)
         confinement = WorkerConfinement(settings, self._layout)
         self._confined = asyncio.create_task(confinement.probe())
@@ -150,11 +152,8 @@ class Application:
         else:
             self._store = open_store(self._layout, settings.database_url)
         self._log = EventLog(self._store)
-        gpus = NvmlGpus()
-        self._node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
-        meter = MachineMeter(gpus, devices.gpus_of(self._node))
-        self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
-        self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
+        self._copies = await open_copies(settings, self._store, self._layout)
+        await self._find_devices(confinement)
         estimator = self._estimator = self._estimator or RemoteEstimator(
             settings.estimator_address, service_token(settings.service_token_file)
         )
@@ -172,19 +171,36 @@ class Application:
 
     async def _take_over(self) -> None:
         """Take over what an earlier run left, and listen for workers."""
-        await self._host.load()
         await self._recover()
         workers = worker_servicer.WorkerServicer(
             self._supervisor, self._log, self._settings, on_profile=self._on_profile
         )
-        self._attach = await worker_servicer.serve(workers, self._layout, replica=self._member is not None)
+        self._attach = await worker_servicer.serve(workers, self._layout, self._settings)
         if self._member is not None:
             self._member.lead()
 
     async def _lead_later(self) -> None:
         """Begin to lead as a replica that has followed."""
+        await self._host.load()
         await self._take_over()
         self._begin()
+
+    async def _find_devices(self, confinement: WorkerConfinement) -> None:
+        """Learn what jobs may run on: the devices of this machine, or those of the cluster."""
+        settings, gpus = self._settings, NvmlGpus()
+        node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
+        if settings.launcher == "ray":
+            self._cluster = RayCluster(settings, self._layout, confinement)
+            await self._cluster.open()
+            self._devices, self._node_name = self._cluster.nodes, ""
+            self._memory: MemoryLedger = self._cluster.memory
+            self._host = Host(self._store, node, self._memory, devices=self._devices, measured_while_idle=False)
+            return
+        meter = MachineMeter(gpus, devices.gpus_of(node))
+        self._devices, self._node_name = node.devices, node.name
+        self._memory = MemoryLedger(meter, node.devices, reserve=settings.memory_reserve_bytes)
+        self._host = Host(self._store, node, self._memory, measured_while_idle=settings.prewarm)
+        await self._host.load()
 
     def _build(self, estimator: Estimator, confinement: WorkerConfinement) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
@@ -193,40 +209,38 @@ class Application:
         quotas = self._quotas
         log.listeners.append(quotas.on_change)
         limits = Limits(settings.max_upload_bytes, settings.disk_reserve_bytes)
-        datasets = Datasets(self._store, log.clock, layout, limits=limits, quotas=quotas)
-        weights = WeightsLocator(self._store, layout, models)
+        copies = self._copies
+        datasets = Datasets(self._store, log.clock, layout, copies=copies, limits=limits, quotas=quotas)
+        weights = WeightsLocator(self._store, layout, models, copies)
         tasks = TaskBuilder(
             log,
             models,
             datasets,
             weights=weights,
-            devices=self._node.devices,
+            devices=self._devices,
             rates=self._host.rates,
             layout=layout,
             settings=settings,
         )
-        self._queue = JobQueue(log, self._node.devices, self._memory)
-        launcher = LocalLauncher(settings, confinement, threads=tasks.slot_threads)
+        self._queue = JobQueue(log, self._devices, self._memory)
+        launcher = self._cluster or LocalLauncher(settings, confinement, threads=tasks.slot_threads)
         self._supervisor = Supervisor(
             log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
         )
         self._memory.workers = self._supervisor.heartbeats.processes
+        if self._cluster is not None:
+            self._cluster.serve(self._queue)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
-        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices, rates=rates)
+        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._devices, rates=rates)
         serving = ServingPlanner(
-            inputs,
-            weights,
-            self._node.devices,
-            rates=rates,
-            has_free_slot=queue.has_free_slot,
-            free=self._memory.to_give,
+            inputs, weights, self._devices, rates=rates, has_free_slot=queue.has_free_slot, free=self._memory.to_give
         )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
             inputs,
             weights,
-            devices=self._node.devices,
+            devices=self._devices,
             estimator=estimator,
             rates=rates,
             capacity=self._memory.capacity,
@@ -235,20 +249,30 @@ class Application:
             exports=exports,
         )
         self._queue.may_start, self._queue.weight = self._may_start, quotas.weight
+        self._objects = ObjectStorage(
+            log,
+            layout,
+            copies,
+            cache_bytes=settings.object_cache_bytes,
+            in_use=partial(self._store.read, partial(users.in_use, layout=layout)),
+            locate=lambda uid: tasks.build(uid, ()),
+            wake=queue.wake,
+        )
+        datasets.contents.on_ready = self._objects.uploads.wake
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
         self._pausing = Pausing(log, self._supervisor)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
-            log, self._leases, self._supervisor, weights=weights, devices=self._node.devices, free=self._memory.free
+            log, self._leases, self._supervisor, weights=weights, devices=self._devices, free=self._memory.free
         )
-        checkpoints = Checkpoints(log, layout)
+        checkpoints = Checkpoints(log, layout, copies)
         jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
-        deletions = Deletions(log, layout, jobs)
-        keeping = CheckpointKeeping(log, layout, checkpoints)
+        deletions = Deletions(log, layout, jobs, copies)
+        keeping = CheckpointKeeping(log, layout, checkpoints, copies)
         self._retention = RetentionSweep(
-            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets
+            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets, copies=copies
         )
         sweeps = Sweeps(log, jobs)
         self._sweep_controller = SweepController(log, jobs, sweeps)
@@ -267,11 +291,11 @@ class Application:
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
-            artifacts=Artifacts(log, layout),
+            artifacts=Artifacts(log, layout, copies),
             checkpoints=checkpoints,
             keeping=keeping,
-            storage=StorageReport(log, layout, self._policy),
-            previews=Previews(log, layout),
+            storage=StorageReport(log, layout, self._policy, copies),
+            previews=Previews(log, layout, copies),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
             generations=self._generations,
@@ -283,7 +307,7 @@ class Application:
             queue=self._queue,
             tokens=PageTokens(self._member.page_token_key if self._member else settings.page_token_key.reveal()),
             version=self._service.version,
-            limits=limits_of(settings),
+            limits=server_limits(settings),
         )
 
     def _measure(self, meter: Meter) -> None:
@@ -291,20 +315,17 @@ class Application:
         self._metrics = JobMetrics(self._log, meter)
         PlaceMetrics(
             meter,
-            self._node.devices,
+            self._devices,
             self._metrics.jobs,
             holders=self._queue.holders,
             budgets=lambda: self._memory.budgets(self._memory.read()),
             clock=self._log.clock,
         )
-        show_store(meter, self._store, self._layout)
-        show_watches(meter, self._watches)
-        show_loops(meter, lambda: self._running)
-        meter.gauge(
-            "finetree_unknown_liveness",
-            "Workers that may be alive or dead; their jobs wait until the lease is over.",
-            read=lambda: {(): float(self._supervisor.heartbeats.unknown())},
-        )
+        service_metrics.show_store(meter, self._store, self._layout)
+        service_metrics.show_watches(meter, self._watches)
+        service_metrics.show_objects(meter, self._objects)
+        service_metrics.show_loops(meter, lambda: self._running)
+        service_metrics.show_unknown_workers(meter, self._supervisor.heartbeats.unknown)
 
     async def run(self) -> None:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker.
@@ -321,7 +342,7 @@ class Application:
             self._begin()
 
     def _begin(self) -> None:
-        self._queue.start = self._supervisor.start
+        self._queue.start = self._objects.data.checked(self._supervisor.start)
         self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
@@ -334,7 +355,10 @@ class Application:
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
             "machine": MachineWatch(self._log, self._queue, self._memory).run,
+            **self._objects.loops(),
         }
+        if self._cluster is not None:
+            loops["cluster"] = self._cluster.run
         if self._service.tracing is not None:
             self._spans = SpanExport(self._log, self._service.tracing.records)
             loops["spans"] = self._spans.run
@@ -347,7 +371,10 @@ class Application:
 
     def _may_start(self, row: JobRow, demand: Demand) -> Blocked | None:
         held_back = self._quotas.held_back(row, 0 if demand.prepares else demand.count)
-        return Blocked(WAITING_FOR_QUOTA, str(held_back)) if held_back is not None else None
+        if held_back is not None:
+            return Blocked(WAITING_FOR_QUOTA, str(held_back), remedy=QUOTA_REMEDY, metadata=held_back.metadata())
+        waits = self._objects.data.blocked(row)
+        return Blocked(waits.code, waits.text, remedy=waits.remedy) if waits is not None else None
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
@@ -364,32 +391,19 @@ class Application:
             task.cancel()
         if self._member is not None:
             await self._member.leave()
+        self._objects.stop()
         await self._supervisor.stop()
         if self._spans is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._spans.send(), LAST_SPANS_SECONDS)
         if self._attach is not None:
             await self._attach.stop(0.5)
+        if self._cluster is not None:
+            await self._cluster.close()
         if isinstance(self._estimator, RemoteEstimator):
             await self._estimator.close()
         await asyncio.to_thread(self._store.close)
         os.close(self._lock)
-
-    def _claim_folder(self) -> None:
-        """Lock the data folder: two trainers in it would give one job to two workers. Replicas share the lock."""
-        try:
-            passage(self._layout.root.resolve(), self._layout.user)
-            self._lock = os.open(self._layout.service_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, (fcntl.LOCK_SH if self._member else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(
-                "DATA_DIR_IN_USE", "data_dir: another trainer uses this folder; stop it first"
-            ) from None
-        except OSError as error:
-            raise SettingsError("DATA_DIR_UNUSABLE", f"data_dir: it cannot be used: {error.strerror}") from None
-        if self._layout.restoring.exists():
-            text = "data_dir: a restore into this folder was cut off; run `finetree backup restore` into it again"
-            raise SettingsError("DATA_DIR_UNFINISHED", text)
 
     async def _recover(self) -> None:
         """Take over the jobs and attempts that an earlier run of the service left."""
@@ -399,12 +413,12 @@ class Application:
             get_logger().error("job_record_damaged", job=damaged)
         by_uid = {row.uid: row for row in rows}
         fail_point("start.before_recovery")
-        for worker in await self._supervisor.adopt(self._node.name):
+        for worker in await self._supervisor.adopt(self._node_name):
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
         self._quotas.recover(rows)
-        await self._recall_use()
+        await recall_use(self._log, self._queue.use, node=self._node_name)
         self._queue.recover(rows)
         if self._metrics is not None:
             self._metrics.jobs.recover(rows)
@@ -414,16 +428,6 @@ class Application:
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._stop_again(row)
-
-    async def _recall_use(self) -> None:
-        """Count the devices that projects held in the last days, before this run of the service."""
-        now = self._log.clock()
-        since = now - int(RECALLED_SECONDS * 1e6)
-        for held in await self._store.read(lambda connection: attempts.holdings_since(connection, since)):
-            for text in held.slots.split(","):
-                # The machine may have had another name then; its devices are the same.
-                slot = replace(Slot.parse(text), node=self._node.name)
-                self._queue.use.recall(held.project, slot, started=held.started, ended=held.ended or now, now=now)
 
     def _stop_again(self, row: JobRow) -> None:
         """Repeat the command to a worker whose job is about to end: by a limit, or on request."""

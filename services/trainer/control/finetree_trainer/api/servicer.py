@@ -6,7 +6,6 @@ from typing import Any
 
 from finetree_api.trainer.v1 import capacity_pb2, limits_pb2, trainer_pb2
 from finetree_runtime.server import context
-from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import server_info
 
 from finetree_trainer.api.data_rpcs import DataRpcs
@@ -24,7 +23,6 @@ from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.limits.report import LimitReport
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
-from finetree_trainer.settings import Settings
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.resting import RestingWorkers
 
@@ -61,7 +59,7 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
             context.only_waits()
         await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
         reply = capacity_pb2.GetCapacityResponse(
-            nodes=[await self.host.describe(self.queue, self.leases.named, self.resting.describe)],
+            nodes=await self.host.describe(self.queue, self.leases.named, self.resting.describe),
             queue_length=len(self.queue),
             limits=self.limits,
             capabilities=capabilities.CAPABILITIES,
@@ -78,18 +76,3 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
         """Report the server's version, features and limits."""
         info = server_info("finetree-trainer", self.version, features=FEATURES, limits=self.limits)
         return trainer_pb2.GetServerInfoResponse(server=info)
-
-
-def limits_of(settings: Settings) -> dict[str, int]:
-    """Limits of a trainer by name, with the unit in the name, as GetServerInfo and GetCapacity reply them."""
-    return {
-        "max_upload_bytes": settings.max_upload_bytes,
-        "max_project_bytes": settings.max_project_bytes,
-        "max_request_bytes": settings.max_request_bytes,
-        "max_watchers": settings.max_watchers,
-        "max_watchers_per_caller": settings.max_watchers_per_caller,
-        "max_queued_jobs": settings.max_queued,
-        **CallLimits.of(settings).shown(),
-        "event_retention_seconds": int(settings.event_retention),
-        "orphan_grace_seconds": int(settings.orphan_grace),
-    }

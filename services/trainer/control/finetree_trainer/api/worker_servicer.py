@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
+from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError, FailedPrecondition, NotFound, Unauthenticated, to_status
 from finetree_runtime.server.logging import get_logger
+from finetree_runtime.server.tls import ServerCertificates
 from grpc import aio
 from grpc_status import rpc_status
 
@@ -151,11 +153,14 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 )
 
 
-async def serve(servicer: WorkerServicer, layout: Layout, *, replica: bool = False) -> aio.Server:
+async def serve(servicer: WorkerServicer, layout: Layout, settings: Settings) -> aio.Server:
     """Listen on the workers' socket, whose folder only this user can enter, and the user of the workers, if any.
 
-    A replica listens on a socket of its own, to which it leads a link in the place of that one: another that still
-    ends removes its own alone. Raises PermissionError when the folder belongs to another user.
+    Also on the address for workers of other machines, if there is one, by TLS where there is a certificate. One of
+    several replicas listens on a socket of its own, to which it leads a link in the place of that one: a replica that
+    still ends removes its own alone.
+
+    Raises PermissionError when the folder belongs to another user, SettingsError ADDRESS_UNAVAILABLE.
     """
     socket = layout.worker_socket
     if socket.parent.exists() and socket.parent.stat().st_uid != os.getuid():
@@ -166,11 +171,17 @@ async def serve(servicer: WorkerServicer, layout: Layout, *, replica: bool = Fal
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
     if socket.is_symlink():
         socket.unlink()  # gRPC removes an old socket, and no link to one that is gone
-    bound = socket.with_name(f"{secrets.token_hex(3)}.sock") if replica else socket
+    bound = socket.with_name(f"{secrets.token_hex(3)}.sock") if settings.replica_address else socket
     server.add_insecure_port(f"unix:{bound}")
+    if settings.worker_address:
+        try:
+            _listen(server, settings)
+        except RuntimeError:
+            text = f"worker_address: {settings.worker_address} cannot be listened on"
+            raise SettingsError("ADDRESS_UNAVAILABLE", text) from None
     await server.start()
     await asyncio.to_thread(_admit, bound, layout.user)
-    if replica:
+    if bound != socket:
         await asyncio.to_thread(_lead_to, bound, socket)
     return server
 
@@ -183,6 +194,15 @@ def _lead_to(bound: Path, socket: Path) -> None:
     for other in socket.parent.glob("*.sock"):
         if other not in (bound, socket):
             other.unlink(missing_ok=True)
+
+
+def _listen(server: aio.Server, settings: Settings) -> None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        server.add_insecure_port(settings.worker_address)
+        return
+    # A worker shows the secret of its attempt, no certificate.
+    certificates = ServerCertificates(settings.tls_cert, settings.tls_key, None)
+    server.add_secure_port(settings.worker_address, certificates.credentials())
 
 
 def _admit(socket: Path, user: WorkerUser | None) -> None:

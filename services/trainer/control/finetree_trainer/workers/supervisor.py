@@ -76,7 +76,9 @@ class Supervisor:
         passage(self._layout.workers.resolve(), self._layout.user)
 
     async def adopt(self, node: str) -> list[Worker]:
-        """Take over the attempts that an earlier run of the service left open on this node; they keep their slots.
+        """Take over the attempts that an earlier run of the service left open; they keep their slots.
+
+        `node`: the name of this machine, which has run them all; "" where they are on nodes of a cluster.
 
         Those whose worker is dead come first: a living one may have been given a slot of theirs.
         """
@@ -91,7 +93,7 @@ class Supervisor:
                 job=row.job_uid,
                 attempt=row.attempt,
                 # The machine may have another name than it had then; its devices are the same.
-                slots=tuple(replace(Slot.parse(text), node=node) for text in row.slots.split(",")),
+                slots=tuple(replace(slot, node=node or slot.node) for slot in map(Slot.parse, row.slots.split(","))),
                 adopted=True,
                 may_rest=False,
             )

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
@@ -47,7 +48,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Work on one task of a finetree trainer; started by the trainer, not by hand.",
         epilog=f"The token is read from the environment variable {TOKEN_VARIABLE}.",
     )
-    parser.add_argument("--socket", required=True, help="address of the trainer: unix:/path or 127.0.0.1:port")
+    parser.add_argument("--socket", required=True, help="address of the trainer: unix:/path or host:port")
+    parser.add_argument("--authority", type=Path, help="PEM authorities of its certificate; default: plain text")
     parser.add_argument("--job", default="", help="job that this worker was started for")
     parser.add_argument("--attempt", type=int, default=0, help="attempt of the job")
     parser.add_argument("--kind", choices=sorted(_KINDS), default="train", help="what the job does")
@@ -88,7 +90,12 @@ class Process:
 
     def _new_stream(self, identity: Identity) -> ServiceStream:
         return ServiceStream(
-            self._options.socket, identity, self._commands, on_task=self._on_task, on_refused=self._on_refused
+            self._options.socket,
+            identity,
+            self._commands,
+            on_task=self._on_task,
+            on_refused=self._on_refused,
+            authority=self._options.authority,
         )
 
     def run(self) -> int:
