@@ -57,6 +57,15 @@ def show_watches(meter: Meter, watches: Watches) -> None:
     )
 
 
+def show_unknown_workers(meter: Meter, unknown: Callable[[], int]) -> None:
+    """Show how many workers may be alive or dead."""
+    meter.gauge(
+        "finetree_unknown_liveness",
+        "Workers that may be alive or dead; their jobs wait until the lease is over.",
+        read=lambda: {(): float(unknown())},
+    )
+
+
 def show_objects(meter: Meter, objects: ObjectStorage) -> None:
     """Show what waits for the object store, whether it answers, and what went to it and came from it."""
     if not objects.copies.enabled:
