@@ -155,7 +155,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 async def serve(servicer: WorkerServicer, layout: Layout, settings: Settings) -> aio.Server:
     """Listen on the workers' socket, whose folder only this user can enter, and the user of the workers, if any.
 
-    Also on the address for workers of other machines, if there is one, by TLS where there is a certificate.
+    Where workers run on a cluster, also on the address for them, by TLS where there is a certificate.
 
     Raises PermissionError when the folder belongs to another user, SettingsError ADDRESS_UNAVAILABLE.
     """
@@ -167,7 +167,7 @@ async def serve(servicer: WorkerServicer, layout: Layout, settings: Settings) ->
     server = aio.server(options=options)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
     server.add_insecure_port(f"unix:{socket}")
-    if settings.worker_address:
+    if settings.launcher == "ray":
         try:
             _listen(server, settings)
         except RuntimeError:
