@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,10 +36,12 @@ def rows(countries) -> str:
     )
 
 
-@pytest.fixture
-def suite(tmp_path) -> Iterator[Suite]:
-    """A suite of its own: the estimator learns from the page's jobs."""
-    with Suite(tmp_path / "suite", extra={"trainer": ("--no-prewarm",)}) as running:
+@pytest.fixture(scope="module")
+def suite(smollm2, tmp_path_factory) -> Iterator[Suite]:
+    """A suite of the page's own, since its estimator learns from what is trained; it has the model already."""
+    folder = tmp_path_factory.mktemp("suite")
+    shutil.copytree(smollm2, folder / "trainer" / "models" / smollm2.name)
+    with Suite(folder, extra={"trainer": ("--no-prewarm",)}) as running:
         yield running
 
 

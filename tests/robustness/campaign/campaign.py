@@ -85,7 +85,7 @@ class Service:
             self.process = Starter(self.trainer.path, arguments, files, environment=environment)
         self.pid, self.starts = self.process.pid, self.starts + 1
         self._died = os.pidfd_open(self.pid)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not ready.exists():
                 if self.dead:
                     return False
@@ -229,7 +229,7 @@ class Client:
             cursors: list[int] = []
             call = talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=job, **start))
             with broken_off():
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while (batch := await call.read()) is not grpc.aio.EOF:
                         found.extend(batch.events)
                         cursors.append(len(seen) + len(found))
@@ -330,7 +330,7 @@ class Campaign:
         nth = self.random.randint(1, OFTEN.get(point, 1))
         await self.service.start(f"{point}:{nth}" if point else "")
         if point:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not self.service.dead:
                 _raise_of(work)
                 assert time.monotonic() < deadline, f"{point} is not reached"

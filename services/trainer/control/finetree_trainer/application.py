@@ -17,7 +17,6 @@ from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.paging import PageTokens
-from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.logging import get_logger
@@ -48,6 +47,7 @@ from finetree_trainer.jobs.lifecycle.pausing import Pausing
 from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.jobs.retention import users
 from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
 from finetree_trainer.jobs.retention.policy import KINDS, read_policy
@@ -60,11 +60,13 @@ from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout
 from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
-from finetree_trainer.limits.report import LimitReport
+from finetree_trainer.limits.report import LimitReport, server_limits
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
+from finetree_trainer.objects.opening import open_copies
+from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.outages import keep_running
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.demand import Demand
@@ -83,9 +85,9 @@ from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
 from finetree_trainer.store.jobs import JobRow
+from finetree_trainer.telemetry import service_metrics
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
-from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
 from finetree_trainer.telemetry.span_export import SpanExport
 from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.confinement import WorkerConfinement
@@ -148,6 +150,7 @@ class Application:
         else:
             self._store = open_store(self._layout, settings.database_url)
         self._log = EventLog(self._store)
+        self._copies = await open_copies(settings, self._store, self._layout)
         await self._find_devices(confinement)
         estimator = self._estimator = self._estimator or RemoteEstimator(
             settings.estimator_address, service_token(settings.service_token_file)
@@ -186,8 +189,9 @@ class Application:
         quotas = self._quotas
         log.listeners.append(quotas.on_change)
         limits = Limits(settings.max_upload_bytes, settings.disk_reserve_bytes)
-        datasets = Datasets(self._store, log.clock, layout, limits=limits, quotas=quotas)
-        weights = WeightsLocator(self._store, layout, models)
+        copies = self._copies
+        datasets = Datasets(self._store, log.clock, layout, copies=copies, limits=limits, quotas=quotas)
+        weights = WeightsLocator(self._store, layout, models, copies)
         tasks = TaskBuilder(
             log,
             models,
@@ -210,12 +214,7 @@ class Application:
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._devices, rates=rates)
         serving = ServingPlanner(
-            inputs,
-            weights,
-            self._devices,
-            rates=rates,
-            has_free_slot=queue.has_free_slot,
-            free=self._memory.to_give,
+            inputs, weights, self._devices, rates=rates, has_free_slot=queue.has_free_slot, free=self._memory.to_give
         )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
@@ -230,6 +229,16 @@ class Application:
             exports=exports,
         )
         self._queue.may_start, self._queue.weight = self._may_start, quotas.weight
+        self._objects = ObjectStorage(
+            log,
+            layout,
+            copies,
+            cache_bytes=settings.object_cache_bytes,
+            in_use=partial(self._store.read, partial(users.in_use, layout=layout)),
+            locate=lambda uid: tasks.build(uid, ()),
+            wake=queue.wake,
+        )
+        datasets.contents.on_ready = self._objects.uploads.wake
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
@@ -238,12 +247,12 @@ class Application:
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._devices, free=self._memory.free
         )
-        checkpoints = Checkpoints(log, layout)
+        checkpoints = Checkpoints(log, layout, copies)
         jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
-        deletions = Deletions(log, layout, jobs)
-        keeping = CheckpointKeeping(log, layout, checkpoints)
+        deletions = Deletions(log, layout, jobs, copies)
+        keeping = CheckpointKeeping(log, layout, checkpoints, copies)
         self._retention = RetentionSweep(
-            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets
+            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets, copies=copies
         )
         sweeps = Sweeps(log, jobs)
         self._sweep_controller = SweepController(log, jobs, sweeps)
@@ -262,11 +271,11 @@ class Application:
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
-            artifacts=Artifacts(log, layout),
+            artifacts=Artifacts(log, layout, copies),
             checkpoints=checkpoints,
             keeping=keeping,
-            storage=StorageReport(log, layout, self._policy),
-            previews=Previews(log, layout),
+            storage=StorageReport(log, layout, self._policy, copies),
+            previews=Previews(log, layout, copies),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
             generations=self._generations,
@@ -278,7 +287,7 @@ class Application:
             queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
             version=self._service.version,
-            limits=_limits(settings),
+            limits=server_limits(settings),
         )
 
     def _measure(self, meter: Meter) -> None:
@@ -292,14 +301,11 @@ class Application:
             budgets=lambda: self._memory.budgets(self._memory.read()),
             clock=self._log.clock,
         )
-        show_store(meter, self._store, self._layout)
-        show_watches(meter, self._watches)
-        show_loops(meter, lambda: self._running)
-        meter.gauge(
-            "finetree_unknown_liveness",
-            "Workers that may be alive or dead; their jobs wait until the lease is over.",
-            read=lambda: {(): float(self._supervisor.heartbeats.unknown())},
-        )
+        service_metrics.show_store(meter, self._store, self._layout)
+        service_metrics.show_watches(meter, self._watches)
+        service_metrics.show_objects(meter, self._objects)
+        service_metrics.show_loops(meter, lambda: self._running)
+        service_metrics.show_unknown_workers(meter, self._supervisor.heartbeats.unknown)
 
     async def run(self) -> None:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker.
@@ -307,7 +313,7 @@ class Application:
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
         await self._confined
-        self._queue.start = self._supervisor.start
+        self._queue.start = self._objects.data.checked(self._supervisor.start)
         if self._cluster is None:
             self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
@@ -322,6 +328,7 @@ class Application:
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
             "machine": MachineWatch(self._log, self._queue, self._memory).run,
+            **self._objects.loops(),
         }
         if self._cluster is not None:
             loops["cluster"] = self._cluster.run
@@ -336,9 +343,10 @@ class Application:
 
     def _may_start(self, row: JobRow, demand: Demand) -> Blocked | None:
         held_back = self._quotas.held_back(row, 0 if demand.prepares else demand.count)
-        if held_back is None:
-            return None
-        return Blocked(WAITING_FOR_QUOTA, str(held_back), remedy=QUOTA_REMEDY, metadata=held_back.metadata())
+        if held_back is not None:
+            return Blocked(WAITING_FOR_QUOTA, str(held_back), remedy=QUOTA_REMEDY, metadata=held_back.metadata())
+        waits = self._objects.data.blocked(row)
+        return Blocked(waits.code, waits.text, remedy=waits.remedy) if waits is not None else None
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
@@ -353,6 +361,7 @@ class Application:
             return
         for task in self._running.values():
             task.cancel()
+        self._objects.stop()
         await self._supervisor.stop()
         if self._spans is not None:
             with suppress(TimeoutError):
@@ -432,17 +441,3 @@ class Application:
         self._supervisor.measure = False
         with suppress(DomainError):
             await self._host.record(profile)
-
-
-def _limits(settings: Settings) -> dict[str, int]:
-    return {
-        "max_upload_bytes": settings.max_upload_bytes,
-        "max_project_bytes": settings.max_project_bytes,
-        "max_request_bytes": settings.max_request_bytes,
-        "max_watchers": settings.max_watchers,
-        "max_watchers_per_caller": settings.max_watchers_per_caller,
-        "max_queued_jobs": settings.max_queued,
-        **CallLimits.of(settings).shown(),
-        "event_retention_seconds": int(settings.event_retention),
-        "orphan_grace_seconds": int(settings.orphan_grace),
-    }

@@ -28,6 +28,7 @@ class Layout:
     uploads/{dataset}.part                  uploads that are not complete
     models/                                 base models
     tokens/                                 tokenized rows that jobs share
+    transfers/                              what is on its way from the object store or to it
     workers/{worker}                        a worker process: its lock, process id and output
     jobs/{job}/checkpoints                  shared by the attempts: each goes on from the newest complete one
     jobs/{job}/attempts/{attempt}           an attempt's journal, job.log for clients, worker.log for operators
@@ -87,6 +88,11 @@ class Layout:
     def tokens(self) -> Path:
         """The folder of tokenized rows that jobs share."""
         return self.root / "tokens"
+
+    @property
+    def transfers(self) -> Path:
+        """The folder of what is on its way from the object store or to it, emptied at a start."""
+        return self.root / "transfers"
 
     @property
     def workers(self) -> Path:

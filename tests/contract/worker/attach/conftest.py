@@ -146,7 +146,7 @@ class Joined:
             self.stream.wake()
 
     async def task(self) -> worker_pb2.Task | None:
-        return await asyncio.to_thread(self.tasks.get, timeout=10)
+        return await asyncio.to_thread(self.tasks.get, timeout=60)
 
     async def drain(self) -> bool:
         return await asyncio.to_thread(self.stream.drain)
@@ -224,7 +224,7 @@ def until():
 
     async def wait(condition: Callable[[], object], what: str) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not condition():  # noqa: ASYNC110 - the condition is another thread's doing
                     await asyncio.sleep(0.005)
         except TimeoutError:

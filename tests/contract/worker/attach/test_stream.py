@@ -256,7 +256,7 @@ async def test_draining_gives_up_when_the_lease_is_over(service, serve, join, un
     await server.stop(0)
     began = time.monotonic()
     assert not await worker.drain()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 async def test_draining_waits_for_a_journal_that_the_stream_has_not_got_round_to(

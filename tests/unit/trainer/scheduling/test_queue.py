@@ -151,7 +151,7 @@ async def test_a_worker_is_kept_warm_while_a_slot_is_free(queue, enqueue):
     queue.prewarm = lambda: warmed.append(True)
     task = asyncio.create_task(queue.run())
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not warmed:  # noqa: ASYNC110 - the queue's own task
             await asyncio.sleep(0.001)
     task.cancel()
@@ -183,7 +183,7 @@ async def test_what_cannot_be_started_lets_others_pass_and_is_tried_again(queue,
     assert await turn(queue) == [("b", ["n/cpu/0"])]
     assert queue.position("a") == Position(1, "it could not be started (OSError) and is tried again")
     running = asyncio.create_task(queue.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not queue.started:  # noqa: ASYNC110 - the queue's own task
             await asyncio.sleep(0.01)
     running.cancel()

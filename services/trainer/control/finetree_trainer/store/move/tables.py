@@ -90,8 +90,8 @@ def _rows(table: Table, connection: Connection) -> Iterator[Sequence[Sequence[An
     order = ", ".join(column.name for column in table.primary_key)
     where = f"WHERE key NOT IN ('{FOLDER}', '{OWNER}')" if table is meta else ""
     select = text(f"SELECT {', '.join(_names(table))} FROM {table.name} {where} ORDER BY {order}")  # noqa: S608 - likewise
-    with connection.execute(select, execution_options={"yield_per": BATCH}) as found:
-        yield from found.partitions()
+    with connection.execute(select, execution_options={"stream_results": True, "max_row_buffer": BATCH}) as found:
+        yield from found.partitions(BATCH)
 
 
 def _names(table: Table) -> list[str]:
