@@ -67,7 +67,7 @@ async def test_twelve_jobs_share_three_slots_and_no_more_memory_than_there_is(tm
         names = [await train(talk, dataset, gb) for gb in sizes]
         logs = [await talk.events(name, 60) for name in names]
         # A slot is free when its worker is proven dead, a moment after its job has ended.
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await capacity(talk))[1].free_slots < 3:  # noqa: ASYNC110 - the service's state
                 await asyncio.sleep(0.05)
         _, cpu = await capacity(talk)

@@ -4,7 +4,7 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,6 @@ from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.paging import PageTokens
-from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.logging import get_logger
@@ -48,6 +47,7 @@ from finetree_trainer.jobs.lifecycle.pausing import Pausing
 from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.jobs.retention import users
 from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
 from finetree_trainer.jobs.retention.policy import KINDS, read_policy
@@ -59,12 +59,14 @@ from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout
-from finetree_trainer.limits.quotas import WAITING_FOR_QUOTA, Quotas, usual_limits
-from finetree_trainer.limits.report import LimitReport
+from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
+from finetree_trainer.limits.report import LimitReport, server_limits
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
+from finetree_trainer.objects.opening import open_copies
+from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.outages import keep_running
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.demand import Demand
@@ -83,14 +85,15 @@ from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
 from finetree_trainer.store.jobs import JobRow
+from finetree_trainer.telemetry import service_metrics
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
-from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
 from finetree_trainer.telemetry.span_export import SpanExport
 from finetree_trainer.worker_user import WorkerUser, passage
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.handover import hand_over
 from finetree_trainer.workers.launch.local import LocalLauncher
+from finetree_trainer.workers.ray.cluster import RayCluster, require
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -129,10 +132,13 @@ class Application:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._metrics: JobMetrics | None = None
         self._spans: SpanExport | None = None
+        self._cluster: RayCluster | None = None
+        self._devices: Sequence[devices.Device] = ()
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
+        require(settings)
         self._claim_folder()
         hand_over(self._layout)
         confinement = WorkerConfinement(settings, self._layout)
@@ -144,12 +150,8 @@ class Application:
         else:
             self._store = open_store(self._layout, settings.database_url)
         self._log = EventLog(self._store)
-        gpus = NvmlGpus()
-        self._node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
-        meter = MachineMeter(gpus, devices.gpus_of(self._node))
-        self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
-        self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
-        await self._host.load()
+        self._copies = await open_copies(settings, self._store, self._layout)
+        await self._find_devices(confinement)
         estimator = self._estimator = self._estimator or RemoteEstimator(
             settings.estimator_address, service_token(settings.service_token_file)
         )
@@ -160,8 +162,25 @@ class Application:
             self._measure(self._service.meter)
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
-        self._attach = await worker_servicer.serve(workers, self._layout)
+        self._attach = await worker_servicer.serve(workers, self._layout, settings)
         self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
+
+    async def _find_devices(self, confinement: WorkerConfinement) -> None:
+        """Learn what jobs may run on: the devices of this machine, or those of the cluster."""
+        settings, gpus = self._settings, NvmlGpus()
+        node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
+        if settings.launcher == "ray":
+            self._cluster = RayCluster(settings, self._layout, confinement)
+            await self._cluster.open()
+            self._devices, self._node_name = self._cluster.nodes, ""
+            self._memory: MemoryLedger = self._cluster.memory
+            self._host = Host(self._store, node, self._memory, devices=self._devices, measured_while_idle=False)
+            return
+        meter = MachineMeter(gpus, devices.gpus_of(node))
+        self._devices, self._node_name = node.devices, node.name
+        self._memory = MemoryLedger(meter, node.devices, reserve=settings.memory_reserve_bytes)
+        self._host = Host(self._store, node, self._memory, measured_while_idle=settings.prewarm)
+        await self._host.load()
 
     def _build(self, estimator: Estimator, confinement: WorkerConfinement) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
@@ -170,40 +189,38 @@ class Application:
         quotas = self._quotas
         log.listeners.append(quotas.on_change)
         limits = Limits(settings.max_upload_bytes, settings.disk_reserve_bytes)
-        datasets = Datasets(self._store, log.clock, layout, limits=limits, quotas=quotas)
-        weights = WeightsLocator(self._store, layout, models)
+        copies = self._copies
+        datasets = Datasets(self._store, log.clock, layout, copies=copies, limits=limits, quotas=quotas)
+        weights = WeightsLocator(self._store, layout, models, copies)
         tasks = TaskBuilder(
             log,
             models,
             datasets,
             weights=weights,
-            devices=self._node.devices,
+            devices=self._devices,
             rates=self._host.rates,
             layout=layout,
             settings=settings,
         )
-        self._queue = JobQueue(log, self._node.devices, self._memory)
-        launcher = LocalLauncher(settings, confinement, threads=tasks.slot_threads)
+        self._queue = JobQueue(log, self._devices, self._memory)
+        launcher = self._cluster or LocalLauncher(settings, confinement, threads=tasks.slot_threads)
         self._supervisor = Supervisor(
             log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
         )
         self._memory.workers = self._supervisor.heartbeats.processes
+        if self._cluster is not None:
+            self._cluster.serve(self._queue)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
-        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices, rates=rates)
+        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._devices, rates=rates)
         serving = ServingPlanner(
-            inputs,
-            weights,
-            self._node.devices,
-            rates=rates,
-            has_free_slot=queue.has_free_slot,
-            free=self._memory.to_give,
+            inputs, weights, self._devices, rates=rates, has_free_slot=queue.has_free_slot, free=self._memory.to_give
         )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
             inputs,
             weights,
-            devices=self._node.devices,
+            devices=self._devices,
             estimator=estimator,
             rates=rates,
             capacity=self._memory.capacity,
@@ -212,20 +229,30 @@ class Application:
             exports=exports,
         )
         self._queue.may_start, self._queue.weight = self._may_start, quotas.weight
+        self._objects = ObjectStorage(
+            log,
+            layout,
+            copies,
+            cache_bytes=settings.object_cache_bytes,
+            in_use=partial(self._store.read, partial(users.in_use, layout=layout)),
+            locate=lambda uid: tasks.build(uid, ()),
+            wake=queue.wake,
+        )
+        datasets.contents.on_ready = self._objects.uploads.wake
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
         self._pausing = Pausing(log, self._supervisor)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
-            log, self._leases, self._supervisor, weights=weights, devices=self._node.devices, free=self._memory.free
+            log, self._leases, self._supervisor, weights=weights, devices=self._devices, free=self._memory.free
         )
-        checkpoints = Checkpoints(log, layout)
+        checkpoints = Checkpoints(log, layout, copies)
         jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
-        deletions = Deletions(log, layout, jobs)
-        keeping = CheckpointKeeping(log, layout, checkpoints)
+        deletions = Deletions(log, layout, jobs, copies)
+        keeping = CheckpointKeeping(log, layout, checkpoints, copies)
         self._retention = RetentionSweep(
-            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets
+            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets, copies=copies
         )
         sweeps = Sweeps(log, jobs)
         self._sweep_controller = SweepController(log, jobs, sweeps)
@@ -244,11 +271,11 @@ class Application:
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
-            artifacts=Artifacts(log, layout),
+            artifacts=Artifacts(log, layout, copies),
             checkpoints=checkpoints,
             keeping=keeping,
-            storage=StorageReport(log, layout, self._policy),
-            previews=Previews(log, layout),
+            storage=StorageReport(log, layout, self._policy, copies),
+            previews=Previews(log, layout, copies),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
             generations=self._generations,
@@ -260,7 +287,7 @@ class Application:
             queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
             version=self._service.version,
-            limits=_limits(settings),
+            limits=server_limits(settings),
         )
 
     def _measure(self, meter: Meter) -> None:
@@ -268,20 +295,17 @@ class Application:
         self._metrics = JobMetrics(self._log, meter)
         PlaceMetrics(
             meter,
-            self._node.devices,
+            self._devices,
             self._metrics.jobs,
             holders=self._queue.holders,
             budgets=lambda: self._memory.budgets(self._memory.read()),
             clock=self._log.clock,
         )
-        show_store(meter, self._store, self._layout)
-        show_watches(meter, self._watches)
-        show_loops(meter, lambda: self._running)
-        meter.gauge(
-            "finetree_unknown_liveness",
-            "Workers that may be alive or dead; their jobs wait until the lease is over.",
-            read=lambda: {(): float(self._supervisor.heartbeats.unknown())},
-        )
+        service_metrics.show_store(meter, self._store, self._layout)
+        service_metrics.show_watches(meter, self._watches)
+        service_metrics.show_objects(meter, self._objects)
+        service_metrics.show_loops(meter, lambda: self._running)
+        service_metrics.show_unknown_workers(meter, self._supervisor.heartbeats.unknown)
 
     async def run(self) -> None:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker.
@@ -289,8 +313,9 @@ class Application:
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
         await self._confined
-        self._queue.start = self._supervisor.start
-        self._queue.rank_slots = self._supervisor.resting.rank_slots
+        self._queue.start = self._objects.data.checked(self._supervisor.start)
+        if self._cluster is None:
+            self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         loops: dict[str, Callable[[], Awaitable[None]]] = {
@@ -303,7 +328,10 @@ class Application:
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
             "machine": MachineWatch(self._log, self._queue, self._memory).run,
+            **self._objects.loops(),
         }
+        if self._cluster is not None:
+            loops["cluster"] = self._cluster.run
         if self._settings.database_url:
             loops["database"] = Availability(self._store, self._service.set_ready).run
         if self._service.tracing is not None:
@@ -315,7 +343,10 @@ class Application:
 
     def _may_start(self, row: JobRow, demand: Demand) -> Blocked | None:
         held_back = self._quotas.held_back(row, 0 if demand.prepares else demand.count)
-        return Blocked(WAITING_FOR_QUOTA, str(held_back)) if held_back is not None else None
+        if held_back is not None:
+            return Blocked(WAITING_FOR_QUOTA, str(held_back), remedy=QUOTA_REMEDY, metadata=held_back.metadata())
+        waits = self._objects.data.blocked(row)
+        return Blocked(waits.code, waits.text, remedy=waits.remedy) if waits is not None else None
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
@@ -330,11 +361,14 @@ class Application:
             return
         for task in self._running.values():
             task.cancel()
+        self._objects.stop()
         await self._supervisor.stop()
         if self._spans is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._spans.send(), LAST_SPANS_SECONDS)
         await self._attach.stop(0.5)
+        if self._cluster is not None:
+            await self._cluster.close()
         if isinstance(self._estimator, RemoteEstimator):
             await self._estimator.close()
         await asyncio.to_thread(self._store.close)
@@ -364,7 +398,7 @@ class Application:
             get_logger().error("job_record_damaged", job=damaged)
         by_uid = {row.uid: row for row in rows}
         fail_point("start.before_recovery")
-        for worker in await self._supervisor.adopt(self._node.name):
+        for worker in await self._supervisor.adopt(self._node_name):
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
@@ -387,7 +421,8 @@ class Application:
         for held in await self._store.read(lambda connection: attempts.holdings_since(connection, since)):
             for text in held.slots.split(","):
                 # The machine may have had another name then; its devices are the same.
-                slot = replace(Slot.parse(text), node=self._node.name)
+                slot = Slot.parse(text)
+                slot = replace(slot, node=self._node_name or slot.node)
                 self._queue.use.recall(held.project, slot, started=held.started, ended=held.ended or now, now=now)
 
     def _stop_again(self, row: JobRow) -> None:
@@ -406,17 +441,3 @@ class Application:
         self._supervisor.measure = False
         with suppress(DomainError):
             await self._host.record(profile)
-
-
-def _limits(settings: Settings) -> dict[str, int]:
-    return {
-        "max_upload_bytes": settings.max_upload_bytes,
-        "max_project_bytes": settings.max_project_bytes,
-        "max_request_bytes": settings.max_request_bytes,
-        "max_watchers": settings.max_watchers,
-        "max_watchers_per_caller": settings.max_watchers_per_caller,
-        "max_queued_jobs": settings.max_queued,
-        **CallLimits.of(settings).shown(),
-        "event_retention_seconds": int(settings.event_retention),
-        "orphan_grace_seconds": int(settings.orphan_grace),
-    }

@@ -36,6 +36,7 @@ from finetree_trainer.store.jobs import JobRow
 
 WAITING_FOR_QUOTA = "WAITING_FOR_QUOTA"
 """Code of the state reason of a job that waits because as many of its project or principal run as may."""
+QUOTA_REMEDY = "It starts when running jobs of the project or the principal end, or the operator raises the limit."
 _RUNNING = frozenset(
     {
         job_pb2.JOB_STATE_PREPARING,
@@ -60,6 +61,11 @@ class HeldBack:
     value: int
     used: int
     needed: int
+
+    def metadata(self) -> dict[str, str]:
+        """The same for programs, as a refusal has it, and what the job needs."""
+        figures = {"value": self.value, "used": self.used, "needed": self.needed}
+        return {"limit": self.limit, "subject": self.subject} | {name: str(each) for name, each in figures.items()}
 
     def __str__(self) -> str:
         """Say it for people, in words that stay the same while it waits."""

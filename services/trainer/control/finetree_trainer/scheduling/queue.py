@@ -3,13 +3,13 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import DomainError, to_status
 from sqlalchemy import Connection
 
@@ -18,12 +18,22 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.outages import Pauses, is_outage, log_failure
+from finetree_trainer.scheduling import reasons
 from finetree_trainer.scheduling.demand import Demand, Demands
-from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot
-from finetree_trainer.scheduling.fit import DEVICE_LOST, MEMORY_IN_USE, WAITING_FOR_DEVICE, Blocked, Holder, Round
+from finetree_trainer.scheduling.devices import PREPARING, Device, Slot
+from finetree_trainer.scheduling.fit import (
+    DEVICE_LOST,
+    MEMORY_IN_USE,
+    WAITING_FOR_DEVICE,
+    Blocked,
+    Holder,
+    NotPlacedError,
+    Round,
+)
 from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.order.fair import DeviceUse, in_turn
 from finetree_trainer.scheduling.order.positions import Group, Positions
+from finetree_trainer.scheduling.slots import Slots
 from finetree_trainer.scheduling.waiting import Line, Position, WaitingJob, WaitingJobs
 from finetree_trainer.store.jobs import JobRow
 
@@ -31,8 +41,6 @@ ANNOUNCED_POSITIONS = 20
 """Places at the head of the queue whose changes are logged: else each start would log as many events as jobs wait."""
 MEMORY_POLL_SECONDS = 2.0
 """Time between two looks at memory that a job waits for; one takes some milliseconds."""
-NAMED_HOLDERS = 4
-"""Running jobs that the reason of a waiting one names."""
 
 
 class JobQueue:
@@ -42,19 +50,14 @@ class JobQueue:
     libraries for the next job.
     """
 
-    def __init__(self, log: EventLog, devices: Iterable[Device], memory: MemoryLedger) -> None:
+    def __init__(self, log: EventLog, devices: Sequence[Device], memory: MemoryLedger) -> None:
         self._log, self._memory = log, memory
         memory.promised = self._promised
-        self._devices = list(devices)
-        slots = [slot for device in self._devices for slot in device.slots()]
-        slots += [Slot(device.node, CPU, PREPARING) for device in self._devices if device.id == CPU]
-        self._holders: dict[Slot, Holder | None] = dict.fromkeys(slots)
-        self._free = set(slots)
-        self._ranks = {slot: number for number, slot in enumerate(slots)}
-        self._held: dict[str, set[Slot]] = {}
-        """Slots of each job that holds any."""
-        self.use = DeviceUse(self._devices)
-        self._reader = Demands(self._devices)
+        self._devices = devices
+        self._slots = Slots(devices)
+        self.use = DeviceUse(devices)
+        self._reader = Demands(devices)
+        self._records: dict[str, bytes] = {}  # devices come and go, and the demands are read again
         self._demands: dict[str, Demand] = {}
         self._ended: set[str] = set()
         """Jobs that have ended and hold a slot still."""
@@ -76,7 +79,7 @@ class JobQueue:
         self.make_room: Callable[[], None] = lambda: None
         """Ends the workers that rest; `wake` is called when their memory is free."""
         self.about_holder: Callable[[str], str] = lambda _uid: ""
-        """Says when a job gives up the slots that it holds, in words; empty: when its work is done."""
+        """Says when a job gives up the slots that it holds, as what it does; empty: when its work is done."""
         self.may_start: Callable[[JobRow, Demand], Blocked | None] = lambda _row, _demand: None
         """Says why a job may not start now although its devices are free, as a limit of its project; None: it may. It
         is asked of each waiting job in each round; `wake` is called when an answer may have changed."""
@@ -92,7 +95,8 @@ class JobQueue:
     def _on_change(self, row: JobRow) -> None:
         """Queue a job that waits now, and drop one that no longer does."""
         if row.record:
-            self._demands[row.uid] = self._reader.of(job_pb2.Job.FromString(row.record))
+            self._records[row.uid] = row.record
+            self._read(row.uid)
         if row.state in states.TERMINAL:
             # What its process was promised is its until it is dead.
             self._ended.add(row.uid)
@@ -136,14 +140,26 @@ class JobQueue:
         if due:
             self._later[row.uid] = due
 
+    def _read(self, uid: str) -> None:
+        self._demands[uid] = self._reader.of(job_pb2.Job.FromString(self._records[uid]))
+
+    def follow_devices(self) -> None:
+        """Take devices that have come or gone: jobs that wait get their demands anew."""
+        self._slots.follow_devices()
+        self.use.follow_devices(self._devices)
+        self._reader = Demands(self._devices)
+        for waiting in list(self._waiting):
+            self._read(waiting.uid)
+            self._waiting.remove(waiting.uid)
+            self._waiting.add(replace(waiting, demand=self._demands[waiting.uid]))
+        self._positions.clear()
+        self._wake.set()
+
     def hold(self, slots: Iterable[Slot], holder: Holder) -> None:
         """Mark slots as held by a job."""
         for slot in slots:
             self._vacate(slot)
-            self._holders[slot] = holder
-            self._ranks.setdefault(slot, len(self._ranks))
-            self._free.discard(slot)
-            self._held.setdefault(holder.uid, set()).add(slot)
+            self._slots.hold(slot, holder)
             self.use.take(holder.project, slot, self._log.clock())
 
     def release(self, slots: Iterable[Slot], uid: str) -> None:
@@ -153,29 +169,25 @@ class JobQueue:
 
     def _release(self, slots: Iterable[Slot], uid: str) -> None:
         for slot in slots:
-            if slot in self._held.get(uid, ()):
+            if slot in self._slots.of(uid):
                 self._vacate(slot)
-                self._free.add(slot)
         self._forget(uid)
 
     def _vacate(self, slot: Slot) -> None:
-        holder = self._holders.get(slot)
+        holder = self._slots.release(slot)
         if holder is not None:
-            self._holders[slot] = None
-            self._held[holder.uid].discard(slot)
             self.use.give_back(holder.project, slot, self._log.clock())
-            if not self._held[holder.uid]:
-                del self._held[holder.uid]
 
     def _forget(self, uid: str) -> None:
         """Drop what is known of a job that has ended and holds no slot any more."""
-        if uid in self._ended and uid not in self._held:
+        if uid in self._ended and not self._slots.of(uid):
             self._ended.discard(uid)
             self._demands.pop(uid, None)
+            self._records.pop(uid, None)
 
     def holders(self) -> Mapping[Slot, Holder | None]:
         """Every slot, with the job that holds it."""
-        return self._holders
+        return self._slots.holders
 
     def wake(self) -> None:
         """Look again for jobs that can start."""
@@ -188,7 +200,7 @@ class JobQueue:
             return Position()
         number = self._positions.number(uid)
         blocked = self._blocked_by(waiting, number)
-        return Position(number, blocked.text, blocked.code)
+        return Position(number, blocked.text, blocked.code, blocked.remedy, blocked.metadata)
 
     def competitors(self, uid: str) -> list[JobRow]:
         """Rows of the jobs that wait for the same devices as a waiting one, suspended ones too, in their order."""
@@ -199,12 +211,12 @@ class JobQueue:
 
     def is_wanted(self, uid: str) -> bool:
         """Return whether a job waits for a slot that this one holds, or for memory that jobs hold."""
-        held = self._held.get(uid, set())
+        held = self._slots.of(uid)
         lines = self._waiting.lines.items()
         return bool(held) and any(self._wants(group, line, held) for (_, group), line in lines)
 
     def _wants(self, group: Group, line: Iterable[WaitingJob], held: Iterable[Slot]) -> bool:
-        takes, free = any(map(group.takes, held)), sum(map(group.takes, self._free))
+        takes, free = any(map(group.takes, held)), sum(map(group.takes, self._slots.free))
         return any(
             not waiting.row.suspended
             and ((waiting.blocked is not None and waiting.blocked.ours) or (takes and free < waiting.demand.count))
@@ -213,27 +225,19 @@ class JobQueue:
 
     def _promised(self) -> dict[str, Demand]:
         """Demands of the jobs that hold slots."""
-        return {uid: self._demands[uid] for uid in self._held if uid in self._demands}
+        return {uid: self._demands[uid] for uid in self._slots.jobs() if uid in self._demands}
 
     def holders_on(self, device: Device) -> dict[Slot, Holder]:
         """The jobs that hold slots of a device, those that only prepare too."""
-        return {
-            slot: holder
-            for slot, holder in self._holders.items()
-            if holder is not None and (slot.node, slot.device) == device.place
-        }
+        return self._slots.on(device)
 
     def has_free_slot(self, device: Device) -> bool:
         """Return whether a job could begin on a device now."""
-        return any(self._holders.get(slot) is None for slot in device.slots())
+        return any(slot in self._slots.free for slot in device.slots())
 
     def __len__(self) -> int:
         """Jobs that wait."""
         return len(self._waiting)
-
-    def running_on(self, device: Device) -> list[str]:
-        """Names of the jobs that hold a slot of a device."""
-        return [holder.name for holder in self.holders_on(device).values()]
 
     async def run(self) -> None:
         """Start jobs until cancelled."""
@@ -262,7 +266,7 @@ class JobQueue:
     def _maybe_prewarm(self) -> None:
         # A PREPARE job is often followed by a TRAIN job: ten seconds of imports fit beside it. Beside a run that takes
         # the last slot they would not.
-        if any(holder is None for slot, holder in self._holders.items() if slot.index != PREPARING):
+        if any(slot.index != PREPARING for slot in self._slots.free):
             try:
                 self.prewarm()
             except Exception as error:  # noqa: BLE001 - what only saves time must not stop the queue
@@ -278,7 +282,7 @@ class JobQueue:
         round_: Round | None = None
         share = partial(self._share, now=self._log.clock())
         for waiting in in_turn(self._waiting.snapshot(), share, self._is_open):
-            waiting.trouble, waiting.looked_at = "", self._rounds
+            waiting.trouble, waiting.looked_at = None, self._rounds
             if not self._may_begin(waiting):
                 continue
             if waiting.demand in blocked:
@@ -304,7 +308,7 @@ class JobQueue:
     def _is_open(self, line: Line) -> bool:
         """Return whether a job of a line could be given a slot: with none free, each would only be told to wait."""
         _, group = line
-        return any(map(group.takes, self._free))
+        return any(map(group.takes, self._slots.free))
 
     def _in_expected_order(self) -> Iterator[WaitingJob]:
         """Waiting jobs in the order in which they would start if each had room when it is its turn."""
@@ -342,8 +346,8 @@ class JobQueue:
 
     async def _look(self, blocked: Mapping[Demand, tuple[WaitingJob, Blocked]]) -> Round:
         """Begin a round, or go on with one after a start: what was kept before is kept again."""
-        budgets, free = await self._memory.look(), sorted(self._free, key=lambda slot: self._ranks[slot])
-        round_ = Round(self._holders, free, budgets, now=self._log.clock())
+        budgets, free = await self._memory.look(), self._slots.free_in_order()
+        round_ = Round(self._slots.holders, free, budgets, now=self._log.clock())
         for waiting, why in blocked.values():
             round_.keep(waiting.demand, waiting.row.name, why, waiting.passed)
         return round_
@@ -351,9 +355,11 @@ class JobQueue:
     async def _begin(self, waiting: WaitingJob, slots: tuple[Slot, ...]) -> bool:
         try:
             return await self._start_or_fail(waiting.row.uid, slots)
+        except NotPlacedError as error:
+            waiting.trouble, self._troubled = reasons.not_placed(error), True
         except Exception as error:  # noqa: BLE001 - one job that cannot start now must not stop the queue
             why = error.reason if isinstance(error, DomainError) else type(error).__name__
-            waiting.trouble = f"it could not be started ({why}) and is tried again"
+            waiting.trouble = Blocked("", f"it could not be started ({why}) and is tried again")
             self._troubled = True
             log_failure(error, doing="start_job", job=waiting.row.uid)
         return False
@@ -388,25 +394,31 @@ class JobQueue:
         if waiting.row.suspended:
             return Blocked("", "suspended: it is not queued until it is resumed")
         if waiting.trouble:
-            return Blocked("", waiting.trouble)
+            return waiting.trouble
         if not self._may_begin(waiting):
             when = f"{timestamp(self._later[waiting.uid]).ToDatetime():%H:%M:%S} UTC"
             return Blocked("", f"its next attempt begins at {when}")
-        demand, blocked = waiting.demand, self._in_the_way(waiting)
+        if not waiting.demand.candidates:
+            return reasons.no_such_device(waiting.demand, [device.kind for device in self._devices])
+        blocked = self._in_the_way(waiting)
         if blocked is not None and blocked.code != WAITING_FOR_DEVICE:
-            return blocked
-        held: dict[Holder, list[str]] = {}
-        for slot, holder in self._holders.items():
-            if holder is not None and demand.takes(slot):
-                held.setdefault(holder, []).append(slot.device)
-        named = [f"{', '.join(at)}: {holder.name.rpartition('/')[2]}" for holder, at in held.items()][:NAMED_HOLDERS]
-        names = f" ({', '.join(named)}{', …' if len(held) > len(named) else ''})" if named else ""
-        about = [text for text in (self.about_holder(holder.uid) for holder in held) if text]
-        text = f"{number - 1} jobs ahead and {len(held)} running on {demand.kind}{names}"
-        if demand.count > 1:
-            free = sum(holder is None and demand.takes(slot) for slot, holder in self._holders.items())
-            text = f"it needs {demand.count} devices at once and {free} {'is' if free == 1 else 'are'} free; {text}"
-        return Blocked(WAITING_FOR_DEVICE, "; ".join([text, *about]))
+            return reasons.told_to(blocked, waiting.project)
+        return reasons.for_devices(
+            waiting.demand,
+            waiting.project,
+            ahead=number - 1,
+            holders=self._slots.holders,
+            about=self.about_holder,
+            shares=self._shares(waiting),
+        )
+
+    def _shares(self, waiting: WaitingJob) -> tuple[float, float] | None:
+        """Share of a job's project, and the least of those that wait for the same devices; None where it is its own."""
+        share = partial(self._share, now=self._log.clock())
+        lines = ((key, line) for key, line in self._waiting.lines.items() if any(job.counts for job in line))
+        own = share(waiting.project)
+        least = min((share(project) for (project, group), _ in lines if group.overlaps(waiting.group)), default=own)
+        return (own, least) if least < own else None
 
     def _in_the_way(self, waiting: WaitingJob) -> Blocked | None:
         """What was in a job's way in the last round; of one that was not looked at, what is so of its line."""
@@ -429,14 +441,9 @@ class JobQueue:
 
         def decide(transaction: Transaction, _connection: Connection) -> None:
             if transaction.row.state in states.WAITING:
-                queued = event_pb2.QueueChanged(
-                    position=position.number, blocked_by=position.blocked_by, code=position.code
-                )
-                text = f"Position {position.number}: {position.blocked_by}."
-                reason = transaction.snapshot.state_reason
                 if position.code and transaction.row.state == job_pb2.JOB_STATE_QUEUED:
-                    reason.code, reason.text = position.code, f"Waits: {position.blocked_by}."
-                transaction.add(event_pb2.JobEvent(queue_changed=queued, message=text))
+                    transaction.snapshot.state_reason.CopyFrom(position.reason())
+                transaction.add(position.event())
 
         # Ended meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry.
         with suppress(DomainError, FinishedError):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from finetree_api.trainer.v1 import event_pb2, job_pb2
+
 from finetree_trainer.scheduling.backfill import Passed
 from finetree_trainer.scheduling.demand import Demand
 from finetree_trainer.scheduling.fit import MEMORY_IN_USE, Blocked
@@ -23,17 +25,36 @@ _BY_ORDER = attrgetter("order")
 class Position:
     """A job's place in the queue, from 1, and what it waits for, in words; 0 and "" for a job that does not wait.
 
-    `code` is the stable name of what it waits for; "" where that is none of the machine's.
+    `code` is the stable name of what it waits for; "" where that is none of the machine's. `remedy` and `metadata` say
+    what would end the wait, and the figures and names behind it, which may change at any time.
     """
 
     number: int = 0
     blocked_by: str = ""
     code: str = ""
+    remedy: str = field(default="", compare=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def says_the_same(self, other: "Position") -> bool:
         """Return whether nothing else than figures of memory, which change all the time, tells the two apart."""
         same = (self.number, self.code) == (other.number, other.code)
         return same and (self.code == MEMORY_IN_USE or self.blocked_by == other.blocked_by)
+
+    def event(self) -> event_pb2.JobEvent:
+        """Tell of it in the job's log."""
+        changed = event_pb2.QueueChanged(
+            position=self.number,
+            blocked_by=self.blocked_by,
+            code=self.code,
+            remedy=self.remedy,
+            metadata=self.metadata,
+        )
+        return event_pb2.JobEvent(queue_changed=changed, message=f"Position {self.number}: {self.blocked_by}.")
+
+    def reason(self) -> job_pb2.StateReason:
+        """Why the job is in the state QUEUED."""
+        text = f"Waits: {self.blocked_by}."
+        return job_pb2.StateReason(code=self.code, text=text, remedy=self.remedy, metadata=self.metadata)
 
 
 @dataclass(slots=True)
@@ -43,7 +64,7 @@ class WaitingJob:
     row: JobRow
     demand: Demand
     announced: Position = Position()
-    trouble: str = ""
+    trouble: Blocked | None = None
     """Why it could not be started the last time."""
     blocked: Blocked | None = None
     """What was in its way at the last look, where slots were not."""

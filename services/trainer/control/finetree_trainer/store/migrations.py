@@ -148,6 +148,13 @@ def migrate(engine: Engine) -> int:
     return len(MIGRATIONS)
 
 
+def create_tables(connection: Connection) -> None:
+    """Make the newest tables in a database that has none, in the transaction of the caller."""
+    connection.exec_driver_sql(_worded(_META, connection))
+    for number in range(1, len(MIGRATIONS) + 1):
+        _apply(connection, number)
+
+
 def _apply(connection: Connection, number: int) -> None:
     steps = [MIGRATIONS[number - 1]]
     if connection.dialect.name == "postgresql" and number in _ON_POSTGRESQL:

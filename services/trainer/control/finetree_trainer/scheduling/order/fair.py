@@ -27,14 +27,19 @@ class DeviceUse:
 
     def __init__(self, devices: Iterable[Device]) -> None:
         """`devices` are all that there are; each slot of a CPU counts as one, the slot for PREPARE jobs as none."""
-        known = list(devices)
-        self._kinds = {device.place: device.kind for device in known}
+        self._kinds: dict[tuple[str, str], str] = {}
         self._totals: Counter[str] = Counter()
-        for device in known:
-            self._totals[device.kind] += device.slot_count
+        self.follow_devices(devices)
         self._held: dict[str, Counter[str]] = {}
         self._averages: dict[str, dict[str, tuple[float, int]]] = {}
         """Devices on average, by project and kind, and when that was."""
+
+    def follow_devices(self, devices: Iterable[Device]) -> None:
+        """Take the devices that are there now; those that have gone are known as long as jobs hold them."""
+        self._totals.clear()
+        for device in devices:
+            self._kinds[device.place] = device.kind
+            self._totals[device.kind] += device.slot_count
 
     def take(self, project: str, slot: Slot, now: int) -> None:
         """Count a device that a job is given."""
@@ -55,7 +60,7 @@ class DeviceUse:
         """Largest part of the devices of one kind that is a project's, by its weight."""
         held = self._held.get(project, Counter())
         kinds = held.keys() | self._averages.get(project, {}).keys()
-        parts = ((self._average(project, kind, now) + held[kind]) / self._totals[kind] for kind in kinds)
+        parts = ((self._average(project, kind, now) + held[kind]) / max(1, self._totals[kind]) for kind in kinds)
         return max(parts, default=0.0) / weight
 
     def part(self, kind: str, count: int) -> float:

@@ -24,6 +24,9 @@ def open_store(layout: Layout, database_url: SecretUrl) -> Store:
     Raises SettingsError: DATA_DIR_… where the folder's is damaged, newer than this program or cannot be opened, or the
     folder belongs to the other kind; DATABASE_… where one on a server cannot be used.
     """
+    if layout.database.exists() and layout.database_mark.exists():
+        text = "data_dir: a move of its database was cut off; run the same `finetree database move` again"
+        raise SettingsError("DATA_DIR_UNFINISHED", text)
     return _on_server(layout, database_url) if database_url else _embedded(layout)
 
 
@@ -49,7 +52,7 @@ def _on_server(layout: Layout, database_url: SecretUrl) -> Store:
 
     url = parse(database_url.reveal())
     if layout.database.exists():
-        text = f"it has a database of its own, {layout.database.name}, whose jobs would be left; name an empty folder"
+        text = f"it has a database of its own, {layout.database.name}: carry it over with `finetree database move`"
         raise SettingsError("DATA_DIR_HAS_DATABASE", f"data_dir: {text}, or leave database_url out")
     folder = folder_id(layout.database_mark)
     backend = PostgreSQL(url, folder, partial(_tie, layout.database_mark, folder))
@@ -75,9 +78,13 @@ def folder_id(mark: Path) -> str:
 
 
 def _tie(mark: Path, folder: str) -> None:
-    """Write the mark, and have it on disk: the database learns of the folder only after this."""
-    if mark.exists():
-        return
+    """Write the mark where there is none: the database learns of the folder only after this."""
+    if not mark.exists():
+        write_mark(mark, folder)
+
+
+def write_mark(mark: Path, folder: str) -> None:
+    """Write what a folder is known by, and have it on disk. Raises SettingsError DATA_DIR_UNUSABLE."""
     draft = mark.with_name(f"{mark.name}.draft")
     try:
         with draft.open("w", encoding="utf-8") as stream:

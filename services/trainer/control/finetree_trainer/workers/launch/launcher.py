@@ -7,16 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from finetree_runtime.errors import Unavailable
-
 from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.workers.process import Liveness
 
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
-
-
-class NotPlacedError(Unavailable):
-    """A worker could not be started where its slots are; the job waits, and another try follows."""
+AUTHORITY_VARIABLE = "FINETREE_WORKER_AUTHORITY"
+"""PEM certificates by which a worker knows the trainer's own; unset: it attaches in plain text."""
 
 
 @dataclass(frozen=True, slots=True)
