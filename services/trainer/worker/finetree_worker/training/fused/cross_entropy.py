@@ -65,7 +65,9 @@ class _CrossEntropySum(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: nn.Linear, labels: Tensor, rule: LogitRule) -> Tensor:
         total, gradient = hidden.new_zeros((), dtype=torch.float32), torch.empty_like(hidden)
         size = BLOCK_TARGETS[hidden.device.type]
-        for states, targets, found in zip(*(each.split(size) for each in (hidden, labels, gradient)), strict=True):
+        for states, targets, found in zip(
+            *(torch.split(each, size) for each in (hidden, labels, gradient)), strict=True
+        ):
             outputs = linear(states, head.weight, head.bias)
             total += _to_gradient(outputs, targets, rule)
             torch.mm(outputs, head.weight, out=found)
