@@ -343,7 +343,8 @@ class Application:
 
     def _begin(self) -> None:
         self._queue.start = self._objects.data.checked(self._supervisor.start)
-        self._queue.rank_slots = self._supervisor.resting.rank_slots
+        if self._cluster is None:
+            self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         loops: dict[str, Callable[[], Awaitable[None]]] = {

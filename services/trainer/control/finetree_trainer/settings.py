@@ -75,7 +75,7 @@ class Settings(ServiceSettings):
         "", "HOST:PORT where the trainer listens for workers of other machines, which connect to it by this name."
     )
     worker_ca: Path | None = setting(
-        None, "PEM authorities by which these workers know the trainer's certificate (--tls-cert), the same path there."
+        None, "PEM authorities by which these workers know the trainer's certificate (--tls-cert)."
     )
     worker_heartbeat: Duration = setting(
         20.0,

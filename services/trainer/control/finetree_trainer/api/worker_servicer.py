@@ -156,9 +156,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
 async def serve(servicer: WorkerServicer, layout: Layout, settings: Settings) -> aio.Server:
     """Listen on the workers' socket, whose folder only this user can enter, and the user of the workers, if any.
 
-    Also on the address for workers of other machines, if there is one, by TLS where there is a certificate. One of
-    several replicas listens on a socket of its own, to which it leads a link in the place of that one: a replica that
-    still ends removes its own alone.
+    Where workers run on a cluster, also on the address for them, by TLS where there is a certificate. One of several
+    replicas listens on a socket of its own, to which it leads a link in the place of that one: a replica that still
+    ends removes its own alone.
 
     Raises PermissionError when the folder belongs to another user, SettingsError ADDRESS_UNAVAILABLE.
     """
@@ -173,7 +173,7 @@ async def serve(servicer: WorkerServicer, layout: Layout, settings: Settings) ->
         socket.unlink()  # gRPC removes an old socket, and no link to one that is gone
     bound = socket.with_name(f"{secrets.token_hex(3)}.sock") if settings.replica_address else socket
     server.add_insecure_port(f"unix:{bound}")
-    if settings.worker_address:
+    if settings.launcher == "ray":
         try:
             _listen(server, settings)
         except RuntimeError:

@@ -27,7 +27,7 @@ class Member:
     def __init__(self, settings: Settings, layout: Layout) -> None:
         if not settings.database_url:
             raise _invalid("replicas share a PostgreSQL database; give database_url, too")
-        if settings.launcher != "local" or settings.worker_address or settings.object_store:
+        if settings.launcher != "local" or settings.object_store:
             raise _invalid(
                 "replicas have workers of their machine alone, and no object store; leave those settings out"
             )
