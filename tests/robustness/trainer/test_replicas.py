@@ -94,7 +94,7 @@ async def replicas(tmp_path, postgresql):
 async def follow(replicas, address, name) -> list:
     """Every event of a job from one replica, again from the last cursor when the stream breaks, as the SDK does."""
     found, cursor = [], ""
-    async with asyncio.timeout(2 * PATIENCE):
+    async with asyncio.timeout((2 + KILLS) * PATIENCE):
         while not found or found[-1].kind != event_pb2.EVENT_KIND_TERMINAL:
             if address in replicas.talks:
                 stub, start = replicas.talks[address].stub, {"cursor": cursor} if cursor else {}

@@ -45,7 +45,12 @@ class Replica:
 
     @property
     def leader(self) -> str:
-        """Where another replica that leads is reached; "" where none is known."""
+        """Where the replica that leads is reached; "" where none is known.
+
+        It is this one's own address once it leads, for calls that have waited here meanwhile.
+        """
+        if self.leading:
+            return self._address
         found = self._following.leader
         return "" if found == self._address else found  # the last run of this one, which leads no more
 
