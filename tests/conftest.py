@@ -159,17 +159,26 @@ class Sharing(LoadFileScheduling):  # type: ignore[misc]
             super()._reschedule(node)
 
 
-_SERVER = importlib.util.spec_from_file_location("postgresql_server", Path(__file__).with_name("postgresql_server.py"))
-assert _SERVER is not None
-assert _SERVER.loader is not None
-sys.modules["postgresql_server"] = importlib.util.module_from_spec(_SERVER)
-_SERVER.loader.exec_module(sys.modules["postgresql_server"])
+for _name in ("faulty_proxy", "object_store_server", "postgresql_server"):
+    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
+    assert _spec is not None
+    assert _spec.loader is not None
+    sys.modules[_name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[_name])
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Any]:
     """A running PostgreSQL server of this test process: `new_database()`, `url(name)`, `kill()`, `start()`."""
     server = sys.modules["postgresql_server"].PostgreSQLServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[Any]:
+    """A running S3 server of this test process: `new_bucket()`, `options_file(folder)`, `kill()`, `start()`."""
+    server = sys.modules["object_store_server"].ObjectStoreServer()
     yield server
     server.close()
 

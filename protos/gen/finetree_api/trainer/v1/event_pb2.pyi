@@ -509,7 +509,8 @@ class QueueChanged(_message.Message):
     or principal run as may), "MEMORY_IN_USE" (too much of the memory is used or promised, by this trainer or by other
     programs), "KEPT_FOR_ANOTHER" (what is free is kept for a larger job that others have passed), "DEVICE_LOST" (its
     devices do not work), "NO_SUCH_DEVICE" (its devices are there no more), "WAITING_FOR_NODE" (Ray has started no worker on
-    the cluster yet), or a limit. Empty: it is suspended, or is tried again later.
+    the cluster yet), "WAITING_FOR_DATA" (what it reads is fetched from the object store), "OBJECT_STORE_UNAVAILABLE" (what
+    it reads is only there, and the store does not answer), or a limit. Empty: it is suspended, or is tried again later.
     """
     remedy: _builtins.str
     """What would end the wait, for people. Empty: its place in the queue."""

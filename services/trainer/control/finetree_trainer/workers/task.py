@@ -211,7 +211,7 @@ class TaskBuilder:
 
     async def _file(self, uid: str, source: training_data_pb2.DatasetSource) -> str:
         if uid:
-            return str(self._layout.dataset_file((await self._datasets.ready(uid)).sha256))
+            return str((await self._datasets.contents.file((await self._datasets.ready(uid)).sha256)).absolute())
         if source.WhichOneof("source") == "path":
             field = "job.dataset.path"
             roots = self._settings.data_roots
