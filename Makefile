@@ -90,6 +90,8 @@ soak: setup  ## the long campaign: a thousand kills, every crash state, recipes 
 	@export FINETREE_RANDOM_KILLS=900 FINETREE_ROUNDS=5 FINETREE_REAL_KILLS=10 FINETREE_REAL_POINTS=99 FINETREE_CRASH_STATES=2500 FINETREE_SEED=0
 	$(BIN)/python -m pytest --quiet --timeout 7200 -s tests/robustness/campaign tests/robustness/power
 	unset FINETREE_CRASH_STATES FINETREE_SEED
+	FINETREE_LEADER_KILLS=25 $(BIN)/python -m pytest --quiet --timeout 7200 -s tests/robustness/trainer/test_replicas.py
+	FINETREE_NODE_KILLS=20 $(BIN)/python -m pytest --quiet -s tests/robustness/cluster/test_node_campaign.py
 	FINETREE_RECIPES=4000 FINETREE_LADDERS=20 FINETREE_MESSAGES=2000 $(BIN)/python -m pytest --quiet --timeout 7200 -n 2 tests/fuzz
 	$(BIN)/python tests/robustness/seeded_bugs.py
 	$(BIN)/python tests/robustness/simulation/run.py 1 10000 > soak-simulation.jsonl

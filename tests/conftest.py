@@ -36,23 +36,27 @@ for _name in ("FINETREE_PROFILE", "FINETREE_PROJECT", "FINETREE_TOKEN"):
 
 TRAINING = (
     "tests/contract/worker/models/",
+    "tests/integration/estimator/",
+    "tests/integration/worker/",
+    "tests/unit/trainer/jobs/test_capabilities.py",
     "tests/unit/worker/data/",
+    "tests/unit/worker/export/",
     "tests/unit/worker/generate/",
     "tests/unit/worker/methods/",
     "tests/unit/worker/models/",
     "tests/unit/worker/process/test_core.py",
     "tests/unit/worker/process/test_surroundings.py",
+    "tests/unit/worker/ranks/",
+    "tests/unit/worker/test_card.py",
     "tests/unit/worker/test_device_memory.py",
     "tests/unit/worker/test_plan_from_task.py",
+    "tests/unit/worker/test_portable.py",
     "tests/unit/worker/test_randomness.py",
     "tests/unit/worker/tokenize/",
     "tests/unit/worker/training/",
 )
 """Folders and files whose tests import the training libraries, many of them when they are collected."""
 
-
-TOGETHER = ("tests/unit/worker/ranks/",)
-"""Folders whose files go to one process: each would start the same three processes with the training libraries."""
 
 PREPARE = """
 import sys
@@ -116,15 +120,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 class Sharing(LoadFileScheduling):  # type: ignore[misc]
-    """Gives whole files or folders to processes, and those that compute to one that collected them."""
+    """Gives whole files to processes, and those that compute to one that collected them."""
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
         super().__init__(config, log)
         self._files: dict[Any, set[str]] = {}
-
-    def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        return next((folder for folder in TOGETHER if file.startswith(folder)), file)
 
     def add_node_collection(self, node: Any, collection: list[str]) -> None:
         self.registered_collections[node] = list(collection)

@@ -22,8 +22,8 @@ from pathlib import Path
 ENVIRONMENT = Path("/opt/finetree")
 DATA = Path("var/lib/finetree")
 _VOLUMES = (
-    *("access", "authority", "database", "database-data", "database-password", "login", "recommender", "tls"),
-    "trainer",
+    *("access", "authority", "database-data", "database-password", "login", "object-store-data", "object-store-keys"),
+    *("recommender", "team", "tls", "trainer"),
 )
 MOUNTS = tuple(f"etc/finetree/{name}" for name in _VOLUMES)
 """Where docker-compose.yml puts its volumes: a volume takes its owner from the folder that it is first put over."""

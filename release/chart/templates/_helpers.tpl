@@ -23,7 +23,12 @@ labels:
 {{- end }}
 
 {{- define "finetree.image" -}}
-{{ printf "%sfinetree/%s:%s" .root.Values.image.registry .component (.root.Values.image.tag | default .root.Chart.AppVersion) }}
+{{- if and .root.Values.ray.enabled (eq .component "trainer") }}
+{{- /* Its driver and the nodes must be of one release of Ray, Python and the suite. */}}
+{{- required "ray.image: name an image with Ray, the suite and a shell" .root.Values.ray.image }}
+{{- else }}
+{{- printf "%sfinetree/%s:%s" .root.Values.image.registry .component (.root.Values.image.tag | default .root.Chart.AppVersion) }}
+{{- end }}
 {{- end }}
 
 {{- define "finetree.podSecurity" -}}
@@ -129,15 +134,12 @@ readinessProbe:
 {{ include "finetree.secretVolume" (dict "name" "page-tokens" "secret" .root.Values.secrets.pageTokenKey) }}
 {{- end }}
 
-{{- /* A volume of a StatefulSet's pods. */}}
 {{- define "finetree.claim" -}}
-metadata: {name: data}
-spec:
-  accessModes: [ReadWriteOnce]
-  {{- with .className }}
-  storageClassName: {{ . }}
-  {{- end }}
-  resources: {requests: {storage: {{ .size }}}}
+accessModes: [{{ .accessMode | default "ReadWriteOnce" }}]
+{{- with .className }}
+storageClassName: {{ . }}
+{{- end }}
+resources: {requests: {storage: {{ .size }}}}
 {{- end }}
 
 {{- /* Headless: a client's resolver sees every replica that is ready. */}}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One Ray cluster for the tests of a file, and the trainer's harness as `trainer_harness`."""
+"""One Ray cluster for the tests of a file, and modules for them: test folders are no packages."""
 
 import importlib.util
 import json
@@ -15,15 +15,18 @@ import pytest
 
 HERE = Path(__file__).parent
 
-if "trainer_harness" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location(
-        "trainer_harness", HERE.parents[1] / "contract" / "trainer" / "harness.py"
-    )
-    assert _spec is not None
-    assert _spec.loader is not None
-    _module = importlib.util.module_from_spec(_spec)
-    sys.modules["trainer_harness"] = _module
-    _spec.loader.exec_module(_module)
+_MODULES = {
+    "trainer_harness": HERE.parents[1] / "contract" / "trainer" / "harness.py",
+    "cluster_nodes": HERE / "cluster_nodes.py",
+    "scripted_training": HERE.parent / "campaign" / "scripted_training.py",
+}
+for _name, _file in _MODULES.items():
+    if _name not in sys.modules:
+        _spec = importlib.util.spec_from_file_location(_name, _file)
+        assert _spec is not None
+        assert _spec.loader is not None
+        sys.modules[_name] = importlib.util.module_from_spec(_spec)
+        _spec.loader.exec_module(sys.modules[_name])
 
 
 class RayNodes:

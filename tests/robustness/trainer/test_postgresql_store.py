@@ -14,6 +14,7 @@ from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from finetree_trainer.store import events, jobs, migrations, schema
 from finetree_trainer.store.backends import postgresql as backend_module
+from finetree_trainer.store.backends.folder_mark import FolderMark
 from finetree_trainer.store.backends.postgresql import PostgreSQL
 from finetree_trainer.store.backends.url import parse
 from finetree_trainer.store.database import Store
@@ -53,14 +54,18 @@ def database(postgresql):
     return postgresql.new_schema()
 
 
+def mark_of(tmp_path, folder):
+    return FolderMark(tmp_path / f"{folder}.json")
+
+
 @pytest.fixture
-def open_store(postgresql, database):
+def open_store(postgresql, database, tmp_path):
     """`open_store(port=…, folder=…)`: the store of the test's database; closed at the end."""
     opened = []
 
     def make(*, port=postgresql.port, folder="here") -> Store:
         url = parse(postgresql.url(database)).set(port=port)
-        opened.append(Store(PostgreSQL(url, folder)))
+        opened.append(Store(PostgreSQL(url, mark_of(tmp_path, folder))))
         return opened[-1]
 
     yield make
@@ -362,20 +367,20 @@ def test_tables_that_somebody_has_changed_are_damage_not_an_outage(store, postgr
         ("", "DATABASE_READ_ONLY", "takes no writes"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_refused(postgresql, make, reason, words):
+def test_a_database_that_cannot_be_used_is_refused(postgresql, tmp_path, make, reason, words):
     name = postgresql.new_database(options=make)
     if not make:
         postgresql.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(SettingsError) as error:
-        Store(PostgreSQL(parse(postgresql.url(name)), "here"))
+        Store(PostgreSQL(parse(postgresql.url(name)), mark_of(tmp_path, "here")))
     assert error.value.reason == reason
     assert words in str(error.value)
     assert postgresql.run("SELECT COUNT(*) FROM pg_class WHERE relname = 'meta'", database=name) == [(0,)]
 
 
-def test_a_server_that_is_too_old_is_refused(postgresql, database, monkeypatch):
+def test_a_server_that_is_too_old_is_refused(postgresql, database, tmp_path, monkeypatch):
     monkeypatch.setattr(backend_module, "OLDEST_SERVER", 990000)
     with pytest.raises(SettingsError) as error:
-        Store(PostgreSQL(parse(postgresql.url(database)), "here"))
+        Store(PostgreSQL(parse(postgresql.url(database)), mark_of(tmp_path, "here")))
     assert error.value.reason == "DATABASE_UNSUPPORTED"
     assert "PostgreSQL 16" in str(error.value)

@@ -39,11 +39,18 @@ VALUES: dict[str, dict[str, Any]] = {
         "image": {"registry": "registry.example.com/", "tag": "1", "pullSecrets": ["pull"]},
         "recommender": {"extraArgs": ["--log-level=debug"], **_PLACED},
         "estimator": {"storage": {"size": "5Gi", "className": "fast"}, **_PLACED},
-        "trainer": {"databaseSecret": "database", "gpus": 2, "stopGraceSeconds": 90, **_PLACED},
+        "trainer": {
+            "databaseSecret": "database",
+            "objectStore": {"url": "s3://training/finetree", "optionsSecret": "s3"},
+            "gpus": 2,
+            "stopGraceSeconds": 90,
+            **_PLACED,
+        },
         "console": {"allowedHosts": ["finetree.example.com"], "replicas": 2},
         "networkPolicy": {"metrics": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
         "ray": {"enabled": True, "image": "registry.example.com/ray:1", "queueName": "team"},
     },
+    "replicas": {"trainer": {"databaseSecret": "database", "replicas": 3, "maxUnavailable": 1}},
     "little": {"console": {"enabled": False}, "networkPolicy": {"enabled": False, "metrics": []}},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -51,8 +58,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no replica": ({"recommender": {"replicas": 0}}, "replicas"),
     "a size that is none": ({"trainer": {"storage": {"size": "big"}}}, "size"),
     "no certificate": ({"secrets": {"tls": ""}}, "tls"),
+    "a key in a URL": ({"trainer": {"objectStore": {"url": "s3://key:secret@bucket"}}}, "objectStore"),
     "too little time for a checkpoint": ({"trainer": {"stopGraceSeconds": 5}}, "stopGraceSeconds"),
     "an argument that is no flag": ({"trainer": {"extraArgs": ["prewarm"]}}, "extraArgs"),
+    "replicas without a database": ({"trainer": {"replicas": 2}}, "databaseSecret"),
     "Ray without an image": ({"ray": {"enabled": True}}, "ray.image"),
 }
 
@@ -178,8 +187,8 @@ def test_a_service_speaks_tls_and_asks_who_calls(objects):
         assert "pass_tokens" in given if component == "console" else given["access_dir"] == "/etc/finetree/access"
         called = {value for flag, value in given.items() if flag.endswith("_address") and "://" in value}
         assert all(address.startswith("https://") for address in called)
-        variables = {each["name"]: each["value"] for each in container(workload).get("env", [])}
-        assert variables == ({"FINETREE_TLS_CA": "/etc/finetree/tls/ca.crt"} if called else {})
+        variables = {each["name"]: each.get("value") for each in container(workload).get("env", [])}
+        assert variables.get("FINETREE_TLS_CA") == ("/etc/finetree/tls/ca.crt" if called else None)
 
 
 def test_every_file_that_a_flag_names_is_mounted_from_a_secret(objects):
@@ -202,7 +211,7 @@ def test_a_pod_may_do_as_little_as_possible(objects):
         assert spec["securityContext"]["runAsUser"] == 10001  # of the images: services/Dockerfile
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"} & set(spec)
-        for each in spec["containers"]:
+        for each in [*spec["containers"], *spec.get("initContainers", [])]:
             assert each["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -211,8 +220,7 @@ def test_a_pod_may_do_as_little_as_possible(objects):
             assert each["resources"]["requests"].keys() == {"cpu", "memory"}
             assert "memory" in each["resources"]["limits"]
         assert not any("hostPath" in volume for volume in spec["volumes"])
-    for workload in workloads(objects).values():
-        assert workload["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+        assert spec["automountServiceAccountToken"] is False
 
 
 def test_probes_ask_ports_that_are_there(objects):
@@ -253,7 +261,7 @@ def test_policies_let_each_service_reach_those_that_it_calls_and_nobody_else(obj
     if not policies:
         return
     names = {workload["metadata"]["name"]: component for component, workload in found.items()}
-    for workload in found.values():
+    for component, workload in found.items():
         labels = workload["spec"]["template"]["metadata"]["labels"]
         mine = policies[workload["metadata"]["name"]]["spec"]
         assert selected(mine["podSelector"]["matchLabels"], labels)
@@ -262,6 +270,8 @@ def test_policies_let_each_service_reach_those_that_it_calls_and_nobody_else(obj
             (names[host], int(port))
             for host, port in re.findall(r"https://([a-z-]+):(\d+)", " ".join(container(workload)["args"]))
         }
+        if component == "trainer":
+            called.add((component, 50053))  # replicas send on to the one that leads
         allowed = {
             (peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"], port["port"])
             for rule in mine["egress"]
@@ -286,18 +296,76 @@ def test_a_pod_gets_the_time_that_its_workers_need(objects):
         assert workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= needed + 15
 
 
+def test_workers_on_a_cluster_have_the_trainers_folder_and_reach_it(objects):
+    clusters = of_kind(objects, "RayCluster")
+    if not clusters:
+        return
+    ((name, cluster),) = clusters.items()
+    trainer = workloads(objects)["trainer"]
+    given, service = flags(trainer), trainer["spec"]["serviceName"]
+    assert (given["launcher"], given["ray_address"]) == (
+        "ray",
+        f"{name}-head-svc:6379",
+    )  # KubeRay's name for its Service
+    host, _, port = given["worker_address"].partition(":")
+    assert host == f"$(POD_NAME).{service}.ml.svc.cluster.local"
+    assert port not in {given["address"].rpartition(":")[2], given["metrics_address"].rpartition(":")[2]}
+    ((claim, wanted),) = of_kind(objects, "PersistentVolumeClaim").items()
+    assert wanted["spec"]["accessModes"] == ["ReadWriteMany"]
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    for pod in (group["template"]["spec"] for group in groups):
+        (node,) = pod["containers"]
+        assert node["image"] == container(trainer)["image"]
+        places = {each["mountPath"] for each in node["volumeMounts"]}
+        assert {"/var/lib/finetree", given["worker_ca"]} <= places
+        volumes = {each["name"]: each for each in pod["volumes"]}
+        assert volumes["data"]["persistentVolumeClaim"] == {"claimName": claim}
+        assert volumes["tls"]["secret"]["items"] == [
+            {"key": "ca.crt", "path": "ca.crt"}
+        ]  # the key stays with the services
+    (member,) = trainer["spec"]["template"]["spec"]["initContainers"]
+    assert member["restartPolicy"] == "Always"
+    assert f"--address={given['ray_address']}" in member["command"]
+    nodes = {"podSelector": {"matchLabels": {"ray.io/cluster": name}}}
+    policies = of_kind(objects, "NetworkPolicy")
+    assert {"from": [nodes]} in policies[trainer["metadata"]["name"]]["spec"]["ingress"]
+    assert {"to": [nodes]} in policies[trainer["metadata"]["name"]]["spec"]["egress"]
+    assert policies[name]["spec"]["podSelector"] == nodes["podSelector"]
+
+
+def test_replicas_share_a_folder_and_know_each_other_by_name(objects):
+    trainer = workloads(objects)["trainer"]
+    given, (claim,) = flags(trainer), of_kind(objects, "PersistentVolumeClaim").values()
+    (volume,) = [each for each in trainer["spec"]["template"]["spec"]["volumes"] if each["name"] == "data"]
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert given["audit_dir"].endswith("/$(POD_NAME)")
+    assert container(trainer)["env"][-1]["name"] == "POD_NAME"
+    if trainer["spec"]["replicas"] == 1:
+        assert "replica_address" not in given
+        return
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    own, port = (
+        f"$(POD_NAME).{trainer['spec']['serviceName']}.ml.svc.cluster.local",
+        given["address"].rpartition(":")[2],
+    )
+    assert given["replica_address"] == f"{own}:{port}"
+    assert given["replica_ca"] == "/etc/finetree/tls/ca.crt"
+
+
 def test_images_are_those_that_are_built_here(objects):
     built = set(re.findall(r"image: (finetree/\w+)", (ROOT / "docker-compose.yml").read_text(encoding="utf-8")))
-    for workload in workloads(objects).values():
+    for component, workload in workloads(objects).items():
         image = container(workload)["image"].removeprefix("registry.example.com/").rpartition(":")[0]
-        assert image in built
+        # With workers on a cluster the trainer's has Ray and a shell too, and is its owner's.
+        assert image in built or (component == "trainer" and of_kind(objects, "RayCluster"))
 
 
 def test_every_value_is_on_the_page():
     def names(values: dict[str, Any], before: str = "") -> list[str]:
         found = []
         for name, value in values.items():
-            inner = isinstance(value, dict) and value and name not in {"resources", "head", "storage", "limits"}
+            inner = isinstance(value, dict) and value and name not in {"resources", "head", "storage", "objectStore"}
             found += names(value, f"{before}{name}.") if inner else [f"{before}{name}"]
         return found
 

@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 CONTAINERS: dict[str, Any] = COMPOSE["services"]
 SERVICES = ("estimator", "recommender", "trainer", "console")
-ONE_SHOT = ("init", "login", "team", "tokens")
-SERVERS = ("database",)
+ONE_SHOT = ("bucket", "init", "login", "team", "tokens")
+SERVERS = ("database", "object-store")
 """Programs of others, in the profile `team`."""
 COMPOSE_SCHEMA = importlib.resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
 DOCKERFILE = (ROOT / "services" / "Dockerfile").read_text(encoding="utf-8")
@@ -79,35 +79,39 @@ def test_ports_are_published_on_this_machine_unless_somebody_says_otherwise(name
     assert port == f"${{FINETREE_BIND:-127.0.0.1}}:${{FINETREE_{name.upper()}_PORT:-{inside}}}:{inside}"
 
 
-def test_a_team_gets_a_database_that_the_trainer_alone_reaches():
+def test_a_team_gets_servers_that_the_trainer_alone_reaches():
     team = {name for name, container in CONTAINERS.items() if container.get("profiles") == ["team"]}
-    assert team == {"database", "team"}
-    assert "ports" not in CONTAINERS["database"]
-    assert CONTAINERS["database"]["networks"] == ["database"]
-    assert COMPOSE["networks"]["database"] == {"internal": True}
-    assert {name for name, each in CONTAINERS.items() if "database" in each.get("networks", ())} == {
-        "database",
-        "trainer",
-    }
-    assert CONTAINERS["trainer"]["depends_on"]["database"] == {"condition": "service_healthy", "required": False}
+    assert team == {*SERVERS, "team", "bucket"}
+    callers = {"database": {"trainer"}, "object-store": {"trainer", "bucket"}}
+    for server in SERVERS:
+        assert "ports" not in CONTAINERS[server]
+        assert CONTAINERS[server]["networks"] == [server]
+        assert COMPOSE["networks"][server] == {"internal": True}
+        inside = {name for name, each in CONTAINERS.items() if server in each.get("networks", ())}
+        assert inside == {server} | callers[server]
+    waits = CONTAINERS["trainer"]["depends_on"]
+    assert waits["database"] == {"condition": "service_healthy", "required": False}
+    assert waits["bucket"] == {"condition": "service_completed_successfully", "required": False}
     variables = CONTAINERS["trainer"]["environment"]
-    assert variables["FINETREE_TRAINER_DATABASE_URL_FILE"] == f"{mounts('trainer')['database-url'][0]}/url"
+    place = mounts("trainer")["team"][0]
+    assert variables["FINETREE_TRAINER_DATABASE_URL_FILE"] == f"{place}/url"
+    assert variables["FINETREE_TRAINER_CONFIG"] == f"{place}/trainer.toml"
     assert "postgres" in CONTAINERS["trainer"]["build"]["args"]["EXTRAS"].split()
 
 
-def test_the_databases_password_is_in_files_that_two_containers_read():
+def test_secrets_of_a_team_are_in_files_that_two_containers_read():
     holders = {volume: {name for name in CONTAINERS if volume in mounts(name)} for volume in COMPOSE["volumes"]}
-    assert holders["database-password"] == {"team", "database"}
-    assert holders["database-url"] == {"init", "team", "trainer"}
-    assert holders["database-data"] == {"team", "database"}
+    assert holders["team"] == {"init", "team", "trainer"}
+    for volume in ("database-password", "database-data"):
+        assert holders[volume] == {"team", "database"}
+    for volume in ("object-store-keys", "object-store-data"):
+        assert holders[volume] == {"team", "object-store"}
     password = CONTAINERS["database"]["environment"]["POSTGRES_PASSWORD_FILE"]
     assert password == f"{mounts('database')['database-password'][0]}/password"
-    assert not any(
-        "PASSWORD" in name
-        for each in CONTAINERS.values()
-        for name in each.get("environment", {})
-        if not name.endswith("_FILE")
-    )
+    keys = f"{mounts('object-store')['object-store-keys'][0]}/identities.json"
+    assert f"-s3.config={keys}" in CONTAINERS["object-store"]["command"]
+    named = [name for each in CONTAINERS.values() for name in each.get("environment", {})]
+    assert not [name for name in named if re.search("PASSWORD|SECRET|KEY", name) and not name.endswith("_FILE")]
 
 
 def test_folders_of_volumes_are_in_the_images():
@@ -145,7 +149,7 @@ def test_a_service_is_probed_over_tls_and_waits_for_whom_it_calls(name):
     called = {value.partition("://")[2].partition(":")[0] for value in flags(name).values() if "://" in value}
     waits = {other: condition["condition"] for other, condition in service["depends_on"].items()}
     # Of the profile `team`: nothing is waited for where it is not there.
-    optional = {other for other, condition in service["depends_on"].items() if not condition.get("required", True)}
+    optional = {other for other in waits if not service["depends_on"][other].get("required", True)} & set(SERVERS)
     assert {other for other, condition in waits.items() if condition == "service_healthy"} == called | optional
     assert waits.get("init", "service_completed_successfully") == "service_completed_successfully"
     assert "init" in waits or called  # whoever waits for a healthy service waits for what that one waited for

@@ -2,18 +2,15 @@
 """Puts the trainer together: builds every part, and starts and stops them in order."""
 
 import asyncio
-import fcntl
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_data.fail_points import fail_point
 from finetree_runtime.config.service_token import service_token
-from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.paging import PageTokens
@@ -21,6 +18,7 @@ from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
+from grpc import aio
 
 from finetree_trainer.api import worker_servicer
 from finetree_trainer.api.names import Names
@@ -59,7 +57,7 @@ from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
-from finetree_trainer.layout import Layout
+from finetree_trainer.layout import Layout, claim
 from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
 from finetree_trainer.limits.report import LimitReport, server_limits
 from finetree_trainer.models.base_models import BaseModels
@@ -69,20 +67,19 @@ from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.objects.opening import open_copies
 from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.outages import keep_running
+from finetree_trainer.replicas.member import Member
+from finetree_trainer.replicas.servicer import ReplicaServicer
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.demand import Demand
-from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.scheduling.fit import Blocked, Holder
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
-from finetree_trainer.scheduling.order.fair import RECALLED_SECONDS
-from finetree_trainer.scheduling.order.preemption import Terms
+from finetree_trainer.scheduling.order.recall import recall_use
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
-from finetree_trainer.store import attempts
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
@@ -91,7 +88,7 @@ from finetree_trainer.telemetry import service_metrics
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
 from finetree_trainer.telemetry.span_export import SpanExport
-from finetree_trainer.worker_user import WorkerUser, passage
+from finetree_trainer.worker_user import WorkerUser
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.handover import hand_over
 from finetree_trainer.workers.launch.local import LocalLauncher
@@ -129,7 +126,9 @@ class Application:
         self._policy = read_policy(settings)
         self._quotas = Quotas(LimitsFile(settings.limits_file, usual_limits(settings)))
         service_.limits = self._quotas.file
+        self._member = Member(settings, self._layout) if settings.replica_address else None
         self._lock = -1
+        self._attach: aio.Server | None = None
         self._built = False
         self._running: dict[str, asyncio.Task[None]] = {}
         self._metrics: JobMetrics | None = None
@@ -141,13 +140,15 @@ class Application:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
         require(settings)
-        self._claim_folder()
+        self._lock = claim(self._layout, shared=self._member is not None)
         hand_over(self._layout)
         confinement = WorkerConfinement(settings, self._layout)
         self._confined = asyncio.create_task(confinement.probe())
         if settings.confinement == "required" or self._layout.user is not None:
             await self._confined
-        if settings.database_url:  # a server may let a start wait
+        if self._member is not None:
+            self._store = await self._member.open()
+        elif settings.database_url:  # a server may let a start wait
             self._store = await asyncio.to_thread(open_store, self._layout, settings.database_url)
         else:
             self._store = open_store(self._layout, settings.database_url)
@@ -157,15 +158,33 @@ class Application:
         estimator = self._estimator = self._estimator or RemoteEstimator(
             settings.estimator_address, service_token(settings.service_token_file)
         )
-        servicer = self._build(estimator, confinement)
+        own = self._build(estimator, confinement)
+        self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
+        servicer: TrainerServicer | ReplicaServicer = own
+        if self._member is not None:
+            servicer = await self._member.join(self._log, own, self._lead_later, self._service.meter)
         self._built = True
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         if self._service.meter is not OFF:
             self._measure(self._service.meter)
+        if self._store.leads:
+            await self._take_over()
+
+    async def _take_over(self) -> None:
+        """Take over what an earlier run left, and listen for workers."""
         await self._recover()
-        workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
-        self._attach = await worker_servicer.serve(workers, self._layout, settings)
-        self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
+        workers = worker_servicer.WorkerServicer(
+            self._supervisor, self._log, self._settings, on_profile=self._on_profile
+        )
+        self._attach = await worker_servicer.serve(workers, self._layout, self._settings)
+        if self._member is not None:
+            self._member.lead()
+
+    async def _lead_later(self) -> None:
+        """Begin to lead as a replica that has followed."""
+        await self._host.load()
+        await self._take_over()
+        self._begin()
 
     async def _find_devices(self, confinement: WorkerConfinement) -> None:
         """Learn what jobs may run on: the devices of this machine, or those of the cluster."""
@@ -245,8 +264,7 @@ class Application:
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
         self._pausing = Pausing(log, self._supervisor)
-        terms = Terms(settings.preempt_max_lost, settings.preempt_min_run)
-        self._preempting = Preempting(log, self._queue, self._supervisor, preemptible=quotas.preemptible, terms=terms)
+        self._preempting = Preempting(log, queue, self._supervisor, settings, preemptible=quotas.preemptible)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._devices, free=self._memory.free
@@ -289,7 +307,7 @@ class Application:
             confinement=confinement,
             host=self._host,
             queue=self._queue,
-            tokens=PageTokens(settings.page_token_key.reveal()),
+            tokens=PageTokens(self._member.page_token_key if self._member else settings.page_token_key.reveal()),
             version=self._service.version,
             limits=server_limits(settings),
         )
@@ -317,8 +335,18 @@ class Application:
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
         await self._confined
+        self._run({"limits": partial(self._quotas.watch_file, self._queue.wake)})
+        if self._settings.database_url:
+            self._run({"database": Availability(self._store, self._service.set_ready).run})
+        if self._member is not None:
+            self._run({"replica": self._member.run})
+        if self._store.leads:
+            self._begin()
+
+    def _begin(self) -> None:
         self._queue.start = self._objects.data.checked(self._supervisor.start)
-        self._queue.rank_slots = self._supervisor.resting.rank_slots
+        if self._cluster is None:
+            self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         loops: dict[str, Callable[[], Awaitable[None]]] = {
@@ -327,7 +355,6 @@ class Application:
             "leases": self._leases.run,
             "sweeps": self._sweep_controller.run,
             "retention": self._retention.run,
-            "limits": partial(self._quotas.watch_file, self._queue.wake),
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
             "machine": MachineWatch(self._log, self._queue, self._memory).run,
@@ -335,11 +362,12 @@ class Application:
         }
         if self._cluster is not None:
             loops["cluster"] = self._cluster.run
-        if self._settings.database_url:
-            loops["database"] = Availability(self._store, self._service.set_ready).run
         if self._service.tracing is not None:
             self._spans = SpanExport(self._log, self._service.tracing.records)
             loops["spans"] = self._spans.run
+        self._run(loops)
+
+    def _run(self, loops: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         for name, loop in loops.items():
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
             self._running[name] = asyncio.create_task(work)
@@ -364,34 +392,21 @@ class Application:
             return
         for task in self._running.values():
             task.cancel()
+        if self._member is not None:
+            await self._member.leave()
         self._objects.stop()
         await self._supervisor.stop()
         if self._spans is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._spans.send(), LAST_SPANS_SECONDS)
-        await self._attach.stop(0.5)
+        if self._attach is not None:
+            await self._attach.stop(0.5)
         if self._cluster is not None:
             await self._cluster.close()
         if isinstance(self._estimator, RemoteEstimator):
             await self._estimator.close()
         await asyncio.to_thread(self._store.close)
         os.close(self._lock)
-
-    def _claim_folder(self) -> None:
-        """Lock the data folder: two trainers in it would give one job to two workers."""
-        try:
-            passage(self._layout.root.resolve(), self._layout.user)
-            self._lock = os.open(self._layout.service_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(
-                "DATA_DIR_IN_USE", "data_dir: another trainer uses this folder; stop it first"
-            ) from None
-        except OSError as error:
-            raise SettingsError("DATA_DIR_UNUSABLE", f"data_dir: it cannot be used: {error.strerror}") from None
-        if self._layout.restoring.exists():
-            text = "data_dir: a restore into this folder was cut off; run `finetree backup restore` into it again"
-            raise SettingsError("DATA_DIR_UNFINISHED", text)
 
     async def _recover(self) -> None:
         """Take over the jobs and attempts that an earlier run of the service left."""
@@ -406,28 +421,15 @@ class Application:
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
         self._quotas.recover(rows)
-        await self._recall_use()
+        await recall_use(self._log, self._queue.use, node=self._node_name)
         self._queue.recover(rows)
         if self._metrics is not None:
             self._metrics.jobs.recover(rows)
-        self._time_limits.recover(rows)
-        self._leases.recover(rows)
-        self._pausing.recover(rows)
-        self._preempting.recover(rows)
+        for part in (self._time_limits, self._leases, self._pausing, self._preempting):
+            part.recover(rows)
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._stop_again(row)
-
-    async def _recall_use(self) -> None:
-        """Count the devices that projects held in the last days, before this run of the service."""
-        now = self._log.clock()
-        since = now - int(RECALLED_SECONDS * 1e6)
-        for held in await self._store.read(lambda connection: attempts.holdings_since(connection, since)):
-            for text in held.slots.split(","):
-                # The machine may have had another name then; its devices are the same.
-                slot = Slot.parse(text)
-                slot = replace(slot, node=self._node_name or slot.node)
-                self._queue.use.recall(held.project, slot, started=held.started, ended=held.ended or now, now=now)
 
     def _stop_again(self, row: JobRow) -> None:
         """Repeat the command to a worker whose job is about to end: by a limit, or on request."""

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where each thing lies in the trainer's data folder."""
 
+import fcntl
 import hashlib
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_trainer.worker_user import WorkerUser
+from finetree_runtime.config.settings import SettingsError
+
+from finetree_trainer.worker_user import WorkerUser, passage
 
 MAX_SOCKET_PATH_BYTES = 100
 """Longest path of a Unix socket that is used; `sun_path` holds 107 bytes, which a deep data folder exceeds."""
@@ -142,3 +145,28 @@ def trainer_folder(data_dir: Path) -> Path:
     """The trainer's own folder in the data folder of `finetree up`, or the folder itself where it is a trainer's."""
     own = data_dir / "trainer"
     return data_dir if (data_dir / "trainer.db").is_file() or not own.is_dir() else own
+
+
+def claim(layout: Layout, *, shared: bool) -> int:
+    """Lock the data folder, with other replicas if it is `shared`, and return the lock, which lasts until it is closed.
+
+    Two trainers in it would give one job to two workers. Raises SettingsError DATA_DIR_IN_USE, DATA_DIR_UNUSABLE,
+    DATA_DIR_UNFINISHED.
+    """
+    lock = -1
+    try:
+        passage(layout.root.resolve(), layout.user)
+        lock = os.open(layout.service_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        if lock >= 0:
+            os.close(lock)
+        if isinstance(error, BlockingIOError):
+            text = "data_dir: another trainer uses this folder; stop it first"
+            raise SettingsError("DATA_DIR_IN_USE", text) from None
+        raise SettingsError("DATA_DIR_UNUSABLE", f"data_dir: it cannot be used: {error.strerror}") from None
+    if layout.restoring.exists():
+        os.close(lock)
+        text = "data_dir: a restore into this folder was cut off; run `finetree backup restore` into it again"
+        raise SettingsError("DATA_DIR_UNFINISHED", text)
+    return lock

@@ -19,6 +19,14 @@ class Settings(ServiceSettings):
         "PostgreSQL database for jobs and events, postgresql+psycopg://USER@HOST/DATABASE; a password by the variable, "
         "the file, PGPASSFILE or ?service=NAME (docs/scale.md). Default: the embedded one in data_dir.",
     )
+    replica_address: str = setting(
+        "",
+        "HOST:PORT at which the other replicas of this trainer, on the same database and data folder, reach this one "
+        "(docs/scale.md). Default: it is alone.",
+    )
+    replica_ca: Path | None = setting(
+        None, "PEM authorities that the other replicas' certificates are of. Default: those of the system."
+    )
     object_store: str = setting(
         "",
         "Where datasets, checkpoints and artifacts are kept beside data_dir: s3://BUCKET/PREFIX, gs://, az:// or "
@@ -67,7 +75,7 @@ class Settings(ServiceSettings):
         "", "HOST:PORT where the trainer listens for workers of other machines, which connect to it by this name."
     )
     worker_ca: Path | None = setting(
-        None, "PEM authorities by which these workers know the trainer's certificate (--tls-cert), the same path there."
+        None, "PEM authorities by which these workers know the trainer's certificate (--tls-cert)."
     )
     worker_heartbeat: Duration = setting(
         20.0,

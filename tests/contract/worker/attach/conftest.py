@@ -187,11 +187,27 @@ async def join(socket, tmp_path):
     """Start a stream to the service."""
     joined = []
 
-    def start(kind=job_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, timing=TIMING) -> Joined:
+    def start(
+        kind=job_pb2.TASK_KIND_TRAIN,
+        job="projects/p/jobs/j",
+        attempt=3,
+        timing=TIMING,
+        *,
+        address=socket,
+        authority=b"",
+    ) -> Joined:
         commands, tasks, refusals = Commands(), queue.SimpleQueue(), []
         journal = Journal(tmp_path / f"work-{len(joined)}")
         identity = Identity(kind, "first-token", "1.0", "boot", "node", job, attempt)
-        stream = ServiceStream(socket, identity, commands, on_task=tasks.put, on_refused=refusals.append, timing=timing)
+        stream = ServiceStream(
+            address,
+            identity,
+            commands,
+            on_task=tasks.put,
+            on_refused=refusals.append,
+            timing=timing,
+            authority=authority,
+        )
         joined.append(Joined(stream, commands, journal, tasks, refusals))
         stream.start()
         return joined[-1]

@@ -8,7 +8,7 @@ from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import evidence_pb2, hardware_pb2
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.scheduling.devices import Device, Slot
-from finetree_trainer.scheduling.fit import Blocked
+from finetree_trainer.scheduling.fit import Blocked, Holder, NotPlacedError
 from finetree_trainer.scheduling.machine.nvml import GpuUse
 from finetree_trainer.scheduling.order.backfill import PASSES
 from finetree_trainer.scheduling.queue import JobQueue, Position
@@ -422,3 +422,33 @@ async def test_what_is_kept_for_a_job_of_another_project_does_not_name_it(queue,
     assert queue.position("other").blocked_by == (
         "what is free is kept for a job of another project, which others have passed"
     )
+
+
+async def test_a_job_that_cannot_be_placed_says_so_and_is_tried_again(queue, enqueue):
+    enqueue("a", CPU)
+    begin = queue.start
+
+    async def refuse(_uid, _slots) -> bool:
+        raise NotPlacedError("its node has gone")
+
+    queue.start = refuse
+    assert await turn(queue) == []
+    position = queue.position("a")
+    assert (position.blocked_by, position.code) == ("its node has gone", "WAITING_FOR_NODE")
+    assert position.remedy
+    queue.start = begin
+    assert await turn(queue) == [("a", ["n/cpu/0"])]
+
+
+async def test_jobs_follow_devices_that_come_and_go(store, ledger):
+    devices = [Device("n", "cpu", CPU, "CPU", 8 << 30, threads=2)]
+    queue = JobQueue(EventLog(store), devices, ledger(devices))
+    first, second = Slot("n", "cpu", 0), Slot("m", "cpu", 0)
+    queue.hold([first], Holder("held", "held", job_pb2.TASK_KIND_TRAIN))
+    devices[:] = [Device("m", "cpu", CPU, "CPU", 8 << 30, threads=2)]
+    queue.follow_devices()
+    # What a job holds stays its own until its process is dead, also where its node has gone.
+    assert {slot for slot in queue.holders() if slot.index >= 0} == {first, second}
+    queue.release([first], "held")
+    queue.follow_devices()
+    assert {slot for slot in queue.holders() if slot.index >= 0} == {second}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pool of processes for all tests of the folder, which one test process runs (tests/conftest.py)."""
+"""One pool of processes for all tests of the folder, which the first of several test processes runs."""
 
 from collections.abc import Iterator
 from pathlib import Path

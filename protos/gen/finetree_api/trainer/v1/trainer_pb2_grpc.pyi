@@ -58,9 +58,10 @@ class TrainerServiceStub:
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
-    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, and AUDIT_UNAVAILABLE where the server changes nothing
-    without an audit record: retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED
-    (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged, unless an rpc says so.
+    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, AUDIT_UNAVAILABLE where the server changes nothing without
+    an audit record, and LEADER_UNAVAILABLE where the trainer has several replicas, also rpcs that ask for its workers:
+    retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then
+    retry). Nothing else is to be retried unchanged, unless an rpc says so.
 
     Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
     (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; TOKEN_NOT_YET_VALID: check
@@ -454,9 +455,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
-    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, and AUDIT_UNAVAILABLE where the server changes nothing
-    without an audit record: retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED
-    (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged, unless an rpc says so.
+    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, AUDIT_UNAVAILABLE where the server changes nothing without
+    an audit record, and LEADER_UNAVAILABLE where the trainer has several replicas, also rpcs that ask for its workers:
+    retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then
+    retry). Nothing else is to be retried unchanged, unless an rpc says so.
 
     Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
     (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; TOKEN_NOT_YET_VALID: check
@@ -846,9 +848,10 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
-    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, and AUDIT_UNAVAILABLE where the server changes nothing
-    without an audit record: retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED
-    (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged, unless an rpc says so.
+    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, AUDIT_UNAVAILABLE where the server changes nothing without
+    an audit record, and LEADER_UNAVAILABLE where the trainer has several replicas, also rpcs that ask for its workers:
+    retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then
+    retry). Nothing else is to be retried unchanged, unless an rpc says so.
 
     Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
     (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; TOKEN_NOT_YET_VALID: check

@@ -570,6 +570,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The worker cannot write to its disk (RESOURCE_EXHAUSTED, job errors). See the trainer's log, then start the job
     again.
     """
+    ERROR_REASON_LEADER_UNAVAILABLE: _ErrorReason.ValueType  # 207
+    """Several replicas of the trainer serve, and the one that writes was lost or is not known yet (UNAVAILABLE, rpcs of the
+    trainer that write or ask for its workers and its queue). Try again after the time in RetryInfo, with the same
+    request_id: another replica takes over within seconds.
+    """
     ERROR_REASON_STORE_DAMAGED: _ErrorReason.ValueType  # 206
     """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
     from a backup.
@@ -1366,6 +1371,11 @@ Try again after the time in RetryInfo.
 ERROR_REASON_STORAGE_FAILED: ErrorReason.ValueType  # 205
 """The worker cannot write to its disk (RESOURCE_EXHAUSTED, job errors). See the trainer's log, then start the job
 again.
+"""
+ERROR_REASON_LEADER_UNAVAILABLE: ErrorReason.ValueType  # 207
+"""Several replicas of the trainer serve, and the one that writes was lost or is not known yet (UNAVAILABLE, rpcs of the
+trainer that write or ask for its workers and its queue). Try again after the time in RetryInfo, with the same
+request_id: another replica takes over within seconds.
 """
 ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 206
 """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -152,14 +153,16 @@ class Copies:
         """Whether the disk has a unit, as the store has it or in another version; note that it was used."""
         for name in _NAMES:
             stated = manifest.files.get(name)
-            if stated is not None and (place / name).is_file() and units.hash_of(place / name) != stated.sha256:
-                return True  # whoever reads it compares it with what it says of itself
+            with suppress(OSError):
+                if stated is not None and units.hash_of(place / name) != stated.sha256:
+                    return True  # whoever reads it compares it with what it says of itself
         looks = _looks(place, manifest)
         known = bool(looks) and self._whole.get(manifest.path) == looks
         if not looks or not units.is_whole(manifest, place, hashed=not known):
             return False
         self._whole[manifest.path] = looks
-        touch(place)
+        with suppress(OSError):  # removed a moment ago, which whoever reads it finds
+            touch(place)
         return True
 
     def _fetch(self, bucket: Bucket, place: Path, manifest: Manifest) -> None:

@@ -113,7 +113,7 @@ class JobQueue:
             waiting.row.priority,
             waiting.row.place,
         ):
-            self._waiting.remove(row.uid)
+            self._drop(row.uid)
             self._add(replace(waiting, row=row))
         else:
             return

@@ -4,7 +4,6 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
@@ -86,18 +85,7 @@ class Supervisor:
         ended = await self._log.store.read(lambda connection: jobs.ended_of(connection, {row.job_uid for row in rows}))
         found = [(row, *self._launcher.find(self._layout.workers / row.worker, row.pid)) for row in rows]
         for row, alive, process in sorted(found, key=lambda each: each[1] is not Liveness.DEAD):
-            worker = Worker(
-                id=row.worker,
-                token_hash=row.worker_token_hash,
-                process=process,
-                job=row.job_uid,
-                attempt=row.attempt,
-                # The machine may have another name than it had then; its devices are the same.
-                slots=tuple(replace(slot, node=node or slot.node) for slot in map(Slot.parse, row.slots.split(","))),
-                adopted=True,
-                may_rest=False,
-            )
-            self._workers[worker.id] = worker
+            worker = self._workers[row.worker] = Worker.adopt(row, process, node)
             if process is not None:
                 if row.job_uid in ended:
                     # It was about to be ended, or ends by itself: a lease that is over needs the command.
@@ -155,14 +143,21 @@ class Supervisor:
             attempt = (await self._log.change(uid, begin)).result
         except Exception:
             worker.starting = False
+            self._let_go(worker)
             raise
         worker.starting = False
         if not attempt:
+            self._let_go(worker)
             return False
         fail_point("attempt.after_begin")
         worker.job, worker.attempt, worker.slots = uid, attempt, slots
         self._assign(worker, task, token)
         return True
+
+    def _let_go(self, worker: Worker) -> None:
+        """End a worker that has got no task, where it could not take another one."""
+        if not self._launcher.keeps_idle:
+            self._shut_down(worker)
 
     def _assign(self, worker: Worker, task: worker_pb2.Task, token: str) -> None:
         worker.task = self._tasks.assign(task, worker.attempt, token)
@@ -180,6 +175,8 @@ class Supervisor:
 
     def _idle_worker(self, task: worker_pb2.Task | None = None) -> Worker | None:
         reach = self._confinement.reach(task)
+        if not self._launcher.keeps_idle:
+            return None
         for worker in self._workers.values():
             waits = not (worker.job or worker.done) and worker.rest is None and worker.reach == reach
             if waits and worker.process is not None and not worker.process.dead.is_set():

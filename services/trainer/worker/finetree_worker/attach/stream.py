@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -51,11 +50,11 @@ class ServiceStream:
         on_task: Callable[[worker_pb2.Task | None], None],
         on_refused: Callable[[str], object],
         timing: Timing | None = None,
-        authority: Path | None = None,
+        authority: bytes = b"",
     ) -> None:
         """`address` is a gRPC target, "unix:/path" or "host:port".
 
-        `authority`: PEM file of who vouches for the service's certificate, read at each try; None for plain text.
+        `authority`: PEM certificates of who vouches for the service's own; empty for plain text.
         """
         self.phase: job_pb2.JobPhase.ValueType = job_pb2.JOB_PHASE_START
         self._address, self._identity, self._commands = address, identity, commands
@@ -203,12 +202,9 @@ class ServiceStream:
                     raise outcome
 
     def _channel(self) -> grpc.aio.Channel:
-        if self._authority is None:
+        if not self._authority:
             return grpc.aio.insecure_channel(self._address, options=_OPTIONS)
-        try:
-            credentials = grpc.ssl_channel_credentials(self._authority.read_bytes())
-        except OSError:
-            raise EOFError from None  # it is replaced just now, or its file system is away: another try follows
+        credentials = grpc.ssl_channel_credentials(self._authority)
         return grpc.aio.secure_channel(self._address, credentials, options=_OPTIONS)
 
     async def _open(self, call: _Call) -> None:

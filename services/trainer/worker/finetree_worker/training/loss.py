@@ -13,23 +13,22 @@ from finetree_worker.data.packing import MicroBatch
 from finetree_worker.data.prefixes import Sharing
 from finetree_worker.methods.prefix import states as prefix_states
 from finetree_worker.training.attention import DocumentGroup, group
+from finetree_worker.training.fused.cross_entropy import LogitRule, cross_entropy_sum, suits
 
 CHUNK_TARGETS = 1024
 """Number of targets whose logits exist at once: 1024 x 49,152 float32 logits are 201 MB, their gradient as much."""
 
 
-def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    logits: Tensor = head(hidden).float()
+def _rule(model: PreTrainedModel) -> LogitRule:
     config = model.config.get_text_config()
     # Three families change their logits after the head: Granite divides, Cohere multiplies, Gemma 2 and 3 cap them.
-    if scaling := getattr(config, "logits_scaling", None):
-        logits = logits / scaling
-    if scale := getattr(config, "logit_scale", None):
-        logits = logits * scale
-    if cap := getattr(config, "final_logit_softcapping", None):
-        logits = torch.tanh(logits / cap) * cap
-    return logits
+    factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    return LogitRule(factor, getattr(config, "final_logit_softcapping", None) or None)
+
+
+def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    return _rule(model).logits(head(hidden))
 
 
 def _chunk_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
@@ -88,6 +87,9 @@ def target_logits(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
 def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     """Return the sum of the cross entropies (nats) of the micro-batch's targets, a float32 scalar."""
     hidden = hidden_states(model, batch)[batch.predictors]
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    if suits(head, hidden):
+        return cross_entropy_sum(head, hidden, batch.labels, _rule(model))
     if len(hidden) <= CHUNK_TARGETS:
         return _chunk_loss(model, hidden, batch.labels)
     total = hidden.new_zeros((), dtype=torch.float32)

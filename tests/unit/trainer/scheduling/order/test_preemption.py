@@ -67,7 +67,7 @@ def test_devices_that_are_free_or_given_up_already_count():
 
 def test_the_devices_of_a_job_are_on_one_node_where_the_fewest_yield():
     jobs = running("a", 0), running("b", 4), running("c", 1), running("both", 5, 6, priority=2)
-    assert chosen(claim(2), *jobs) == ["both"]
-    assert chosen(claim(2), *jobs[:3]) == ["a", "c"]
+    assert chosen(claim(2, priority=2), *jobs[:3]) == ["a", "c"]
+    assert chosen(claim(2), *jobs[2:]) == ["both"]
     assert chosen(claim(2), *jobs[:2], free=[7]) == ["b"]
     assert chosen(claim(2), *jobs[:2]) == []

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from finetree_runtime.config.settings import SettingsError
 from finetree_trainer.layout import Layout
+from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.settings import Settings
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.launch.launcher import Order
@@ -23,6 +24,7 @@ GIVEN = {"launcher": "ray", "ray_address": "10.0.0.1:6379", "worker_address": "1
         ({"ray_address": ""}, "SETTING_MISSING", "ray_address"),
         ({"worker_address": ""}, "SETTING_MISSING", "worker_address"),
         ({"ray_resources": ("big=none",)}, "SETTING_INVALID", "ray_resources"),
+        ({"worker_ca": Path("ca.pem")}, "TLS_INCOMPLETE", "worker_ca"),
         ({"worker_user": "nobody"}, "WORKER_USER_UNUSABLE", "worker_user"),
         ({"worker_address": "10.0.0.1:50060"}, "INSECURE_ADDRESS", "--worker-ca"),
     ],
@@ -33,10 +35,13 @@ def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], r
     assert refused.value.reason == reason
 
 
-def test_settings_that_go_together_are_taken():
+def test_settings_that_go_together_are_taken(tmp_path):
     require(Settings(**GIVEN, ray_resources=("big=2", "near")))
     require(Settings(worker_user="nobody"))
-    tls = {"tls_cert": Path("c"), "tls_key": Path("k"), "worker_ca": Path("a")}
+    tls = {"tls_cert": Path("c"), "tls_key": Path("k"), "worker_ca": tmp_path / "ca.pem"}
+    with pytest.raises(SettingsError, match="worker_ca"):
+        require(Settings(**GIVEN | tls))
+    tls["worker_ca"].touch()
     require(Settings(**GIVEN | {"worker_address": "10.0.0.1:50060"} | tls))
     assert custom_resources(("big=2", "near")) == {"big": 2.0, "near": 1.0}
 
@@ -65,7 +70,7 @@ async def test_an_address_that_does_not_answer_is_refused(cluster, tmp_path):
 
 async def test_nothing_is_started_while_nothing_is_known(cluster, tmp_path):
     folder = tmp_path / "workers" / "w"
-    process = cluster.start(folder, Order("secret", {}))
+    process = cluster.start(folder, Order("secret", {}, (Slot("a", "cpu", 0),)))
     assert process.dead.is_set()
     assert not folder.exists(), "a secret is written where a worker reads it alone"
     alive, found = cluster.find(folder, 7)

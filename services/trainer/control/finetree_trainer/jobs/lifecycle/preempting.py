@@ -15,6 +15,7 @@ from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.scheduling.order.preemption import OVER_SHARE, PREEMPTIBLE, Claim, Running, Terms, victims
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.waiting import WaitingJob
+from finetree_trainer.settings import Settings
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.workers.supervisor import Supervisor
 
@@ -35,17 +36,18 @@ class Preempting:
         log: EventLog,
         queue: JobQueue,
         supervisor: Supervisor,
+        settings: Settings,
         *,
         preemptible: Callable[[str], bool],
-        terms: Terms,
     ) -> None:
         self._log, self._queue, self._supervisor = log, queue, supervisor
-        self._preemptible, self._terms = preemptible, terms
+        self._preemptible = preemptible
+        self._terms = Terms(settings.preempt_max_lost, settings.preempt_min_run)
         self._attempts: dict[str, JobRow] = {}
         """Jobs that have a worker."""
         self._saved: dict[str, int] = {}
         """When each of them saved its newest checkpoint since the service began."""
-        if terms.max_lost:
+        if self._terms.max_lost:
             log.listeners.append(self._on_change)
             log.followers.append(self._on_events)
             queue.make_way = self.make_way

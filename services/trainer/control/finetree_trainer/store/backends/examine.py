@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from finetree_trainer.layout import Layout
-from finetree_trainer.store.backends.opening import folder_id
+from finetree_trainer.store.backends.folder_mark import FolderMark
 from finetree_trainer.store.backends.postgresql import FOLDER, PostgreSQL
 from finetree_trainer.store.backends.url import parse
 
@@ -32,7 +32,7 @@ def examine(layout: Layout, environment: Mapping[str, str]) -> dict[str, Any]:
     a trainer from connecting.
     """
     url = parse(url_in(environment))
-    backend = PostgreSQL(url, folder_id(layout.database_mark))
+    backend = PostgreSQL(url, FolderMark(layout.database_mark))
     engine = backend.reading(1)
     try:
         with engine.begin() as connection:

@@ -9,7 +9,6 @@ databases stay equal, and the same move compares them once more and ends.
 
 import fcntl
 import os
-import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 from finetree_trainer.disk import sync_folder
 from finetree_trainer.layout import Layout
 from finetree_trainer.store.backends.failures import is_corrupt, sqlstate
-from finetree_trainer.store.backends.opening import folder_id, write_mark
+from finetree_trainer.store.backends.folder_mark import FolderMark
 from finetree_trainer.store.backends.postgresql import FOLDER, PostgreSQL
 from finetree_trainer.store.backends.sqlite import SQLite
 from finetree_trainer.store.migrations import MIGRATIONS, create_tables
@@ -56,9 +55,9 @@ def to_server(layout: Layout, url: URL, on_progress: OnProgress) -> Moved:
         if not layout.database.is_file():
             raise _no_database(layout)
         ending = layout.database_mark.exists()
-        if not ending and not layout.moving.exists():
-            write_mark(layout.moving, secrets.token_hex(16))
-        backend = PostgreSQL(url, folder_id(layout.database_mark if ending else layout.moving))
+        mark = FolderMark(layout.database_mark if ending else layout.moving)
+        mark.make()
+        backend = PostgreSQL(url, mark)
         with _refusals(backend):
             # Before anything else, the lock that keeps a trainer away.
             engine = backend.writing()
@@ -83,7 +82,7 @@ def to_folder(layout: Layout, url: URL, on_progress: OnProgress) -> Moved:
             raise SettingsError("DATA_DIR_NOT_ON_SERVER", "the folder's jobs are in no database on a server")
         draft = layout.database.with_name(f".{layout.database.name}.moving")
         _remove(draft)
-        backend = PostgreSQL(url, folder_id(layout.database_mark))
+        backend = PostgreSQL(url, FolderMark(layout.database_mark))
         with _refusals(backend):
             server = backend.writing()
             try:
@@ -110,7 +109,7 @@ def _into_server(layout: Layout, server: Engine, on_progress: OnProgress, *, end
             create_tables(target)
         tables = _carried(source, target, on_progress, ending=ending)
         if not ending:
-            target.execute(_TIE, {"key": FOLDER, "value": folder_id(layout.moving)})
+            target.execute(_TIE, {"key": FOLDER, "value": FolderMark(layout.moving).read()})
         fail_point("move.before_commit")
     fail_point("move.after_commit")
     return tables

@@ -12,7 +12,7 @@ from typing import Any
 from finetree_runtime.config.settings import SettingsError
 from sqlalchemy import Connection, LargeBinary, Table, text
 
-from finetree_trainer.store.backends.postgresql import FOLDER, OWNER
+from finetree_trainer.store.backends.postgresql import FOLDER, LEADER, OWNER
 from finetree_trainer.store.schema import event_blocks, meta, metadata
 from finetree_trainer.store.sealed import Sealed
 
@@ -88,10 +88,10 @@ def _copy(table: Table, source: Connection, target: Connection, on_bytes: OnByte
 def _rows(table: Table, connection: Connection) -> Iterator[Sequence[Sequence[Any]]]:
     """Rows in the order of the primary key, whose texts both databases compare by their bytes."""
     order = ", ".join(column.name for column in table.primary_key)
-    where = f"WHERE key NOT IN ('{FOLDER}', '{OWNER}')" if table is meta else ""
+    where = f"WHERE key NOT IN ('{FOLDER}', '{OWNER}', '{LEADER}')" if table is meta else ""
     select = text(f"SELECT {', '.join(_names(table))} FROM {table.name} {where} ORDER BY {order}")  # noqa: S608 - likewise
-    with connection.execute(select, execution_options={"yield_per": BATCH}) as found:
-        yield from found.partitions()
+    with connection.execute(select, execution_options={"stream_results": True, "max_row_buffer": BATCH}) as found:
+        yield from found.partitions(BATCH)
 
 
 def _names(table: Table) -> list[str]:

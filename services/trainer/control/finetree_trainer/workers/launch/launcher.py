@@ -11,6 +11,8 @@ from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.workers.process import Liveness
 
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
+AUTHORITY_VARIABLE = "FINETREE_WORKER_AUTHORITY"
+"""PEM certificates by which a worker knows the trainer's own; unset: it attaches in plain text."""
 
 
 @dataclass(frozen=True, slots=True)

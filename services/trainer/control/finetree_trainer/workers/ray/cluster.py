@@ -24,8 +24,9 @@ from finetree_trainer.outages import Pauses
 from finetree_trainer.scheduling.devices import CPU, PREPARING, Slot
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.settings import Settings
+from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.workers.confinement import WorkerConfinement
-from finetree_trainer.workers.launch.launcher import Order
+from finetree_trainer.workers.launch.launcher import AUTHORITY_VARIABLE, Order
 from finetree_trainer.workers.launch.local import worker_command
 from finetree_trainer.workers.process import Liveness
 from finetree_trainer.workers.ray.node import SECRET
@@ -49,13 +50,17 @@ class RayCluster:
         self.memory = ClusterMemory(self.nodes, reserve=settings.memory_reserve_bytes)
         self._on_nodes: Callable[[], None] = lambda: None
         self._processes: dict[str, RayProcess] = {}
+        """Workers whose end no actor has told yet, those among them whose lease is over."""
+        self._refused: set[str] = set()
+        """Names of nodes on which the last worker was not started."""
         self._resources = custom_resources(settings.ray_resources)
         self._driver: asyncio.subprocess.Process | None = None
         self._setup: dict[str, Any] = {}
 
     def serve(self, queue: JobQueue) -> None:
-        """Tell a queue of nodes that come and go; its holders are those of the memory."""
+        """Tell a queue of nodes that come and go, and which to take last; its holders are those of the memory."""
         self._on_nodes, self.memory.holders = queue.follow_devices, queue.holders
+        queue.rank_slots = self._rank_slots
 
     async def open(self) -> None:
         """Connect, and learn the nodes.
@@ -74,15 +79,22 @@ class RayCluster:
                 "command": list(worker_command(self._settings)),
             },
         }
+        await self._connect()
+
+    async def _connect(self) -> None:
+        """Start a driver and wait until it is connected. Raises SettingsError; then there is none."""
         try:
             async with asyncio.timeout(START_SECONDS):
-                await self._connect()
+                await self._start_driver()
         except TimeoutError:
             await self.close()
             text = f"the cluster at {self._settings.ray_address} did not answer within {START_SECONDS:g} s"
             raise SettingsError("RAY_UNREACHABLE", f"ray_address: {text}") from None
+        except SettingsError:
+            await self.close()
+            raise
 
-    async def _connect(self) -> None:
+    async def _start_driver(self) -> None:
         pipe = asyncio.subprocess.PIPE
         command = (sys.executable, "-m", "finetree_trainer.workers.ray.driver")
         self._driver = await asyncio.create_subprocess_exec(
@@ -101,6 +113,7 @@ class RayCluster:
     async def run(self) -> None:
         """Hear the driver, and start another one when it has ended, until cancelled."""
         pauses = Pauses()
+        self._watch_again()
         while True:
             message = await self._hear()
             if message is not None:
@@ -115,10 +128,21 @@ class RayCluster:
             await asyncio.sleep(pauses.following())
             with suppress(SettingsError):
                 await self._connect()
-                for worker, process in self._processes.items():
-                    self._say({"do": "watch", "worker": worker})
-                    if process.signalled:
-                        self._signal(process)
+                self._watch_again()
+
+    def _rank_slots(self, _row: JobRow) -> dict[Slot, int]:
+        """Rank slots for a job: nodes that refused the last worker, or hold one whose lease is over, come last."""
+        last = self._refused | {process.node for process in self._processes.values() if process.dead.is_set()}
+        return {slot: 1 for device in self.nodes if device.node in last for slot in device.slots()}
+
+    def _watch_again(self) -> None:
+        """Tell a new driver of the workers that there are, and have it end those of which nothing is known."""
+        self._processes = {worker: each for worker, each in self._processes.items() if not each.dead.is_set()}
+        self._say({"do": "keep", "workers": list(self._processes)})
+        for worker, process in self._processes.items():
+            self._say({"do": "watch", "worker": worker})
+            if process.signalled:
+                self._signal(process)
 
     async def close(self) -> None:
         """End the driver; workers go on."""
@@ -151,15 +175,16 @@ class RayCluster:
             return
         match message["event"]:
             case "placed":
+                self._refused.discard(process.node)
                 process.on_placed(message["pid"])
             case "refused":
+                self._refused.add(process.node)
                 self._drop(process)
                 process.on_refused(message["text"])
             case "exited":
                 self._drop(process)
                 process.on_exited(message["exit"], overran=message["overran"])
             case "lost":
-                self._drop(process)
                 process.on_lost()
 
     def _drop(self, process: RayProcess) -> None:
@@ -167,12 +192,14 @@ class RayCluster:
 
     def start(self, folder: Path, order: Order) -> RayProcess:
         """Begin to start a worker on the node of its slots. Raises OSError; then nothing of it is left."""
-        process = RayProcess(folder, 0, self._signal)
+        process = RayProcess(folder, 0, self._signal, node=order.slots[0].node)
         node = self.nodes.id_of(order.slots)
         if self._driver is None or not node:
             process.on_refused("the cluster does not answer" if self._driver is None else "its node has gone")
             return process
         own = self._confinement.own_variables(folder, network=True, loopback=order.reach.get("loopback", False))
+        if self._settings.worker_ca is not None:
+            own[AUTHORITY_VARIABLE] = self._settings.worker_ca.read_text(encoding="ascii")
         _write_secret(folder, order.token)
         devices = self.nodes.of(order.slots)
         processors = sum(device.threads for device in devices if device.id == CPU)
@@ -197,8 +224,7 @@ class RayCluster:
         return process
 
     def _arguments(self, slots: Sequence[Slot]) -> list[str]:
-        authority = ["--authority", str(self._settings.worker_ca.absolute())] if self._settings.worker_ca else []
-        return ["--socket", self._settings.worker_address, "--idle", "--node", slots[0].node, *authority]
+        return ["--socket", self._settings.worker_address, "--idle", "--node", slots[0].node]
 
     def find(self, folder: Path, pid: int) -> tuple[Liveness, RayProcess | None]:
         """Find the worker of a folder again, by its lock or its actor; one that is nowhere waits for its lease."""
@@ -207,7 +233,6 @@ class RayCluster:
         process = RayProcess(folder, pid, self._signal)
         self._processes[folder.name] = process
         process.watch_lock()
-        self._say({"do": "watch", "worker": folder.name})
         return Liveness.UNKNOWN, process
 
     def _signal(self, process: RayProcess) -> None:
@@ -217,7 +242,8 @@ class RayCluster:
 def require(settings: Settings) -> None:
     """Check what `--launcher ray` needs beside a cluster.
 
-    Raises SettingsError: SETTING_MISSING, SETTING_INVALID, WORKER_USER_UNUSABLE, INSECURE_ADDRESS.
+    Raises SettingsError: SETTING_MISSING, SETTING_INVALID, TLS_INCOMPLETE, TLS_UNREADABLE, WORKER_USER_UNUSABLE,
+            INSECURE_ADDRESS.
     """
     if settings.launcher != "ray":
         return
@@ -225,6 +251,10 @@ def require(settings: Settings) -> None:
         if not value:
             raise SettingsError("SETTING_MISSING", f"{name}: --launcher ray needs HOST:PORT")
     custom_resources(settings.ray_resources)
+    if (settings.worker_ca is None) != (settings.tls_cert is None):
+        raise SettingsError("TLS_INCOMPLETE", "worker_ca: it goes with --tls-cert and --tls-key, and they with it")
+    if settings.worker_ca is not None and not settings.worker_ca.is_file():
+        raise SettingsError("TLS_UNREADABLE", "worker_ca: it is no file that can be read")
     if settings.worker_user:
         text = "worker_user: on a cluster workers run as the user of Ray; leave it out"
         raise SettingsError("WORKER_USER_UNUSABLE", text)

@@ -10,6 +10,7 @@ each worker has a detached actor with a name.
                                             → {"event": "refused", "worker", "text"}
     {"do": "watch", "worker"}               → {"event": "exited", "worker", "exit", "overran"}
                                             → {"event": "lost", "worker"}: Ray has its actor no more; it may live on
+    {"do": "keep", "workers"}               ends every other actor of the namespace, with its worker
     {"do": "signal", "worker", "kill"}
                                             → {"event": "nodes", "nodes"}: at the start, and when they have changed
 """
@@ -25,8 +26,12 @@ from typing import Any
 
 NODES_SECONDS = 1.0
 """Time between two looks at the cluster's nodes."""
+LOOK_AGAIN_SECONDS = 30.0
+"""Time between two looks at nodes that lacked something."""
 PLACE_SECONDS = 60.0
 """Longest time until an actor runs: on a node that others have filled meanwhile it waits."""
+RETRY_SECONDS = 5.0
+"""Time between two tries to reach an actor that does not answer."""
 ANSWER_SECONDS = 5.0
 """Longest time until the head takes a connection."""
 
@@ -85,6 +90,7 @@ class Driver:
         self._host: Any = ray.remote(max_restarts=0, max_task_retries=0)(node.WorkerHost)
         self._look: Any = ray.remote(num_cpus=0, max_retries=0)(node.look)
         self._looks: dict[str, dict[str, Any]] = {}
+        self._looked_at = 0.0
         self._told: list[dict[str, Any]] | None = None
 
     def obey(self, message: dict[str, Any]) -> None:
@@ -94,6 +100,9 @@ class Driver:
                 self._spawn(self._place, message)
             case "watch":
                 self._spawn(self._watch, message["worker"])
+            case "keep":
+                # Here, so that what is placed from now on is not among what is found.
+                self._keep(set(message["workers"]))
             case "signal":
                 self._spawn(self._signal, message["worker"], message["kill"])
 
@@ -109,8 +118,7 @@ class Driver:
         except Exception as error:  # noqa: BLE001 - whatever Ray raises, the job waits and is tried again
             started = {"problem": f"Ray could not start a worker there ({type(error).__name__})"}
         if started["problem"]:
-            with suppress(Exception):
-                self._ray.kill(self._ray.get_actor(worker))
+            self._end(worker)
             say("refused", worker=worker, text=started["problem"])
             return
         say("placed", worker=worker, pid=started["pid"])
@@ -130,14 +138,28 @@ class Driver:
         return started
 
     def _watch(self, worker: str) -> None:
-        try:
-            actor = self._ray.get_actor(worker)
-            ended = self._ray.get(actor.wait.remote())
-        except Exception:  # noqa: BLE001 - ActorDiedError, ValueError for no such actor, and what else Ray raises
-            say("lost", worker=worker)
+        while True:
+            try:
+                actor = self._ray.get_actor(worker)
+                ended = self._ray.get(actor.wait.remote())
+            except (ValueError, self._ray.exceptions.ActorDiedError):
+                say("lost", worker=worker)
+                return
+            except Exception:  # noqa: BLE001 - its node or the head does not answer now
+                time.sleep(RETRY_SECONDS)
+                continue
+            say("exited", worker=worker, **ended)
+            self._end(worker)
             return
-        say("exited", worker=worker, **ended)
-        self._ray.kill(actor)
+
+    def _keep(self, workers: set[str]) -> None:
+        with suppress(Exception):  # the head is away: the next driver is told again
+            for worker in set(self._ray.util.list_named_actors()) - workers:
+                self._end(worker)
+
+    def _end(self, worker: str) -> None:
+        with suppress(Exception):  # it has ended already
+            self._ray.kill(self._ray.get_actor(worker))
 
     def _signal(self, worker: str, kill: bool) -> None:  # noqa: FBT001 - a thread's arguments
         try:
@@ -146,12 +168,15 @@ class Driver:
             return
 
     def tell_nodes(self) -> None:
-        """Tell the trainer of the nodes, where they have changed; each new one is looked at once."""
+        """Tell the trainer of the nodes, where they have changed; each is looked at until nothing is missing there."""
         known = {}
         for each in self._ray.nodes():
             if each["Alive"] and self._usable(each["Resources"]):
                 known[each["NodeID"]] = each
-        missing = [node_id for node_id in known if node_id not in self._looks]
+        again = time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS
+        missing = [node for node in known if node not in self._looks or (again and self._looks[node]["problem"])]
+        if missing:
+            self._looked_at = time.monotonic()
         pending = {node_id: self._begin_look(node_id) for node_id in missing}
         for node_id, reference in pending.items():
             self._looks[node_id] = self._end_look(reference)

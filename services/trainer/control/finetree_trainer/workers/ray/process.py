@@ -38,10 +38,14 @@ def is_dead(folder: Path) -> bool:
 
 
 class RayProcess(WorkerOutput):
-    """A worker's process; `send(kill=…)` signals it through its actor, now or when the cluster answers again."""
+    """A worker's process; `send` signals it through its actor, now or when the cluster answers again.
 
-    def __init__(self, folder: Path, pid: int, send: Callable[["RayProcess"], None]) -> None:
+    `node`: the name of the node on which it is to start; "" for one of an earlier run of the service.
+    """
+
+    def __init__(self, folder: Path, pid: int, send: Callable[["RayProcess"], None], *, node: str = "") -> None:
         super().__init__(folder)
+        self.node = node
         self.pid, self.exit, self.reason = pid, "", ""
         self.overran = self.signalled = self.killed = False
         self.dead = asyncio.Event()
