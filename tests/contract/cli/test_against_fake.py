@@ -228,7 +228,7 @@ def test_ctrl_c_detaches(suite, job_file):
     assert process.stdout is not None
     seen = [json.loads(process.stdout.readline()) for _ in range(5)]
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 6
     assert json.loads(out)["error"]["reason"] == "DETACHED"
     assert "finetree jobs cancel" in err

@@ -281,7 +281,7 @@ def test_ctrl_c_cancels_the_job_that_reads(suite, file):
             assert select.select([process.stderr], [], [], 40)[0]
             assert process.stderr.readline() == "Waits for a device.\n"
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, out) == (130, "")

@@ -145,7 +145,7 @@ def test_ctrl_c_stops_it_at_once_and_leaves_nothing_behind(tmp_path):
             assert select.select([process.stderr], [], [], 40)[0]
             assert process.stderr.readline().startswith("reading rows")
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the child as well
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, out) == (130, "")

@@ -70,9 +70,9 @@ def job(suite) -> str:
     with Client(suite.address) as client:
         data = client.upload_dataset([{"prompt": "a", "completion": "b"}])
         spec = {"model": {"name": "smollm2-135m-instruct"}, "dataset": {"name": data.name}, "lora": {}}
-        client.prepare(model={"name": "smollm2-135m-instruct"}).wait(timeout=5)
+        client.prepare(model={"name": "smollm2-135m-instruct"}).wait(timeout=60)
         made = client.train(spec)
-        made.wait(timeout=5)
+        made.wait(timeout=60)
         return made.name.rpartition("/")[2]
 
 
@@ -195,17 +195,17 @@ def test_both_clients_evaluate_and_wait_for_the_report(suite, job):
     with Client(suite.address) as client:
         held = client.upload_dataset(rows).name
         made = client.evaluate({"weights": job, "label": "mine"}, dataset=held, examples=0, metrics=["loss"])
-        assert client.evaluation_report(made.name, timeout=5) == report()
+        assert client.evaluation_report(made.name, timeout=60) == report()
         with pytest.raises(InvalidArgument, match="twice") as refused:
             client.evaluate(job, job, dataset=held)
         assert refused.value.reason == "SUBJECT_REPEATED"
         with pytest.raises(NotFound) as missing:
-            client.evaluation_report(job, timeout=5)
+            client.evaluation_report(job, timeout=60)
         assert missing.value.reason == "REPORT_NOT_FOUND"
         suite.trainer.script = Script(outcome="FAILED")
         failed = client.evaluate(job, dataset=held)
         with pytest.raises(JobFailed):
-            client.evaluation_report(failed.name, timeout=5)
+            client.evaluation_report(failed.name, timeout=60)
     suite.trainer.script = Script(steps=1, evaluation=report())
 
     async def asynchronously() -> evaluation_pb2.EvaluationReport:
@@ -213,6 +213,6 @@ def test_both_clients_evaluate_and_wait_for_the_report(suite, job):
             made = await client.evaluate(job, dataset=held, request_id="the-same")
             again = await client.evaluate(job, dataset=held, request_id="the-same")
             assert made.name == again.name
-            return await client.evaluation_report(made.name, timeout=5)
+            return await client.evaluation_report(made.name, timeout=60)
 
     assert asyncio.run(asynchronously()) == report()

@@ -15,7 +15,7 @@ HOUSE = 'id: house\ndate: "2026-01-02"\ntitle: House\nextends: playbook-1\n'
 
 def finetree(*words: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "finetree_cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from finetree_console.server.listener import address_of, bind
 from finetree_console.server.server import Server
 from finetree_console.settings import Settings
 
-STARTED_SECONDS = 30.0
+STARTED_SECONDS = 60
 ADDRESSES = ("recommender_address", "estimator_address", "trainer_address")
 
 

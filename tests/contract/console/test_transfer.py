@@ -67,7 +67,7 @@ def test_what_arrived_before_a_cut_is_kept(address, http, suite, seed):
         with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(head.encode() + rest[: chance.randint(1, 40_000)])
         cuts += 1
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not dataset(http, name)["committed_bytes"]:
         assert time.monotonic() < deadline, "nothing of what arrived was kept"
     offset = dataset(http, name)["committed_bytes"]

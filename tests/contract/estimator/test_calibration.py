@@ -377,7 +377,7 @@ async def test_a_program_without_a_server_answers_with_what_a_server_has_learned
         input=json_format.MessageToJson(request_of()),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
     )
     assert done.stdout == json_format.MessageToJson(served, preserving_proto_field_name=True) + "\n"

@@ -19,7 +19,7 @@ from finetree_recommender.__main__ import build
 from finetree_recommender.settings import Settings
 from finetree_runtime.server.service import serving
 
-START_SECONDS = 30
+START_SECONDS = 60
 
 
 @contextlib.contextmanager

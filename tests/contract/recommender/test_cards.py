@@ -119,4 +119,4 @@ def test_the_program_starts_and_stops(program, tmp_path, free_address):
         with finetree.Client(recommender_address=address) as client:
             assert len(client.list_methods()) == 5
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0

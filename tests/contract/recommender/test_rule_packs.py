@@ -173,7 +173,7 @@ def test_a_broken_pack_stops_the_start_and_names_the_rule(tmp_path):
         "--rule-pack-dir",
         str(tmp_path),
     ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     assert ended.stderr.startswith(
         "RULE_PACK_INVALID: --rule-pack-dir (FINETREE_RECOMMENDER_RULE_PACK_DIR): house.yaml: line 6: "

@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-WAIT = 30.0  # no call of these tests takes long; a hang becomes DEADLINE_EXCEEDED
+WAIT = 60  # no call of these tests takes long; a hang becomes DEADLINE_EXCEEDED
 READER = Granted("search", Grants({"search": Role.READ}))
 TRAINER = Granted("search", Grants({"search": Role.TRAIN}))
 

@@ -9,7 +9,7 @@ from finetree_cli.backends.audit.verify import verify
 from finetree_runtime.errors import PermissionDenied, Unauthenticated
 from finetree_runtime.server.service import serving
 
-WAIT = 30.0
+WAIT = 60
 
 
 class Refusing:

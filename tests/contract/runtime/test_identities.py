@@ -26,7 +26,7 @@ from finetree_runtime.server.service import serving
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-WAIT = 30.0
+WAIT = 60
 AUDIENCE = "finetree"
 READER = Granted("search", Grants({"search": Role.READ}))
 OPERATOR = Granted("default", Grants(operator=True))

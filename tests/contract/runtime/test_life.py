@@ -21,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 PROGRAM = Path(__file__).with_name("program.py")
-WAIT = 15.0
+WAIT = 60
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -57,7 +57,7 @@ class Running:
 
 
 def test_sigterm_lets_a_stream_say_its_last_word_and_a_call_end(program):
-    with Running("--drain-time", "5s") as running:
+    with Running("--drain-time", "40s") as running:
         ready = running.ready()
         assert (ready["service"], ready["version"], ready["pid"]) == ("probe", "1.2.3", running.process.pid)
         with grpc.insecure_channel(ready["address"]) as channel:
@@ -75,8 +75,8 @@ def test_sigterm_lets_a_stream_say_its_last_word_and_a_call_end(program):
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             code, logged = running.end()
     assert code == 0
-    # A health watch is open all the while: had the drain waited for it, this would have taken the 5 s.
-    assert time.monotonic() - started < 4
+    # A health watch is open all the while: had the drain waited for it, this would have taken the 40 s.
+    assert time.monotonic() - started < 30
     assert '"stopped"' in logged
     assert "Traceback" not in logged
 

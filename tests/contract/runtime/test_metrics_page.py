@@ -16,7 +16,7 @@ from finetree_runtime.server.metrics import page as metrics_page
 from finetree_runtime.server.metrics import prometheus
 from finetree_runtime.server.service import serving
 
-WAIT = 15.0
+WAIT = 60
 OTHER = "127.0.0.2"
 """Another address of this machine: all of 127.0.0.0/8 is loopback."""
 

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-WAIT = 10.0
+WAIT = 60
 
 
 def models(prefix=""):

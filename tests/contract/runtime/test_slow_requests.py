@@ -33,7 +33,7 @@ LIMIT_SECONDS = 0.05
 """CPU time of the loop's thread that a request may take between two turns of the loop."""
 SLACK = 4
 """How much slower than a usual core the machine may be."""
-WAIT = 20
+WAIT = 60
 LARGEST = {
     estimator_pb2: estimator_settings.Settings().max_request_bytes,
     recommender_pb2: recommender_settings.Settings().max_request_bytes,

@@ -19,7 +19,7 @@ from finetree_runtime.server.access.roles import Grants, Role
 from finetree_runtime.server.access.table import Granted, GrantRow
 from finetree_runtime.server.service import serving
 
-WAIT = 30.0
+WAIT = 60
 STREAMS = 20
 INFO = estimator_pb2.GetServerInfoRequest()
 

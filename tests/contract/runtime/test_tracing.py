@@ -11,7 +11,7 @@ from finetree_api.estimator.v1 import catalog_pb2
 from finetree_api.trainer.v1 import event_log_pb2
 from finetree_runtime.server.service import serving
 
-WAIT = 15.0
+WAIT = 60
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 CALLER = (("traceparent", f"00-{TRACE}-{SPAN}-01"),)
 SERVER = 2

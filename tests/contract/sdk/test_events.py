@@ -188,7 +188,7 @@ def test_closing_ends_the_iteration(do, held):
 def test_threads_that_share_a_stream_get_each_event_once(suite, spec):
     with suite.client() as client, ThreadPoolExecutor(4) as threads:
         stream = client.create_job(spec).events()
-        found = list(threads.map(list, [stream] * 4, timeout=30))
+        found = list(threads.map(list, [stream] * 4, timeout=60))
     assert sorted(event.seq for events in found for event in events) == ALL
 
 
@@ -203,10 +203,10 @@ def test_closing_ends_what_threads_wait_for(suite, spec):
     with suite.client() as client, ThreadPoolExecutor(2) as threads:
         stream = client.create_job(spec).events()
         reading = [threads.submit(read, stream) for _ in range(2)]
-        assert sorted(found.get(timeout=20) for _ in range(5)) == ALL[:5]
+        assert sorted(found.get(timeout=60) for _ in range(5)) == ALL[:5]
         stream.close()
         for each in reading:
-            each.result(timeout=20)
+            each.result(timeout=60)
     assert found.empty()
 
 
@@ -229,7 +229,7 @@ def test_the_trainer_takes_a_cursor_of_the_sdk(suite, spec, stop):
         for _, _event in zip(range(stop), stream, strict=False):
             pass
         request = event_log_pb2.WatchJobRequest(name=job.name, cursor=stream.cursor)
-        rest = [event.seq for batch in client.raw.trainer.WatchJob(request, timeout=20) for event in batch.events]
+        rest = [event.seq for batch in client.raw.trainer.WatchJob(request, timeout=60) for event in batch.events]
     assert rest == ALL[stop:]
 
 

@@ -36,7 +36,7 @@ def test_a_running_job_is_followed_through_breaks_and_an_interruption(do, suite,
     suite.trainer.disconnect_after(10, 12)
     timer = threading.Timer(0.3, suite.trainer.advance, [job.name])
     timer.start()
-    path = do(job.export_metrics(tmp_path, follow=True, timeout=20))
+    path = do(job.export_metrics(tmp_path, follow=True, timeout=60))
     timer.join()
     assert [step for _, step in steps_of(path)] == list(range(1, 13))
     assert path.read_bytes() == do(job.export_metrics(tmp_path / "whole")).read_bytes()

@@ -160,7 +160,7 @@ def test_exporting_is_refused_where_the_server_does_not(do):
 def test_a_job_is_exported_by_its_artifact(do, suite, spec):
     client = do.client()
     job = do(client.create_job(spec))
-    do(job.wait(timeout=10))
+    do(job.wait(timeout=60))
     for name in (None, job.uid, job):
         # The artifact is found; the fake suite itself exports nothing.
         with pytest.raises(finetree.InvalidArgument) as caught:
@@ -174,7 +174,7 @@ def test_a_job_is_exported_by_its_artifact(do, suite, spec):
 
 def test_wait_gives_the_ended_job(do, spec):
     job = do(do.client().create_job(spec))
-    assert do(job.wait(timeout=10)).state == job_pb2.JOB_STATE_SUCCEEDED
+    assert do(job.wait(timeout=60)).state == job_pb2.JOB_STATE_SUCCEEDED
     assert job.snapshot.state == job_pb2.JOB_STATE_SUCCEEDED
     assert do(job.wait(timeout=10, check=True)).state == job_pb2.JOB_STATE_SUCCEEDED
 
@@ -185,7 +185,7 @@ def test_wait_is_bounded_and_the_job_goes_on(do, suite, spec):
     with pytest.raises(finetree.FinetreeTimeout, match="continues"):
         do(job.wait(timeout=0.3))
     suite.trainer.advance(job.name)
-    assert do(job.wait(timeout=10)).state == job_pb2.JOB_STATE_SUCCEEDED
+    assert do(job.wait(timeout=60)).state == job_pb2.JOB_STATE_SUCCEEDED
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_wait_is_bounded_and_the_job_goes_on(do, suite, spec):
 def test_a_job_that_did_not_succeed(do, suite, spec, outcome, cause):
     suite.trainer.script = Script(outcome=outcome)
     job = do(do.client().create_job(spec))
-    assert do(job.wait(timeout=10)).state == job_pb2.JobState.Value(f"JOB_STATE_{outcome}")
+    assert do(job.wait(timeout=60)).state == job_pb2.JobState.Value(f"JOB_STATE_{outcome}")
     with pytest.raises(finetree.JobFailed) as caught:
         do(job.wait(timeout=10, check=True))
     error = caught.value
@@ -207,7 +207,7 @@ def test_cancel(do, suite, spec):
     suite.trainer.script = Script(hold_at=3)
     job = do(do.client().create_job(spec))
     assert do(job.cancel("CHECKPOINT")).state == job_pb2.JOB_STATE_CANCELLED
-    assert do(job.wait(timeout=10)).state == job_pb2.JOB_STATE_CANCELLED
+    assert do(job.wait(timeout=60)).state == job_pb2.JOB_STATE_CANCELLED
     with pytest.raises(finetree.InvalidArgument, match="known are now, checkpoint"):
         do(job.cancel("later"))
 

@@ -78,7 +78,7 @@ def test_handles_keep_the_limits_of_their_client(do, suite, spec):
 
 def test_every_attempt_has_the_same_id_and_one_deadline_bounds_them_all(do, suite):
     suite.faults.fail_next("ListMethods", STOPPING, times=3)
-    do(do.client().list_methods(timeout=3))
+    do(do.client().list_methods(timeout=9))
     calls = suite.faults.calls("ListMethods")
     assert len(calls) == 4
     assert len({call.request_id for call in calls}) == 1

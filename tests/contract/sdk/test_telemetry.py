@@ -113,10 +113,10 @@ def test_interceptors_see_every_attempt_of_every_kind_of_call(do, suite, spec, t
 def test_raw_stubs_send_the_clients_metadata_and_give_the_answers(suite):
     with suite.client(token="t", tls=False) as client:
         request = trainer_pb2.ListJobsRequest(parent="projects/default")
-        response, call = client.raw.trainer.ListJobs.with_call(request, timeout=5)
+        response, call = client.raw.trainer.ListJobs.with_call(request, timeout=60)
         assert response.jobs == []
         assert dict(call.trailing_metadata())["finetree-server-version"] == finetree.__version__
-        client.raw.trainer.ListJobs(request, timeout=5, metadata=(("x-request-id", "mine"),))
+        client.raw.trainer.ListJobs(request, timeout=60, metadata=(("x-request-id", "mine"),))
         first, second = suite.faults.calls("ListJobs")
         assert len(first.request_id) == 36
         assert second.request_id == "mine"
@@ -125,11 +125,11 @@ def test_raw_stubs_send_the_clients_metadata_and_give_the_answers(suite):
 async def test_asynchronous_raw_stubs_too(suite, spec):
     async with suite.async_client(token="t", tls=False) as client:
         job = await client.create_job(spec)
-        call = client.raw.trainer.GetJob(trainer_pb2.GetJobRequest(name=job.name), timeout=5)
+        call = client.raw.trainer.GetJob(trainer_pb2.GetJobRequest(name=job.name), timeout=60)
         assert (await call).job.name == job.name
         assert dict(await call.trailing_metadata())["finetree-server-version"] == finetree.__version__
         request = event_log_pb2.WatchJobRequest(name=job.name, heartbeat=duration_pb2.Duration(seconds=1))
-        batches = [batch async for batch in client.raw.trainer.WatchJob(request, timeout=5)]
+        batches = [batch async for batch in client.raw.trainer.WatchJob(request, timeout=60)]
         assert batches[-1].events[-1].HasField("terminal")
 
 

@@ -150,4 +150,4 @@ async def stub_of(client):
 
 
 def asked(stub):
-    return stub.GetServerInfo(estimator_pb2.GetServerInfoRequest(), timeout=30)
+    return stub.GetServerInfo(estimator_pb2.GetServerInfoRequest(), timeout=60)

@@ -42,7 +42,7 @@ CALLS = {
 
 
 def arrival(suite, rpc):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not suite.faults.calls(rpc) and time.monotonic() < deadline:
         time.sleep(0.01)
 
@@ -57,7 +57,7 @@ def test_every_call_ends_by_its_deadline(do, suite, rpc):
     started = time.monotonic()
     with pytest.raises(finetree.FinetreeTimeout):
         run(do, CALLS[rpc](do.client(), timeout=0.2))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 9
     assert suite.faults.calls(rpc)[0].seconds <= 0.25
 
 

@@ -139,7 +139,7 @@ class Relay(grpc.GenericRpcHandler):
 
     def _passed(self, kind: str, rpc, request, context) -> Any:
         try:
-            return getattr(self._channel, kind)(rpc.path)(request, timeout=20)
+            return getattr(self._channel, kind)(rpc.path)(request, timeout=60)
         except grpc.RpcError as error:
             context.set_trailing_metadata(error.trailing_metadata())
             context.abort(error.code(), error.details())

@@ -126,7 +126,7 @@ class Talker:
     async def job(self, name: str) -> job_pb2.Job:
         return (await self.stub.GetJob(trainer_pb2.GetJobRequest(name=name))).job
 
-    async def events(self, name: str, seconds: float = 30.0, **start) -> list[event_pb2.JobEvent]:
+    async def events(self, name: str, seconds: float = 90.0, **start) -> list[event_pb2.JobEvent]:
         """Every event until the stream ends."""
         found: list[event_pb2.JobEvent] = []
         start = {"heartbeat": QUIET} | start
@@ -135,7 +135,7 @@ class Talker:
                 found.extend(batch.events)
         return found
 
-    async def until(self, name: str, condition, seconds: float = 30.0) -> list[event_pb2.JobEvent]:
+    async def until(self, name: str, condition, seconds: float = 90.0) -> list[event_pb2.JobEvent]:
         """Events until one fulfils the condition."""
         found: list[event_pb2.JobEvent] = []
         call = self.stub.WatchJob(event_log_pb2.WatchJobRequest(name=name, heartbeat=QUIET))
@@ -298,7 +298,7 @@ class Server:
             f"--ready-file={ready}",
             env=os.environ | {f"FINETREE_TRAINER_{key.upper()}": value for key, value in secrets.items()},
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not ready.exists():
                 assert self.process.returncode is None
                 await asyncio.sleep(0.02)
@@ -320,7 +320,7 @@ class Server:
             await self.channel.close()
         if self.process.returncode is None:
             self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), 30)
+        return await asyncio.wait_for(self.process.wait(), 60)
 
 
 def _text(value) -> str:

@@ -96,7 +96,7 @@ class ScriptedWorker:
         link = asyncio.create_task(self._link())
         await self.got_task.wait()
         await (self._keep_serving() if self.task.HasField("serve") else self._work())
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self.acknowledged < len(self.events) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         if self.script.get("linger"):
@@ -477,7 +477,7 @@ class ScriptedWorker:
         return outcome
 
 
-LONGEST_LIFE = 45
+LONGEST_LIFE = 150
 """Seconds after which a forgotten worker ends: no test takes as long."""
 
 

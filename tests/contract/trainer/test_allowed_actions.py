@@ -57,7 +57,7 @@ class Walk:
 
     async def reach(self, name: str, state: int) -> job_pb2.Job:
         """Wait until a job is in a state that it may have been in before."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (job := await self.talk.job(name)).state != state:
                 await asyncio.sleep(0.02)
         return job

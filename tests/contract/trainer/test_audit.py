@@ -12,7 +12,7 @@ from finetree_cli.backends.audit.verify import verify
 from finetree_runtime.config.settings import SettingsError
 from trainer_harness import ROWS, jsonl, refusal, server, trainer
 
-WAIT = 30.0
+WAIT = 60
 
 
 def log_of(tmp_path):

@@ -147,7 +147,7 @@ async def test_what_cannot_be_compared_is_refused(runs):
 
 async def test_a_job_that_runs_is_compared_as_it_is(runs):
     done = await runs.run()
-    write_script(runs.folder, {"steps": 50, "delay": 0.05})
+    write_script(runs.folder, {"steps": 10**6, "delay": 0.05})
     running = (await runs.talk.train(dataset=runs.dataset)).name
     await runs.talk.until(running, lambda event: event.step_metrics.step == 3)
     found = await compare(runs.talk, done, running)

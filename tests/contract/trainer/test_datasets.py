@@ -45,14 +45,14 @@ async def test_a_cut_upload_goes_on_from_the_committed_bytes(tmp_path):
             await asyncio.sleep(60)
 
         call = talk.stub.WriteDataset(broken())
-        await asyncio.wait_for(arrived.wait(), 30)
+        await asyncio.wait_for(arrived.wait(), 60)
         part = tmp_path / "data" / "uploads" / f"{created.uid}.part"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not part.exists() or part.stat().st_size < 700:
                 await asyncio.sleep(0.01)
         call.cancel()
         shown = created
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while shown.committed_bytes < 700:
                 shown = (await talk.stub.GetDataset(dataset_pb2.GetDatasetRequest(name=created.name))).dataset
         assert shown.committed_bytes == 700

@@ -118,7 +118,7 @@ async def test_a_job_runs_with_its_weights_and_rows_and_its_report_is_an_event(t
 
 
 async def test_weights_that_change_before_the_job_starts_fail_it(tmp_path, prepared):
-    async with trainer(tmp_path, {"steps": 1, "delay": 0.5}) as talk:
+    async with trainer(tmp_path, {"steps": 1, "delay": 2.0}) as talk:
         await talk.train()
         request = trainer_pb2.CreateJobRequest(job=Template(evaluate=evaluation(subject("one"))))
         job = (await talk.stub.CreateJob(request)).job

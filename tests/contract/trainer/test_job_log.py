@@ -13,7 +13,7 @@ from trainer_harness import refusal, trainer
 
 async def read(talk, name, **fields):
     request = job_log_pb2.ReadJobLogRequest(name=name, **fields)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return [piece async for piece in talk.stub.ReadJobLog(request)]
 
 

@@ -16,6 +16,7 @@ from trainer_harness import (
     states,
     steps,
     trainer,
+    write_script,
 )
 
 
@@ -138,13 +139,14 @@ async def test_a_suspended_job_waits_and_says_so(tmp_path, serve):
 
 
 async def test_jobs_wait_in_order_and_know_their_place(tmp_path):
-    async with trainer(tmp_path, {"delay": 0.05, "steps": 6}) as talk:
+    async with trainer(tmp_path, {"delay": 0.05, "steps": 60}) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
         jobs = [await talk.train(dataset=dataset) for _ in range(3)]
         await talk.until(jobs[0].name, lambda e: e.kind == event_pb2.EVENT_KIND_STEP_METRICS)
         waiting = [await talk.job(job.name) for job in jobs[1:]]
         assert [job.queue_position for job in waiting] == [1, 2]
         assert "1 running on cpu" in waiting[0].blocked_by
+        write_script(tmp_path, {"steps": 6})
         logs = [await talk.events(job.name) for job in jobs]
         for log in logs:
             assert_whole(log)
@@ -223,8 +225,8 @@ async def test_an_artifact_is_listed_and_downloaded_in_ranges(tmp_path, serve):
 async def test_capacity_shows_devices_slots_and_the_measured_rate(tmp_path):
     from google.protobuf.duration_pb2 import Duration
 
-    async with trainer(tmp_path, {"profile": 2.5e12, "delay": 0.05, "steps": 10}, cpu_slots=2, prewarm=True) as talk:
-        request = capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5))
+    async with trainer(tmp_path, {"profile": 2.5e12, "delay": 0.05, "steps": 10**6}, cpu_slots=2, prewarm=True) as talk:
+        request = capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20))
         capacity = await talk.stub.GetCapacity(request)
         (node,) = capacity.nodes
         assert node.name
@@ -253,7 +255,7 @@ async def test_nobody_waits_for_a_rate_that_nobody_measures(tmp_path):
 
     async with trainer(tmp_path, prewarm=False) as talk:
         request = capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=30))
-        capacity = await talk.stub.GetCapacity(request, timeout=10)
+        capacity = await talk.stub.GetCapacity(request, timeout=60)
         assert not capacity.nodes[0].HasField("matrix_rates")
         assert capacity.nodes[0].devices
 
@@ -262,7 +264,7 @@ async def test_the_measured_rate_is_kept_over_a_restart(tmp_path):
     from google.protobuf.duration_pb2 import Duration
 
     async with trainer(tmp_path, {"profile": 1.5e12}, prewarm=True) as talk:
-        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
+        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20)))
     async with trainer(tmp_path) as talk:
         capacity = await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
         assert capacity.nodes[0].matrix_rates.bf16_flops_per_second == 1.5e12

@@ -26,11 +26,11 @@ def soon(monkeypatch):
 
 
 async def arrival(estimator: FixedEstimator):
-    return await asyncio.wait_for(estimator.reported.get(), 30)
+    return await asyncio.wait_for(estimator.reported.get(), 60)
 
 
 async def tried(estimator: FixedEstimator, times: int = 1) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while estimator.tries < times:  # noqa: ASYNC110 - the trainer's own task counts
             await asyncio.sleep(0.01)
 
@@ -132,7 +132,7 @@ async def test_the_report_travels_to_a_real_address(tmp_path):
             request.train.spec.model.name = "llama-3.2-1b"
             job = (await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))).job
             await talk.events(job.name)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while not suite.estimator.observations:  # noqa: ASYNC110 - another thread takes it
                     await asyncio.sleep(0.01)
         assert list(suite.estimator.observations) == [(job.name, 1)]

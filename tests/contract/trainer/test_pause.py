@@ -164,7 +164,7 @@ async def test_pauses_hold_over_restarts_of_the_service(tmp_path):
         assert (await talk.job(waits)).suspended
         with contextlib.suppress(grpc.aio.AioRpcError):
             await talk.resume(name)
-        assert await asyncio.wait_for(running.process.wait(), 30) == -signal.SIGKILL
+        assert await asyncio.wait_for(running.process.wait(), 60) == -signal.SIGKILL
         running.within = ()
         talk = await running.start()
         for each in (name, waits):

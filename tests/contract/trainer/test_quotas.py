@@ -29,7 +29,7 @@ from trainer_harness import ROWS, FixedEstimator, job_request, jsonl, refusal, s
 
 CONTENT = jsonl(ROWS)
 LONG = {"steps": 3000, "delay": 0.01}
-WAIT = 30.0
+WAIT = 60
 
 
 @pytest.fixture

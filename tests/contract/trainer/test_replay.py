@@ -38,6 +38,6 @@ async def test_a_job_that_failed_fails_again_with_its_error(tmp_path):
         write_log(tmp_path / "run.jsonl", await talk.job(created.name), real)
     with Suite(replay=tmp_path / "run.jsonl") as suite:
         async with finetree.AsyncClient(suite.address) as client:
-            ended = await client.job(suite.replayed).wait(timeout=30)
+            ended = await client.job(suite.replayed).wait(timeout=60)
     assert (ended.state, ended.error.message) == (job_pb2.JOB_STATE_FAILED, "The loss was not finite.")
     assert ended.state_reason.remedy == "Lower the learning rate."

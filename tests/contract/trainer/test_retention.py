@@ -35,7 +35,7 @@ async def ended(talk, **fields) -> job_pb2.Job:  # noqa: ANN003 - fields of the 
     """A job that has ended, and whose worker is gone: else its folder still changes."""
     job = await talk.train(**fields)
     await talk.events(job.name)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while talk.application._supervisor.worker_of(job.uid, 1) is not None:  # noqa: ASYNC110 - has no event
             await asyncio.sleep(0.01)
     return await talk.job(job.name)

@@ -122,7 +122,7 @@ async def read(port):
     """Values of the page by name and by (label, value, label, value …), labels in their order."""
 
     def fetch() -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             return answer.read().decode()
 
     page = {}

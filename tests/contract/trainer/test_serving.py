@@ -234,7 +234,7 @@ async def test_a_call_that_is_cancelled_is_cancelled_at_the_worker_and_gives_its
         for call in calls:
             call.cancel()
         told = tmp_path / "data/jobs" / job.uid / "attempts/1/cancelled.txt"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not told.exists() or len(told.read_text().split()) < 4:
                 await asyncio.sleep(0.01)
         listed = await talk.stub.ListTargets(serving_pb2.ListTargetsRequest(job=job.name))

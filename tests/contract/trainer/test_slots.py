@@ -67,7 +67,7 @@ async def test_twelve_jobs_share_three_slots_and_no_more_memory_than_there_is(tm
         names = [await train(talk, dataset, gb) for gb in sizes]
         logs = [await talk.events(name, 60) for name in names]
         # A slot is free when its worker is proven dead, a moment after its job has ended.
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await capacity(talk))[1].free_slots < 3:  # noqa: ASYNC110 - the service's state
                 await asyncio.sleep(0.05)
         _, cpu = await capacity(talk)
@@ -214,7 +214,7 @@ async def test_a_workers_share_of_the_cores_is_in_its_task_and_its_estimate(tmp_
         assert "CORES_OF_A_SLOT" in {remark.code for remark in answer.remarks}
         tasks = talk.application._supervisor._tasks
         name = await train(talk, dataset, 1)
-        slots = talk.application._node.cpu.slots()
+        slots = next(each for each in talk.application._devices if each.id == "cpu").slots()
         built = [await tasks.build(name.rpartition("/")[2], [slot]) for slot in slots]
         assert Path(tasks.assign(built[0], 1, "secret").folders.work_dir).is_absolute()
         assert [(task.threads, list(task.processors)) for task in built] == [(2, [0, 2]), (2, [1, 3])]

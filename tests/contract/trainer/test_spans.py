@@ -75,7 +75,7 @@ async def test_spans_wait_for_a_collector_that_is_down_and_survive_a_restart(tmp
         await one.events(job.name)
         spans = await job_spans(collector)
         # What was kept of the job goes once its last span has arrived.
-        async with asyncio.timeout(30.0):
+        async with asyncio.timeout(60):
             while await one.application._store.read(kept):  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.02)
     assert sorted({span.name for span in spans}) == sorted(

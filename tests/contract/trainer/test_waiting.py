@@ -23,7 +23,7 @@ ENDED = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STAT
 
 async def wait(talk, name, *states: int, seconds=20):
     request = waiting_pb2.WaitJobRequest(name=name, states=states, wait_seconds=seconds)
-    return await asyncio.wait_for(talk.stub.WaitJob(request), 25)
+    return await asyncio.wait_for(talk.stub.WaitJob(request), 60)
 
 
 def request(**fields):
@@ -148,7 +148,7 @@ async def test_a_watcher_is_woken_for_the_kinds_that_it_asks_for_alone(tmp_path,
         await call.read()
         job = await talk.train()
         seen: list[waiting_pb2.JobChange] = []
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while not ended(1)(seen):
                 batch = await call.read()
                 seen.extend(batch.changes)

@@ -28,7 +28,7 @@ CONSOLE = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "cons
 def run(capsys):
     async def command(*words: str) -> tuple[int, str, str]:
         """Exit code, stdout and stderr of a command that runs beside the trainer."""
-        code = await asyncio.wait_for(asyncio.to_thread(entry.run, list(words)), 30)
+        code = await asyncio.wait_for(asyncio.to_thread(entry.run, list(words)), 60)
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
         return code, captured.out, "".join(f"{line}\n" for line in captured.err.splitlines() if line[:1] != "{")
@@ -41,12 +41,12 @@ async def test_the_sdk_waits_for_a_state_without_a_stream(tmp_path):
         name = (await talk.train()).name
         async with finetree.AsyncClient(talk.address) as client:
             job = client.job(name)
-            assert (await job.wait_for("running", timeout=20)).reached
+            assert (await job.wait_for("running", timeout=60)).reached
             with pytest.raises(finetree.FinetreeTimeout, match="job or transfer continues"):
                 await job.wait_for(timeout=0.3)
             assert not (await client.wait_job(name, "succeeded", wait=0)).reached
         with finetree.Client(talk.address) as client:
-            waiting = asyncio.create_task(asyncio.to_thread(client.job(name).wait_for, timeout=20))
+            waiting = asyncio.create_task(asyncio.to_thread(client.job(name).wait_for, timeout=60))
             while not talk.application._watches._open:
                 await asyncio.sleep(0.01)
             assert not GATE._in_flight  # a fork does not wait for it
@@ -133,7 +133,7 @@ async def test_a_deleted_job_ends_no_watch_of_the_others(tmp_path):
             store = talk.application._store
             await store.write(lambda connection: events.remove_all(connection, jobs[0].uid))
             await talk.cancel(jobs[1].name)
-            assert await asyncio.wait_for(watching, 30) == [jobs[1].name]
+            assert await asyncio.wait_for(watching, 60) == [jobs[1].name]
         assert gaps == [True]
 
 
@@ -193,7 +193,7 @@ def streamed(address: str, count: int, *, last_id: str = "") -> tuple[list[dict]
     query = {"kinds": ["EVENT_KIND_STATE_CHANGED", "EVENT_KIND_TERMINAL"], "parent": "projects/default"}
     received = ""
     with (
-        httpx2.Client(base_url=f"http://{address}", timeout=30) as http,
+        httpx2.Client(base_url=f"http://{address}", timeout=60) as http,
         http.stream("GET", "/trainer/v1/WatchJobs", params=query, headers=head) as response,
     ):
         assert response.status_code == 200

@@ -23,7 +23,7 @@ async def batches(talk, name, seconds=30.0, **request):
 
 async def first_batch(talk, name, **request):
     call = talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=name, **request))
-    batch = await asyncio.wait_for(call.read(), 30)
+    batch = await asyncio.wait_for(call.read(), 60)
     call.cancel()
     return batch
 
@@ -159,20 +159,20 @@ async def test_a_server_that_stops_sends_the_last_cursor_and_asks_to_come_back(t
                 found.append(batch)
 
         reader = asyncio.create_task(read())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not found:
                 await asyncio.sleep(0.01)
         # Leaving the block drains the server.
         leaving = time.monotonic()
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await asyncio.wait_for(reader, 30)
-    assert time.monotonic() - leaving < 5
+        await asyncio.wait_for(reader, 60)
+    assert time.monotonic() - leaving < 30
     assert refusal(error.value)[:2] == ("UNAVAILABLE", "SERVER_STOPPING")
     assert dict(error.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
     async with trainer(tmp_path, {"steps": 100, "delay": 0.05}) as talk:
         seen = [event for batch in found for event in batch.events]
         rest = talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=job.name, cursor=found[-1].cursor))
-        batch = await asyncio.wait_for(rest.read(), 30)
+        batch = await asyncio.wait_for(rest.read(), 60)
         rest.cancel()
         if batch.events:
             assert batch.events[0].seq == seen[-1].seq + 1
@@ -188,11 +188,11 @@ async def test_too_many_watchers_are_refused_and_room_comes_back(tmp_path, serve
         job = await talk.train()
         calls = [talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=job.name)) for _ in range(2)]
         for call in calls:
-            await asyncio.wait_for(call.read(), 30)
+            await asyncio.wait_for(call.read(), 60)
         code, reason, *_ = await watch_error(talk, job.name)
         assert (code, reason) == ("RESOURCE_EXHAUSTED", "TOO_MANY_WATCHERS")
         calls[0].cancel()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     await first_batch(talk, job.name)

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,6 @@ from finetree import FinetreeError
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_cli import __main__ as entry
 from finetree_cli.backends.estimator import LocalEstimator
-from finetree_cli.backends.suite import Suite
 from google.type import money_pb2
 
 JOB = """\
@@ -30,13 +28,6 @@ hardware:
 """
 SMALL = "model: {name: smollm2-135m-instruct}\nlora: {}\nhardware: {accelerator: rtx-4090}\n"
 PROFILE = "dataset: {profile: {examples: 1000, total_tokens: 200000}}\n"
-
-
-@pytest.fixture(scope="module")
-def suite(tmp_path_factory) -> Iterator[Suite]:
-    """A suite that has observed no run: what it learned from other tests' jobs would be in its answers."""
-    with Suite(tmp_path_factory.mktemp("untaught"), extra={"trainer": ("--no-prewarm",)}) as running:
-        yield running
 
 
 @pytest.fixture

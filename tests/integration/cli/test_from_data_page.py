@@ -4,12 +4,15 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pycountry
 import pytest
+from finetree_cli.backends.suite import Suite
 
 pytestmark = [pytest.mark.slow(100), pytest.mark.timeout(600)]
 
@@ -31,6 +34,15 @@ def rows(countries) -> str:
         + "\n"
         for country in countries
     )
+
+
+@pytest.fixture(scope="module")
+def suite(smollm2, tmp_path_factory) -> Iterator[Suite]:
+    """A suite of the page's own, since its estimator learns from what is trained; it has the model already."""
+    folder = tmp_path_factory.mktemp("suite")
+    shutil.copytree(smollm2, folder / "trainer" / "models" / smollm2.name)
+    with Suite(folder, extra={"trainer": ("--no-prewarm",)}) as running:
+        yield running
 
 
 def test_the_page_does_what_it_says(suite, tmp_path):

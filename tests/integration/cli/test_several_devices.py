@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command trains the small model in two processes of a CPU: streamed, paused and resumed, and cancelled."""
+"""The command trains a tiny model in two processes of a CPU: streamed, paused and resumed, and cancelled."""
 
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,14 +16,18 @@ from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import hardware_pb2
 from finetree_cli.backends.suite import Suite
 
-pytestmark = [pytest.mark.slow(90), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow(40), pytest.mark.timeout(900)]
 RANK = "finetree_worker.process.rank"
+MODEL = "tiny"
+TINY = runpy.run_path(str(Path(__file__).parents[2] / "robustness/trainer/tiny_model.py"))
 
 
 @pytest.fixture(scope="module")
-def two_threads(tmp_path_factory, smollm2) -> Iterator[Suite]:
-    """A suite whose CPU slot has two threads, on any machine, and that finds the small model in a folder."""
-    flags = ("--no-prewarm", "--cpu-threads", "2", "--model-roots", str(smollm2.parent))
+def two_threads(tmp_path_factory) -> Iterator[Suite]:
+    """A suite whose CPU slot has two threads, on any machine, and that finds a tiny model in a folder."""
+    roots = tmp_path_factory.mktemp("models")
+    TINY["write"](roots / MODEL)
+    flags = ("--no-prewarm", "--cpu-threads", "2", "--model-roots", str(roots))
     with Suite(tmp_path_factory.mktemp("suite"), extra={"trainer": flags}) as running:
         yield running
 
@@ -33,22 +39,21 @@ def client(two_threads) -> Iterator[Client]:
 
 
 @pytest.fixture
-def train(two_threads, smollm2, tmp_path):
+def train(two_threads, tmp_path):
     """Run `finetree train` on a job file with these options; the id of the job."""
-    rows = [{"prompt": f"What is {i} plus {i + 1}?", "completion": f"It is {2 * i + 1}."} for i in range(16)]
+    rows = [{"prompt": f"What is {i} plus {i + 1}?", "completion": f"It is {2 * i + 1}."} for i in range(64)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = (
-        f"model: {{path: {smollm2.name}}}\n"
+        f"model: {{path: {MODEL}}}\n"
         "lora: {rank: 4}\ndataset: {path: train.jsonl}\nhardware: {cpu: {}}\n"
-        "training: {max_steps: 200, effective_batch_size: 4, micro_batch_size: 2, sequence_length: 64, "
+        "training: {max_steps: STEPS, effective_batch_size: 64, micro_batch_size: 2, sequence_length: 128, "
         "learning_rate: 1.0e-3}\n"
         "checkpoints: {every_steps: 1}\n"
     )
     addresses = [word for name, at in two_threads.addresses.items() for word in (f"--{name}", at)]
 
-    def run(*options: str, steps: int = 200) -> str:
-        # So many that none is done before it is told to stop.
-        (tmp_path / "job.yaml").write_text(text.replace("max_steps: 200", f"max_steps: {steps}"))
+    def run(*options: str, steps: int) -> str:
+        (tmp_path / "job.yaml").write_text(text.replace("STEPS", str(steps)))
         command = [sys.executable, "-m", "finetree_cli", "train", str(tmp_path / "job.yaml"), "--detach", "--json"]
         done = subprocess.run([*command, *options, *addresses], check=False, capture_output=True, timeout=120)
         assert done.returncode == 0, done.stderr.decode()
@@ -68,7 +73,7 @@ def ranks_alive() -> list[int]:
 
 
 def test_a_sharded_run_is_streamed_paused_and_resumed(client, train):
-    job = client.job(train("--devices", "2", "--sharding", "fsdp", steps=10))
+    job = client.job(train("--devices", "2", "--sharding", "fsdp", steps=12))
     for event in job.events():
         if event.step_metrics.step == 1:
             break
@@ -94,7 +99,7 @@ def test_a_sharded_run_is_streamed_paused_and_resumed(client, train):
 
 
 def test_copies_are_trained_and_cancelled_without_a_trace(client, train):
-    job = client.job(train("--devices", "2"))
+    job = client.job(train("--devices", "2", steps=100_000))
     steps = []
     for event in job.events():
         if event.HasField("step_metrics"):

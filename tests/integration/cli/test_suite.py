@@ -41,7 +41,7 @@ class Up:
         readable, _, _ = select.select([self.process.stdout], [], [], 40)
         assert readable, "not ready in time"
         line = self.process.stdout.readline()
-        assert line, self.process.communicate(timeout=10)[1]
+        assert line, self.process.communicate(timeout=60)[1]
         self.ready: Any = json.loads(line)
         self.pids = {service["name"]: service["pid"] for service in self.ready["services"]}
 
@@ -49,7 +49,7 @@ class Up:
         """Stop it; what it said on stderr."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.communicate(timeout=40)[1]
+        return self.process.communicate(timeout=60)[1]
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_up_serves_until_a_signal_and_leaves_nothing(up, number):
     addresses = {service["name"]: service["address"] for service in up.ready["services"]}
     flags = [word for name, address in addresses.items() for word in (f"--{name}", address)]
     command = [*FINETREE, "version", "--services", "--json", *flags]
-    done = subprocess.run(command, check=False, capture_output=True, timeout=30)
+    done = subprocess.run(command, check=False, capture_output=True, timeout=60)
     assert all(json.loads(done.stdout)["services"].values()), done.stderr
     said = up.end(number)
     assert up.process.returncode == 0, said
@@ -75,13 +75,13 @@ def test_up_serves_until_a_signal_and_leaves_nothing(up, number):
 def test_services_stop_by_themselves_when_the_program_that_started_them_is_killed(up):
     services = [psutil.Process(pid) for pid in up.pids.values()]
     up.end(signal.SIGKILL)
-    _, running = psutil.wait_procs(services, timeout=20)
+    _, running = psutil.wait_procs(services, timeout=60)
     assert not running
 
 
 def test_a_service_that_ends_ends_the_suite_and_is_named(up):
     os.kill(up.pids["recommender"], signal.SIGKILL)
-    assert up.process.wait(timeout=40) == 5
+    assert up.process.wait(timeout=60) == 5
     said = up.end()
     assert "the recommender ended" in said
     assert "recommender.log" in said

@@ -65,7 +65,7 @@ def test_the_unmodified_client_trains_an_adapter(smollm2, tmp_path):
         finally:
             assert console.stdin is not None
             console.stdin.close()
-            console.wait(30)
+            console.wait(60)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "['smollm2-135m-instruct']"

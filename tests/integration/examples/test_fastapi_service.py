@@ -61,7 +61,7 @@ def served(environment: Any, addresses: dict[str, str]) -> Iterator[Desk]:
         yield Desk(found[1])
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ class Trainer:
 
     async def rested(self) -> capacity_pb2.RestingWorker:
         """The worker that rests, once it does."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 answer = await self.talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
                 found = [worker for device in answer.nodes[0].devices for worker in device.resting_workers]
@@ -144,7 +144,7 @@ async def test_a_sweep_loads_its_base_once_and_each_trial_is_as_if_it_ran_alone(
             assert [HELD in str(events) for events in told] == [False, True, True, True]
             resting = await trainer.rested()
             assert resting.memory_bytes > 2**20
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while trainer.open_attempts():  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(0.02)
             # Were a base, or as much, left behind by each trial, the fourth would have two more than the second.

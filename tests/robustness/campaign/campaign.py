@@ -31,8 +31,8 @@ from trainer_harness import OPTIONS, Talker, job_request, jsonl, options_of
 T = TypeVar("T")
 _WORKER_ROOMS = {"journal", "folder", "checkpoint", "artifact", "outcome"}
 OF_WORKER = [name for name in POINTS if name.partition(".")[0] in _WORKER_ROOMS]
-OF_BACKUP = [name for name in POINTS if name.startswith(("backup.", "restore."))]
-"""Places in programs of their own (tests/robustness/trainer/test_backup.py)."""
+OF_BACKUP = [name for name in POINTS if name.startswith(("backup.", "restore.", "move."))]
+"""Places in programs of their own (tests/robustness/trainer/test_backup.py, test_move_of_the_database.py)."""
 OF_DELETION = [name for name in POINTS if name.startswith(("deletion.", "keeping."))]
 """Places that are passed where a job or a checkpoint is deleted or kept (test_kills_while_deleting.py)."""
 OF_SERVICE = [name for name in POINTS if name not in (*OF_WORKER, *OF_BACKUP, *OF_DELETION)]
@@ -85,7 +85,7 @@ class Service:
             self.process = Starter(self.trainer.path, arguments, files, environment=environment)
         self.pid, self.starts = self.process.pid, self.starts + 1
         self._died = os.pidfd_open(self.pid)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not ready.exists():
                 if self.dead:
                     return False
@@ -229,7 +229,7 @@ class Client:
             cursors: list[int] = []
             call = talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=job, **start))
             with broken_off():
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while (batch := await call.read()) is not grpc.aio.EOF:
                         found.extend(batch.events)
                         cursors.append(len(seen) + len(found))
@@ -330,7 +330,7 @@ class Campaign:
         nth = self.random.randint(1, OFTEN.get(point, 1))
         await self.service.start(f"{point}:{nth}" if point else "")
         if point:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while not self.service.dead:
                 _raise_of(work)
                 assert time.monotonic() < deadline, f"{point} is not reached"

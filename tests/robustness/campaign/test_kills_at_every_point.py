@@ -14,7 +14,7 @@ from campaign.scripted_training import weights_after
 from finetree_data.fail_points import POINTS
 
 SERVICES = Path(__file__).resolve().parents[3] / "services/trainer"
-SEED = int(os.environ.get("FINETREE_SEED", "0")) or random.randrange(1, 10**6)
+SEED = int(os.environ.get("FINETREE_SEED", "1")) or random.randrange(1, 10**6)
 RANDOM_KILLS = int(os.environ.get("FINETREE_RANDOM_KILLS", "40"))
 ROUNDS = int(os.environ.get("FINETREE_ROUNDS", "1"))
 """How often the service ends at each fail point; `make soak` asks for more of all of them."""

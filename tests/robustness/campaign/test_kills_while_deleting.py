@@ -71,7 +71,7 @@ async def test_a_deleted_job_is_whole_or_gone_and_the_request_is_answered_again(
             assert events[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED
         else:
             assert await refused(talk.job(job.name)) == ("NOT_FOUND", "JOB_NOT_FOUND")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while folder.exists():
                     await asyncio.sleep(0.02)
         for _ in range(2):

@@ -16,7 +16,7 @@ from campaign.preloaded import TINY_MODEL, Starter
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_data.fail_points import VARIABLE
 
-SEED = int(os.environ.get("FINETREE_SEED", "0")) or random.randrange(1, 10**6)
+SEED = int(os.environ.get("FINETREE_SEED", "1")) or random.randrange(1, 10**6)
 AT_RANDOM = int(os.environ.get("FINETREE_REAL_KILLS", "3"))
 POINTS = int(os.environ.get("FINETREE_REAL_POINTS", "5"))
 """Fail points of the worker at which real training dies, beside those that only its loop has; `make soak` takes all."""

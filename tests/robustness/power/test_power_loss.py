@@ -22,7 +22,7 @@ from finetree_worker import atomic_files
 from power.crash_states import MARKS, read, states
 
 HERE = Path(__file__).parent
-SEED = int(os.environ.get("FINETREE_SEED", "0")) or random.randrange(1, 10**6)
+SEED = int(os.environ.get("FINETREE_SEED", "1")) or random.randrange(1, 10**6)
 SERVICE_STATES = int(os.environ.get("FINETREE_CRASH_STATES", "250"))
 WORKER_STATES = 3 * SERVICE_STATES
 

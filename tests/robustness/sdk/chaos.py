@@ -43,12 +43,12 @@ class ChaosProxy:
 
     def start(self) -> None:
         self._thread.start()
-        if not self._ready.wait(10):
+        if not self._ready.wait(60):
             raise TimeoutError("the proxy does not start")
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     def blackhole(self) -> None:
         """Swallow what the open connections carry; new ones are served."""
@@ -66,7 +66,7 @@ class ChaosProxy:
             done.set()
 
         self._loop.call_soon_threadsafe(swallow)
-        done.wait(10)
+        done.wait(60)
 
     def _run(self) -> None:
         try:

@@ -67,7 +67,7 @@ def _worker(listening: socket.socket, shared: finetree.Client) -> int:
 
 def _ask(port: int, answers: Counter[str]) -> None:
     for _ in range(REQUESTS):
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             answers[connection.recv(1000).decode()] += 1
 
 

@@ -25,7 +25,7 @@ def held(suite, spec):
 
 def test_interrupts_at_random_moments(suite, held):
     command = [sys.executable, str(PROGRAM), suite.address, held, "0.016"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=55)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
     assert told["interrupts"] >= 50

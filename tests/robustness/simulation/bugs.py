@@ -9,14 +9,14 @@ from unittest import mock
 from finetree_trainer.joblog import transaction, watch
 from finetree_trainer.scheduling import queue
 from finetree_trainer.store import events, request_ids
-from finetree_trainer.workers import supervisor
+from finetree_trainer.workers.launch import local
 from finetree_trainer.workers.process import Liveness
 from machine import SimulatedWriter
 
 
 def _living_workers_are_taken_for_dead() -> Any:
     """After a restart a worker is buried without proof of its death."""
-    return mock.patch.object(supervisor, "liveness", return_value=Liveness.DEAD)
+    return mock.patch.object(local, "liveness", return_value=Liveness.DEAD)
 
 
 def _a_cursor_is_off_by_one() -> Any:

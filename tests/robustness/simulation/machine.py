@@ -108,6 +108,12 @@ class SimulatedProcess:
         cls.machine.seen["a living worker was adopted"] += 1
         return cls(folder, pid)
 
+    async def placed(self) -> None:
+        pass
+
+    def give_up(self) -> None:
+        self.kill()
+
     def activity(self) -> tuple[int, ...]:
         worker = self.machine.workers.get(self.pid)
         return (worker.turns,) if worker is not None else (0,)
@@ -295,8 +301,8 @@ class Machine:
         self._runs += 1
         trainer = self.trainer = Trainer(self, self._runs)
 
-        async def serve(workers: Any, socket: Any) -> _Attach:
-            del socket
+        async def serve(workers: Any, layout: Any, settings: Any) -> _Attach:
+            del layout, settings
             trainer.workers = workers
             return _Attach()
 

@@ -36,7 +36,7 @@ from finetree_trainer.scheduling import devices
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import database
 from finetree_trainer.store.backends.sqlite import SQLite
-from finetree_trainer.workers import supervisor
+from finetree_trainer.workers.launch import local
 from machine import Machine, SimulatedMeter, SimulatedProcess, SimulatedWriter
 from sqlalchemy import event
 from virtual_loop import StuckError, VirtualLoop
@@ -131,7 +131,7 @@ def _interposed(loop: VirtualLoop, chance: random.Random, logged: list[str]) -> 
             (ids, "_last", 0),
             (database, "Writer", SimulatedWriter),
             (SQLite, "_engine", _engine),
-            (supervisor, "Process", SimulatedProcess),
+            (local, "Process", SimulatedProcess),
             (application.devices, "discover", _discover),
             (application, "MachineMeter", SimulatedMeter),
             (application.worker_servicer, "serve", None),

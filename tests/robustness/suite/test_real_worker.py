@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -28,13 +29,12 @@ ROWS = [
 class Rig:
     """A running suite whose trainer can be killed and started again at its address, and a client of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.data = folder / "trainer"
+        shutil.copytree(model, self.data / "models" / model.name)
         self.suite = Suite(folder)
         self.suite.start()
-        self.data = folder / "trainer"
         self.client = Client(**{f"{name}_address": address for name, address in self.suite.addresses.items()})
-        prepare = self.client.prepare(model={"name": "smollm2-135m-instruct"})
-        prepare.wait(timeout=240, check=True)
         self.dataset = self.client.upload_dataset(ROWS).name
         self.second: subprocess.Popen[bytes] | None = None
 
@@ -68,13 +68,13 @@ class Rig:
         self.client.close()
         if self.second is not None:
             self.second.terminate()
-            self.second.wait(30)
+            self.second.wait(60)
         self.suite.stop()
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory) -> Iterator[Rig]:
-    running = Rig(tmp_path_factory.mktemp("rig"))
+def rig(smollm2, tmp_path_factory) -> Iterator[Rig]:
+    running = Rig(tmp_path_factory.mktemp("rig"), smollm2)
     yield running
     running.close()
 
@@ -157,7 +157,7 @@ def test_cancel_while_training_ends_the_worker(rig):
     events = follow(job, {2: cancel})
     assert_whole(events, job_pb2.JOB_STATE_CANCELLED)
     assert time.monotonic() - started < 200
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while Path(f"/proc/{pids[0]}").exists():
         assert time.monotonic() < deadline, "the worker still lives"
         time.sleep(0.05)

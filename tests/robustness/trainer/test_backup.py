@@ -106,7 +106,7 @@ async def test_a_backup_under_load_is_restored_as_after_a_crash(tmp_path):
         assert reason(*words) == "RESTORE_WORKERS_ALIVE"
         worker = next((tmp_path / "lost" / "workers").glob("*/process.json"))
         os.kill(json.loads(worker.read_text())["pid"], 9)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while call(*words)[0]:
                 await asyncio.sleep(0.1)
         known = log_in(tmp_path / "data" / "trainer.db")
@@ -135,7 +135,7 @@ async def test_a_worker_of_the_former_service_is_refused_by_the_restored_one(tmp
     """The test speaks for the worker, which lives on somewhere with the secret that it was given."""
     async with trainer(tmp_path, {"never_attach": True}, data_dir=tmp_path / "data") as talk:
         job = await talk.train()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while len(words := secret(tmp_path / "data").split()) != 2:
                 await asyncio.sleep(0.02)
         address, token = words
@@ -163,7 +163,7 @@ async def said(address: str, hello: worker_pb2.Hello) -> worker_pb2.AttachRespon
     async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
         call = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
         await call.write(worker_pb2.AttachRequest(hello=hello))
-        answer = await asyncio.wait_for(call.read(), 30)
+        answer = await asyncio.wait_for(call.read(), 60)
         call.cancel()
         return answer
 

@@ -51,7 +51,7 @@ async def limit_pages(talk, pages):
 
 
 async def test_a_database_that_is_full_loses_no_event_and_stops_no_training(tmp_path):
-    async with trainer(tmp_path, {"steps": 300, "delay": 0.002}) as talk:
+    async with trainer(tmp_path, {"steps": 1000, "delay": 0.004}) as talk:
         job = await talk.train()
         await talk.until(job.name, lambda e: e.kind == event_pb2.EVENT_KIND_STEP_METRICS)
         await limit_pages(talk, 1)
@@ -60,8 +60,8 @@ async def test_a_database_that_is_full_loses_no_event_and_stops_no_training(tmp_
                 await talk.create_dataset(CONTENT + b"\n" * number, labels={"x": "y" * 200})
         assert refusal(error.value)[:2] == FULL
         await asyncio.sleep(0.3)
-        assert (await talk.job(job.name)).last_seq < 300
+        assert (await talk.job(job.name)).last_seq < 1000
         await limit_pages(talk, 10**6)
         events = await talk.events(job.name)
         assert_whole(events)
-        assert steps(events) == [(1, step) for step in range(1, 301)]
+        assert steps(events) == [(1, step) for step in range(1, 1001)]

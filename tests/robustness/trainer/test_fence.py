@@ -20,7 +20,7 @@ UNKNOWN = ("UNAUTHENTICATED", "WORKER_TOKEN_INVALID")
 
 async def secret(tmp_path, count=1):
     """Address, token and process of the newest worker, of which there have been so many."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             found = sorted((tmp_path / "data" / "workers").glob("*/secret.txt"))
             if len(found) >= 1 and count <= len(list((tmp_path / "data" / "workers").iterdir())):
@@ -37,7 +37,7 @@ async def attached(address, **hello):
         call = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
         fields = {"protocol_version": 1, **hello}
         await call.write(worker_pb2.AttachRequest(hello=worker_pb2.Hello(**fields)))
-        yield call, await asyncio.wait_for(call.read(), 30)
+        yield call, await asyncio.wait_for(call.read(), 60)
         call.cancel()
 
 
@@ -136,7 +136,7 @@ async def test_a_newer_stream_of_a_worker_replaces_the_older_one(tmp_path):
             task = await task_of(older, answer)
             identity = {"task_kind": job_pb2.TASK_KIND_TRAIN, "job": task.job, "attempt": 1, "token": task.token}
             async with attached(address, **identity) as (newer, _):
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while await older.read() is not grpc.aio.EOF:
                         pass
                 await newer.write(batch(step(1), outcome(2)))

@@ -198,7 +198,7 @@ async def test_an_outage_at_every_write_costs_no_job(tmp_path, monkeypatch, soon
             await insist(kind, lambda: talk.cancel(unwanted.name))
             ends = [await talk.events(job.name, seconds=20) for job in (late, unwanted)]
             failed = (await talk.events(without_rows.name, seconds=20))[-1].terminal
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while "observations.ObservationReporter._postpone" not in met:
                     await asyncio.sleep(0.02)
                 estimator.failure = None
@@ -253,7 +253,7 @@ async def test_a_job_that_meets_a_locked_database_waits_and_says_so(tmp_path, so
 
         queue.start = start_behind_a_lock
         job = await talk.train()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not (told := (await talk.job(job.name)).blocked_by).startswith("it could not be started"):
                 await asyncio.sleep(0.01)
         assert told == "it could not be started (STORE_UNAVAILABLE) and is tried again"
@@ -292,7 +292,7 @@ async def test_a_loop_that_has_died_ends_readiness(tmp_path, monkeypatch):
         queue = talk.application._queue
         monkeypatch.setattr(queue, "_announce_positions", lambda: 1 / 0)
         queue.wake()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await health_of(talk) != health_pb2.HealthCheckResponse.NOT_SERVING:
                 await asyncio.sleep(0.01)
         # It stays so, whatever else of the service becomes ready.
@@ -338,7 +338,7 @@ async def test_a_worker_that_dies_on_a_full_disk_frees_its_slot_and_its_job_goes
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await talk.create_dataset(b"{}\n", labels={"x": "y"})
         assert refusal(error.value)[:2] == AWAY["full"]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await free_slots(talk) == 0:
                 await asyncio.sleep(0.02)
         assert (await talk.job(job.name)).state == job_pb2.JOB_STATE_RUNNING

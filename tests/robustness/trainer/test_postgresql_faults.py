@@ -122,13 +122,13 @@ async def test_kill_9_of_the_server_fails_no_job_and_readiness_tells(tmp_path, s
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await talk.job(job.name)
         assert refusal(error.value)[:2] == ("UNAVAILABLE", "STORE_UNAVAILABLE")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await readiness(talk) != health_pb2.HealthCheckResponse.NOT_SERVING:
                 await asyncio.sleep(0.02)
         live = await health_pb2_grpc.HealthStub(talk.channel).Check(health_pb2.HealthCheckRequest())
         assert live.status == health_pb2.HealthCheckResponse.SERVING
         await asyncio.to_thread(postgresql.start)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await readiness(talk) != health_pb2.HealthCheckResponse.SERVING:
                 await asyncio.sleep(0.02)
         events = await watching

@@ -14,6 +14,7 @@ from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
 from finetree_trainer.store import events, jobs, migrations, schema
 from finetree_trainer.store.backends import postgresql as backend_module
+from finetree_trainer.store.backends.folder_mark import FolderMark
 from finetree_trainer.store.backends.postgresql import PostgreSQL
 from finetree_trainer.store.backends.url import parse
 from finetree_trainer.store.database import Store
@@ -53,14 +54,18 @@ def database(postgresql):
     return postgresql.new_schema()
 
 
+def mark_of(tmp_path, folder):
+    return FolderMark(tmp_path / f"{folder}.json")
+
+
 @pytest.fixture
-def open_store(postgresql, database):
+def open_store(postgresql, database, tmp_path):
     """`open_store(port=…, folder=…)`: the store of the test's database; closed at the end."""
     opened = []
 
     def make(*, port=postgresql.port, folder="here") -> Store:
         url = parse(postgresql.url(database)).set(port=port)
-        opened.append(Store(PostgreSQL(url, folder)))
+        opened.append(Store(PostgreSQL(url, mark_of(tmp_path, folder))))
         return opened[-1]
 
     yield make
@@ -86,7 +91,7 @@ def insist(store, row, seconds=30):
     pause = threading.Event()
     for _ in range(int(seconds / 0.1)):
         with contextlib.suppress(Unavailable):
-            return create(store, row).result(30)
+            return create(store, row).result(60)
         pause.wait(0.1)
     raise AssertionError("the database never came back")
 
@@ -158,7 +163,7 @@ def test_what_was_acknowledged_before_kill_9_of_the_server_is_there_and_both_sid
         while not stop.is_set():
             row = new_row(f"j{number:05}")
             with contextlib.suppress(Unavailable):
-                create(store, row).result(30)
+                create(store, row).result(60)
                 acknowledged.append(row.uid)
             number += 1
 
@@ -231,19 +236,19 @@ def proxy(postgresql):
 def test_a_commit_whose_answer_is_lost_is_acknowledged_and_made_once(open_store, proxy, new_row):
     store = open_store(port=proxy.port)
     proxy.cut = "after"
-    create(store, new_row("a")).result(30)
+    create(store, new_row("a")).result(60)
     assert (proxy.cuts, uids(store)) == (1, ["a"])
-    create(store, new_row("b")).result(30)
+    create(store, new_row("b")).result(60)
 
 
 def test_a_commit_that_never_arrived_is_refused_and_nothing_of_it_is_stored(open_store, proxy, new_row):
     store = open_store(port=proxy.port)
     proxy.cut = "before"
     with pytest.raises(Unavailable) as error:
-        create(store, new_row("a")).result(30)
+        create(store, new_row("a")).result(60)
     assert (error.value.reason, error.value.retry_delay) == ("STORE_UNAVAILABLE", 1.0)
     assert (proxy.cuts, uids(store)) == (1, [])
-    create(store, new_row("a")).result(30)
+    create(store, new_row("a")).result(60)
 
 
 def test_while_nobody_knows_what_became_of_a_commit_it_waits_and_others_are_refused(open_store, proxy, new_row):
@@ -253,11 +258,11 @@ def test_while_nobody_knows_what_became_of_a_commit_it_waits_and_others_are_refu
     while not proxy.cuts:
         threading.Event().wait(0.01)
     with pytest.raises(Unavailable):
-        create(store, new_row("b")).result(30)
+        create(store, new_row("b")).result(60)
     with pytest.raises(NotYet):
         doubtful.result(0)
     proxy.closed = False
-    doubtful.result(30)
+    doubtful.result(60)
     assert "a" in uids(store)
 
 
@@ -267,7 +272,7 @@ def test_a_service_that_stops_meanwhile_does_not_say_that_it_is_stored(open_stor
     doubtful = create(store, new_row("a"))
     store._writer.close()
     with pytest.raises(Unavailable):
-        doubtful.result(30)
+        doubtful.result(60)
 
 
 def test_one_trainer_at_a_time_and_the_next_one_begins_when_the_lock_is_free(open_store, monkeypatch, new_row):
@@ -296,7 +301,7 @@ def test_a_trainer_whose_database_was_taken_meanwhile_writes_nothing_ever_again(
     second.close()
     for _ in range(3):
         with pytest.raises(Unavailable):
-            create(first, new_row("c")).result(30)
+            create(first, new_row("c")).result(60)
     assert uids(first) == ["b", "a"]
 
 
@@ -318,8 +323,8 @@ def test_a_statement_that_takes_too_long_fails_alone_and_the_writer_goes_on(stor
 
     failing = store.submit(slow)
     with pytest.raises(Unavailable):
-        failing.result(30)
-    create(store, new_row("a")).result(30)
+        failing.result(60)
+    create(store, new_row("a")).result(60)
     assert uids(store) == ["a"]
 
 
@@ -333,15 +338,15 @@ def test_a_full_disk_of_the_server_is_named(store, postgresql, database, new_row
         "CREATE TRIGGER full_disk BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION full_disk()", database=database
     )
     with pytest.raises(ResourceExhausted) as error:
-        create(store, new_row("a")).result(30)
+        create(store, new_row("a")).result(60)
     assert error.value.reason == "DISK_FULL"
     postgresql.run("DROP TRIGGER full_disk ON jobs", database=database)
-    create(store, new_row("a")).result(30)
+    create(store, new_row("a")).result(60)
 
 
 def test_a_text_that_the_server_cannot_store_is_refused_as_the_callers_and_changes_nothing(store, new_row):
     with pytest.raises(InvalidArgument) as error:
-        store.submit(lambda connection: jobs.create(connection, new_row("a"), {"team": "a\0b"})).result(30)
+        store.submit(lambda connection: jobs.create(connection, new_row("a"), {"team": "a\0b"})).result(60)
     assert error.value.reason == "INVALID_REQUEST"
     assert uids(store) == []
 
@@ -349,9 +354,9 @@ def test_a_text_that_the_server_cannot_store_is_refused_as_the_callers_and_chang
 def test_tables_that_somebody_has_changed_are_damage_not_an_outage(store, postgresql, database, new_row):
     postgresql.run("ALTER TABLE job_labels RENAME TO other", database=database)
     with pytest.raises(FailedPrecondition) as error:
-        create(store, new_row("a")).result(30) or store.submit(
+        create(store, new_row("a")).result(60) or store.submit(
             lambda connection: jobs.replace_record(connection, "a", b"", {"k": "v"})
-        ).result(30)
+        ).result(60)
     assert error.value.reason == "STORE_DAMAGED"
 
 
@@ -362,20 +367,20 @@ def test_tables_that_somebody_has_changed_are_damage_not_an_outage(store, postgr
         ("", "DATABASE_READ_ONLY", "takes no writes"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_refused(postgresql, make, reason, words):
+def test_a_database_that_cannot_be_used_is_refused(postgresql, tmp_path, make, reason, words):
     name = postgresql.new_database(options=make)
     if not make:
         postgresql.run(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(SettingsError) as error:
-        Store(PostgreSQL(parse(postgresql.url(name)), "here"))
+        Store(PostgreSQL(parse(postgresql.url(name)), mark_of(tmp_path, "here")))
     assert error.value.reason == reason
     assert words in str(error.value)
     assert postgresql.run("SELECT COUNT(*) FROM pg_class WHERE relname = 'meta'", database=name) == [(0,)]
 
 
-def test_a_server_that_is_too_old_is_refused(postgresql, database, monkeypatch):
+def test_a_server_that_is_too_old_is_refused(postgresql, database, tmp_path, monkeypatch):
     monkeypatch.setattr(backend_module, "OLDEST_SERVER", 990000)
     with pytest.raises(SettingsError) as error:
-        Store(PostgreSQL(parse(postgresql.url(database)), "here"))
+        Store(PostgreSQL(parse(postgresql.url(database)), mark_of(tmp_path, "here")))
     assert error.value.reason == "DATABASE_UNSUPPORTED"
     assert "PostgreSQL 16" in str(error.value)

@@ -65,7 +65,7 @@ async def test_a_client_that_is_killed_holds_nothing_any_more(tmp_path):
         client.kill()
         await client.wait()
         told = tmp_path / "data/jobs" / job.uid / "attempts/1/cancelled.txt"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not told.exists() or await generations(talk, job):
                 await asyncio.sleep(0.02)
 
@@ -95,11 +95,11 @@ async def test_a_service_that_is_killed_finds_its_worker_serving_again(tmp_path)
         assert (await call.read()).targets
         await running.kill()
         talk = await running.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not (await listed(talk, job)).HasField("lease"):
                 await asyncio.sleep(0.02)
         call = generate(talk, job)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (how := await ending(call, pieces=3)) == ("UNAVAILABLE", "WORKER_LOST"):  # until the worker is back
                 await asyncio.sleep(0.05)
                 call = generate(talk, job)

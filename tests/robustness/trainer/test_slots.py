@@ -38,7 +38,7 @@ async def test_three_running_jobs_keep_their_slots_over_a_kill_and_no_slot_is_lo
         await talk.pause(names[1])
         await talk.until(names[1], lambda event: event.state_changed.current == job_pb2.JOB_STATE_PAUSED)
         await talk.cancel(names[2])
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (await cpu_of(talk)).free_slots < 3:  # noqa: ASYNC110 - the service's state
                 await asyncio.sleep(0.05)
         await talk.resume(names[1])

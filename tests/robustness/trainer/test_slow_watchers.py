@@ -22,7 +22,7 @@ async def test_two_hundred_stalled_watchers_cost_the_job_nothing(tmp_path):
             stub = trainer_pb2_grpc.TrainerServiceStub(channel)
             stalled = [stub.WatchJob(event_log_pb2.WatchJobRequest(name=job.name)) for _ in range(STALLED)]
             for call in stalled:
-                await asyncio.wait_for(call.read(), 30)
+                await asyncio.wait_for(call.read(), 60)
             before = psutil.Process(running.process.pid).memory_info().rss
             events = await talk.events(job.name, seconds=9)
             after = psutil.Process(running.process.pid).memory_info().rss

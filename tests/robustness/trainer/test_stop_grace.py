@@ -8,7 +8,7 @@ STEP = event_pb2.EVENT_KIND_STEP_METRICS
 
 
 async def test_a_worker_saves_and_ends_with_the_trainer_and_its_job_goes_on(tmp_path):
-    script = {"steps": 40, "delay": 0.05}
+    script = {"steps": 1000, "delay": 0.05}
     async with trainer(tmp_path, script, stop_grace=30.0) as talk:
         job = await talk.train()
         await talk.until(job.name, lambda e: e.kind == STEP and e.step_metrics.step == 2)

@@ -19,7 +19,7 @@ async def cycles(stub, name, count) -> None:
         while left > 0:
             left -= 1
             call = stub.WatchJob(event_log_pb2.WatchJobRequest(name=name))
-            await asyncio.wait_for(call.read(), 20)
+            await asyncio.wait_for(call.read(), 60)
             call.cancel()
 
     await asyncio.gather(*(client() for _ in range(AT_ONCE)))

@@ -92,7 +92,7 @@ class Trainer(worker_pb2_grpc.WorkerServiceServicer):
     async def until(self, condition, what):
         """Wait for a condition, twenty seconds at most."""
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not condition():  # noqa: ASYNC110 - the condition is another process's doing
                     await asyncio.sleep(0.01)
         except TimeoutError:

@@ -71,7 +71,7 @@ def in_small_disk(folder, command):
     """Run in a mount namespace of its own, where `folder` is a disk of 1 MiB."""
     mount = 'mount -t tmpfs -o size=1m none "$1" && shift && exec "$@"'
     everything = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(folder), *command]
-    return subprocess.run(everything, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(everything, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def journal(work_dir):
 
 async def ended(process):
     """Its exit status, and that it has said nothing on its way."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         out, err = await process.communicate()
     assert (out, err) == (b"", b"")
     return process.returncode
@@ -84,7 +84,7 @@ async def test_kill_9_leaves_a_readable_journal_with_all_that_was_acknowledged(t
 
 
 async def test_a_service_that_is_killed_and_restarted_misses_nothing(trainer, script, spawn):
-    script(steps=300, seconds=0.005)
+    script(steps=300, seconds=0.02)
     await trainer.start()
     process = await spawn()
     for count in (20, 120):
@@ -105,7 +105,7 @@ async def test_a_fenced_worker_ends_its_group_and_writes_no_artifact(trainer, sc
     process = await spawn()
     await trainer.until(lambda: trainer.steps, "training")
     trainer.send(fenced=worker_pb2.Fenced(current_attempt=3))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await process.wait()
     assert process.returncode == -signal.SIGKILL
     assert b"attempt 3 has taken over" in (await process.communicate())[1]
@@ -241,7 +241,7 @@ async def test_a_task_folder_that_cannot_be_written_is_an_io_error(trainer, scri
     work_dir.write_text("a file where the folder should be")
     await trainer.start()
     process = await spawn()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         _, err = await process.communicate()
     assert process.returncode == 74
     assert b"cannot write to the folder" in err

@@ -84,6 +84,6 @@ def test_a_reader_that_went_away_is_no_error():
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.close()
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == entry.SIGPIPE_EXIT
     assert err == b""

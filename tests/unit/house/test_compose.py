@@ -2,10 +2,13 @@
 """docker-compose.yml and services/Dockerfile, as far as no engine is needed; `.ci/containers.sh` runs them."""
 
 import dataclasses
+import importlib.resources
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from finetree_console.__main__ import main as console
@@ -18,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 CONTAINERS: dict[str, Any] = COMPOSE["services"]
 SERVICES = ("estimator", "recommender", "trainer", "console")
-ONE_SHOT = ("init", "login", "tokens")
+ONE_SHOT = ("bucket", "init", "login", "team", "tokens")
+SERVERS = ("database", "object-store")
+"""Programs of others, in the profile `team`."""
+COMPOSE_SCHEMA = importlib.resources.files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json"
 DOCKERFILE = (ROOT / "services" / "Dockerfile").read_text(encoding="utf-8")
 SETTINGS: dict[str, set[str]] = {
     "estimator": {field.name for field in dataclasses.fields(EstimatorSettings)},
@@ -41,7 +47,14 @@ def mounts(name: str) -> dict[str, tuple[str, bool]]:
 
 
 def test_it_has_the_services_and_what_prepares_them():
-    assert set(CONTAINERS) == {*SERVICES, *ONE_SHOT}
+    assert set(CONTAINERS) == {*SERVICES, *ONE_SHOT, *SERVERS}
+
+
+def test_it_is_a_compose_file():
+    schema = json.loads(COMPOSE_SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(COMPOSE)
+    wrong = COMPOSE | {"services": {"trainer": {"image": "x", "mem_limits": "1g"}}}
+    assert not jsonschema.Draft202012Validator(schema).is_valid(wrong)
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
@@ -52,8 +65,11 @@ def test_a_container_may_do_as_little_as_possible(name):
     assert container["security_opt"] == ["no-new-privileges:true"]
     assert container["pids_limit"] > 0
     assert "mem_limit" in container
-    assert all(mount.startswith("/tmp:") for mount in container["tmpfs"])  # the container's own
-    assert not {"privileged", "cap_add", "pid", "ipc", "userns_mode", "devices", "user"} & set(container)
+    own = ("/tmp:", "/var/run/postgresql:") if name == "database" else "/tmp:"
+    assert all(mount.startswith(own) for mount in container["tmpfs"])  # the container's own
+    assert not {"privileged", "cap_add", "pid", "ipc", "userns_mode", "devices"} & set(container)
+    # Our images have their user; others run as it too, for volumes are its alone.
+    assert container.get("user") == ("10001:10001" if name in SERVERS else None)
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -61,6 +77,50 @@ def test_ports_are_published_on_this_machine_unless_somebody_says_otherwise(name
     (port,) = CONTAINERS[name]["ports"]
     inside = flags(name)["address"].rpartition(":")[2]
     assert port == f"${{FINETREE_BIND:-127.0.0.1}}:${{FINETREE_{name.upper()}_PORT:-{inside}}}:{inside}"
+
+
+def test_a_team_gets_servers_that_the_trainer_alone_reaches():
+    team = {name for name, container in CONTAINERS.items() if container.get("profiles") == ["team"]}
+    assert team == {*SERVERS, "team", "bucket"}
+    callers = {"database": {"trainer"}, "object-store": {"trainer", "bucket"}}
+    for server in SERVERS:
+        assert "ports" not in CONTAINERS[server]
+        assert CONTAINERS[server]["networks"] == [server]
+        assert COMPOSE["networks"][server] == {"internal": True}
+        inside = {name for name, each in CONTAINERS.items() if server in each.get("networks", ())}
+        assert inside == {server} | callers[server]
+    waits = CONTAINERS["trainer"]["depends_on"]
+    assert waits["database"] == {"condition": "service_healthy", "required": False}
+    assert waits["bucket"] == {"condition": "service_completed_successfully", "required": False}
+    variables = CONTAINERS["trainer"]["environment"]
+    place = mounts("trainer")["team"][0]
+    assert variables["FINETREE_TRAINER_DATABASE_URL_FILE"] == f"{place}/url"
+    assert variables["FINETREE_TRAINER_CONFIG"] == f"{place}/trainer.toml"
+    assert "postgres" in CONTAINERS["trainer"]["build"]["args"]["EXTRAS"].split()
+
+
+def test_secrets_of_a_team_are_in_files_that_two_containers_read():
+    holders = {volume: {name for name in CONTAINERS if volume in mounts(name)} for volume in COMPOSE["volumes"]}
+    assert holders["team"] == {"init", "team", "trainer"}
+    for volume in ("database-password", "database-data"):
+        assert holders[volume] == {"team", "database"}
+    for volume in ("object-store-keys", "object-store-data"):
+        assert holders[volume] == {"team", "object-store"}
+    password = CONTAINERS["database"]["environment"]["POSTGRES_PASSWORD_FILE"]
+    assert password == f"{mounts('database')['database-password'][0]}/password"
+    keys = f"{mounts('object-store')['object-store-keys'][0]}/identities.json"
+    assert f"-s3.config={keys}" in CONTAINERS["object-store"]["command"]
+    named = [name for each in CONTAINERS.values() for name in each.get("environment", {})]
+    assert not [name for name in named if re.search("PASSWORD|SECRET|KEY", name) and not name.endswith("_FILE")]
+
+
+def test_folders_of_volumes_are_in_the_images():
+    assemble = (ROOT / "services" / "image" / "assemble.py").read_text(encoding="utf-8")
+    made = re.search(r"^_VOLUMES = \((.*?)^\)", assemble, re.MULTILINE | re.DOTALL)
+    assert made
+    ours = [name for name in CONTAINERS if name not in SERVERS]
+    places = {place for name in ours for place, _ in mounts(name).values() if place.startswith("/etc/finetree/")}
+    assert {f"/etc/finetree/{name}" for name in re.findall(r'"([a-z-]+)"', made[1])} == places
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -88,7 +148,9 @@ def test_a_service_is_probed_over_tls_and_waits_for_whom_it_calls(name):
     assert ("/healthz" if name == "console" else f"finetree_api.{name}.v1.") in probe
     called = {value.partition("://")[2].partition(":")[0] for value in flags(name).values() if "://" in value}
     waits = {other: condition["condition"] for other, condition in service["depends_on"].items()}
-    assert {other for other, condition in waits.items() if condition == "service_healthy"} == called
+    # Of the profile `team`: nothing is waited for where it is not there.
+    optional = {other for other in waits if not service["depends_on"][other].get("required", True)} & set(SERVERS)
+    assert {other for other, condition in waits.items() if condition == "service_healthy"} == called | optional
     assert waits.get("init", "service_completed_successfully") == "service_completed_successfully"
     assert "init" in waits or called  # whoever waits for a healthy service waits for what that one waited for
 
@@ -96,7 +158,7 @@ def test_a_service_is_probed_over_tls_and_waits_for_whom_it_calls(name):
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_reads_its_own_secrets_alone_and_writes_its_own_data_alone(name):
     found = mounts(name)
-    assert not {"authority", "login"} & set(found)
+    assert not {"authority", "login", "database-password"} & set(found)
     assert {volume for volume in found if volume.endswith("-token")} <= {f"{name}-token"}
     written = {volume for volume, (_, writable) in found.items() if writable}
     assert written <= {f"{name}-state", f"{name}-data"}

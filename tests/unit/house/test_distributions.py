@@ -86,7 +86,7 @@ def test_the_backend_is_one_that_an_index_has(member):
 
 
 def test_a_version_is_written_everywhere_at_once(tmp_path):
-    kept = ["pyproject.toml", "release/versions.py", "clients/python/finetree/_version.py"]
+    kept = ["pyproject.toml", "release/versions.py", "clients/python/finetree/_version.py", "release/chart/Chart.yaml"]
     for name in [*kept, *(f"{member}/pyproject.toml" for member in MEMBERS)]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
@@ -100,6 +100,7 @@ def test_a_version_is_written_everywhere_at_once(tmp_path):
         after = (tmp_path / member / "pyproject.toml").read_text(encoding="utf-8")
         assert after.replace("1.2.0rc3", finetree.__version__) == before
     assert '__version__ = "1.2.0rc3"' in (tmp_path / kept[2]).read_text(encoding="utf-8")
+    assert 'appVersion: "1.2.0rc3"' in (tmp_path / kept[3]).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("version", ["", "v1.0", "1.0-rc1", "latest", "1.0.0+local"])

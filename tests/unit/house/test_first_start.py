@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What prepares the containers: it makes what is missing, leaves what is there, and may be killed at any moment."""
 
+import http.server
 import importlib.util
 import json
 import subprocess
 import sys
+import threading
+import tomllib
 from pathlib import Path
 
 import pytest
+from finetree_runtime.config.settings import load
+from finetree_trainer.settings import Settings
+from finetree_trainer.store.backends.url import parse
 
 SCRIPT = Path(__file__).resolve().parents[3] / "services" / "image" / "first_start.py"
 _spec = importlib.util.spec_from_file_location("first_start", SCRIPT)
@@ -16,7 +22,10 @@ assert _spec.loader is not None
 first_start = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(first_start)
 
-VOLUMES = ("access", "authority", "login", "recommender", "tls", "trainer")
+VOLUMES = (
+    *("access", "authority", "database-password", "login", "object-store-keys", "recommender", "team", "tls"),
+    "trainer",
+)
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -55,6 +64,64 @@ def test_a_later_start_changes_nothing(prepared, capsys):
     assert content(prepared) == before
     said = capsys.readouterr().out
     assert not any(text.decode().strip() in said for name, text in before.items() if name.endswith("token"))
+
+
+def test_a_team_has_servers_whose_secrets_are_made_once_and_in_files_alone(prepared, capsys):
+    settings = ("team/url", "team/trainer.toml")
+    assert not any(content(prepared)[name] for name in settings)  # embedded, until somebody asks for the profile
+    first_start.team(prepared)
+    first_start.prepare(prepared, ("localhost", "127.0.0.1"))
+    made = content(prepared)
+    first_start.team(prepared)
+    assert content(prepared) == made
+    password, key = (made[name].decode() for name in ("database-password/password", "object-store-keys/secret"))
+    assert made["team/url"].decode() == f"postgresql+psycopg://finetree:{password}@database:5432/finetree"
+    assert parse(made["team/url"].decode()).password == password
+    assert tomllib.loads(made["team/object-store.toml"].decode())["secret_access_key"] == key
+    (identity,) = json.loads(made["object-store-keys/identities.json"])["identities"]
+    assert identity["credentials"] == [{"accessKey": "trainer", "secretKey": key}]
+    assert all(action.endswith(":finetree") for action in identity["actions"])
+    folders = ("team", "database-password", "object-store-keys")
+    assert all((prepared / name).stat().st_mode & 0o077 == 0 for name in made if name.startswith(folders))
+    said = capsys.readouterr().out
+    assert password not in said
+    assert key not in said
+
+
+def test_the_trainer_takes_the_settings_of_a_team(prepared):
+    config = [
+        "--config",
+        str(prepared / "team" / "trainer.toml"),
+        "--database-url-file",
+        str(prepared / "team" / "url"),
+    ]
+    given = load(Settings, config, {}, "FINETREE_TRAINER")
+    assert given.object_store == "s3://finetree/trainer"
+    assert str(given.object_store_options_file) == "/etc/finetree/team/object-store.toml"
+    assert given.database_url
+
+
+@pytest.mark.parametrize("answer", [201, 409])
+def test_a_bucket_is_made_or_there(answer):
+    asked = []
+
+    class Filer(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_response(answer)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Filer) as server:
+        serving = threading.Thread(target=server.handle_request)
+        serving.start()
+        first_start.bucket("127.0.0.1", server.server_port)
+        serving.join()
+    assert asked == ["/buckets/finetree/"]
+    with pytest.raises(SystemExit, match="does not answer"):
+        first_start.bucket("127.0.0.1", server.server_port)
 
 
 def test_a_start_that_was_killed_leaves_no_token_that_nobody_has(prepared):

@@ -35,11 +35,12 @@ ACROSS = {
 MAX_ROOMS = 9
 MORE_ROOMS = {
     "services/trainer/worker/finetree_worker": 12,
-    "services/trainer/control/finetree_trainer": 11,
+    "services/trainer/control/finetree_trainer": 13,
     "clients/cli/finetree_cli": 10,
 }
 """Packages that may have more rooms: a worker has one for each kind of task, the trainer one for what works on its
-folder without it, the command one for what looks after an installation."""
+folder without it, one for the object store and one for several of it, the command one for what looks after an
+installation."""
 MAX_LINES = 450
 """Lines of a file. A subject is not cut in two to stay short, so this is far above what is usual."""
 

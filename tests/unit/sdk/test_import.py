@@ -19,7 +19,7 @@ print(json.dumps({"seconds": seconds, "modules": sorted(set(sys.modules) - befor
 
 def measured() -> dict[str, object]:
     command = [sys.executable, "-c", MEASURE]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     answer: dict[str, object] = json.loads(done.stdout)
     return answer
 
@@ -56,7 +56,7 @@ def test_the_users_choice_of_grpc_verbosity_wins():
 
     def verbosity(**env: str) -> str:
         command = [sys.executable, "-c", show]
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=env, timeout=30).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=env, timeout=60).stdout.strip()
 
     assert verbosity() == "ERROR"
     assert verbosity(GRPC_VERBOSITY="DEBUG") == "DEBUG"

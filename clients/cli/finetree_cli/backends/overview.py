@@ -57,6 +57,7 @@ class Overview:
             job.progress.phase = event.phase_progress.phase
         elif event.HasField("queue_changed"):
             job.queue_position, job.blocked_by = event.queue_changed.position, event.queue_changed.blocked_by
+            job.state_reason.code = event.queue_changed.code
         else:
             return event.HasField("state_changed") or event.HasField("terminal")
         return False

@@ -74,7 +74,13 @@ class LiveJob:
             _copy(event.eval_metrics, "loss", job.metrics, "eval_loss")
             _copy(event.eval_metrics, "exact_match", job.metrics, "exact_match")
         elif payload == "queue_changed":
-            job.queue_position, job.blocked_by = event.queue_changed.position, event.queue_changed.blocked_by
+            queued = event.queue_changed
+            job.queue_position, job.blocked_by = queued.position, queued.blocked_by
+            if queued.code:
+                text = f"Waits: {queued.blocked_by}."
+                reason = job_pb2.StateReason(code=queued.code, text=text, remedy=queued.remedy)
+                reason.metadata.update(queued.metadata)
+                job.state_reason.CopyFrom(reason)
         elif payload == "state_changed":
             job.state_reason.CopyFrom(event.state_changed.reason)
         elif payload == "terminal":

@@ -2,9 +2,8 @@
 """Puts the trainer together: builds every part, and starts and stops them in order."""
 
 import asyncio
-import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -12,15 +11,14 @@ from typing import Any
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_data.fail_points import fail_point
 from finetree_runtime.config.service_token import service_token
-from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.paging import PageTokens
-from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.limits.file import LimitsFile
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
+from grpc import aio
 
 from finetree_trainer.api import worker_servicer
 from finetree_trainer.api.names import Names
@@ -47,6 +45,7 @@ from finetree_trainer.jobs.lifecycle.pausing import Pausing
 from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.jobs.retention import users
 from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
 from finetree_trainer.jobs.retention.policy import KINDS, read_policy
@@ -57,20 +56,26 @@ from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
-from finetree_trainer.layout import Layout
-from finetree_trainer.limits.quotas import WAITING_FOR_QUOTA, Quotas, usual_limits
-from finetree_trainer.limits.report import LimitReport
+from finetree_trainer.layout import Layout, claim
+from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
+from finetree_trainer.limits.report import LimitReport, server_limits
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
+from finetree_trainer.objects.opening import open_copies
+from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.outages import keep_running
+from finetree_trainer.replicas.member import Member
+from finetree_trainer.replicas.servicer import ReplicaServicer
 from finetree_trainer.scheduling import devices
+from finetree_trainer.scheduling.demand import Demand
 from finetree_trainer.scheduling.fit import Blocked, Holder
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
+from finetree_trainer.scheduling.order.recall import recall_use
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
@@ -78,13 +83,15 @@ from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
 from finetree_trainer.store.jobs import JobRow
+from finetree_trainer.telemetry import service_metrics
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
-from finetree_trainer.telemetry.service_metrics import show_loops, show_store, show_watches
 from finetree_trainer.telemetry.span_export import SpanExport
-from finetree_trainer.worker_user import WorkerUser, passage
+from finetree_trainer.worker_user import WorkerUser
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.handover import hand_over
+from finetree_trainer.workers.launch.local import LocalLauncher
+from finetree_trainer.workers.ray.cluster import RayCluster, require
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -118,44 +125,82 @@ class Application:
         self._policy = read_policy(settings)
         self._quotas = Quotas(LimitsFile(settings.limits_file, usual_limits(settings)))
         service_.limits = self._quotas.file
+        self._member = Member(settings, self._layout) if settings.replica_address else None
         self._lock = -1
+        self._attach: aio.Server | None = None
         self._built = False
         self._running: dict[str, asyncio.Task[None]] = {}
         self._metrics: JobMetrics | None = None
         self._spans: SpanExport | None = None
+        self._cluster: RayCluster | None = None
+        self._devices: Sequence[devices.Device] = ()
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
-        self._claim_folder()
+        require(settings)
+        self._lock = claim(self._layout, shared=self._member is not None)
         hand_over(self._layout)
         confinement = WorkerConfinement(settings, self._layout)
         self._confined = asyncio.create_task(confinement.probe())
         if settings.confinement == "required" or self._layout.user is not None:
             await self._confined
-        if settings.database_url:  # a server may let a start wait
+        if self._member is not None:
+            self._store = await self._member.open()
+        elif settings.database_url:  # a server may let a start wait
             self._store = await asyncio.to_thread(open_store, self._layout, settings.database_url)
         else:
             self._store = open_store(self._layout, settings.database_url)
         self._log = EventLog(self._store)
-        gpus = NvmlGpus()
-        self._node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
-        meter = MachineMeter(gpus, devices.gpus_of(self._node))
-        self._memory = MemoryLedger(meter, self._node.devices, reserve=settings.memory_reserve_bytes)
-        self._host = Host(self._store, self._node, self._memory, measured_while_idle=settings.prewarm)
-        await self._host.load()
+        self._copies = await open_copies(settings, self._store, self._layout)
+        await self._find_devices(confinement)
         estimator = self._estimator = self._estimator or RemoteEstimator(
             settings.estimator_address, service_token(settings.service_token_file)
         )
-        servicer = self._build(estimator, confinement)
+        own = self._build(estimator, confinement)
+        self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
+        servicer: TrainerServicer | ReplicaServicer = own
+        if self._member is not None:
+            servicer = await self._member.join(self._log, own, self._lead_later, self._service.meter)
         self._built = True
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         if self._service.meter is not OFF:
             self._measure(self._service.meter)
+        if self._store.leads:
+            await self._take_over()
+
+    async def _take_over(self) -> None:
+        """Take over what an earlier run left, and listen for workers."""
         await self._recover()
-        workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
-        self._attach = await worker_servicer.serve(workers, self._layout)
-        self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
+        workers = worker_servicer.WorkerServicer(
+            self._supervisor, self._log, self._settings, on_profile=self._on_profile
+        )
+        self._attach = await worker_servicer.serve(workers, self._layout, self._settings)
+        if self._member is not None:
+            self._member.lead()
+
+    async def _lead_later(self) -> None:
+        """Begin to lead as a replica that has followed."""
+        await self._host.load()
+        await self._take_over()
+        self._begin()
+
+    async def _find_devices(self, confinement: WorkerConfinement) -> None:
+        """Learn what jobs may run on: the devices of this machine, or those of the cluster."""
+        settings, gpus = self._settings, NvmlGpus()
+        node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
+        if settings.launcher == "ray":
+            self._cluster = RayCluster(settings, self._layout, confinement)
+            await self._cluster.open()
+            self._devices, self._node_name = self._cluster.nodes, ""
+            self._memory: MemoryLedger = self._cluster.memory
+            self._host = Host(self._store, node, self._memory, devices=self._devices, measured_while_idle=False)
+            return
+        meter = MachineMeter(gpus, devices.gpus_of(node))
+        self._devices, self._node_name = node.devices, node.name
+        self._memory = MemoryLedger(meter, node.devices, reserve=settings.memory_reserve_bytes)
+        self._host = Host(self._store, node, self._memory, measured_while_idle=settings.prewarm)
+        await self._host.load()
 
     def _build(self, estimator: Estimator, confinement: WorkerConfinement) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
@@ -164,37 +209,38 @@ class Application:
         quotas = self._quotas
         log.listeners.append(quotas.on_change)
         limits = Limits(settings.max_upload_bytes, settings.disk_reserve_bytes)
-        datasets = Datasets(self._store, log.clock, layout, limits=limits, quotas=quotas)
-        weights = WeightsLocator(self._store, layout, models)
+        copies = self._copies
+        datasets = Datasets(self._store, log.clock, layout, copies=copies, limits=limits, quotas=quotas)
+        weights = WeightsLocator(self._store, layout, models, copies)
         tasks = TaskBuilder(
             log,
             models,
             datasets,
             weights=weights,
-            devices=self._node.devices,
+            devices=self._devices,
             rates=self._host.rates,
             layout=layout,
             settings=settings,
         )
-        self._queue = JobQueue(log, self._node.devices, self._memory)
-        self._supervisor = Supervisor(log, tasks, settings, confinement=confinement, on_released=self._queue.release)
+        self._queue = JobQueue(log, self._devices, self._memory)
+        launcher = self._cluster or LocalLauncher(settings, confinement, threads=tasks.slot_threads)
+        self._supervisor = Supervisor(
+            log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
+        )
         self._memory.workers = self._supervisor.heartbeats.processes
+        if self._cluster is not None:
+            self._cluster.serve(self._queue)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
-        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices, rates=rates)
+        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._devices, rates=rates)
         serving = ServingPlanner(
-            inputs,
-            weights,
-            self._node.devices,
-            rates=rates,
-            has_free_slot=queue.has_free_slot,
-            free=self._memory.to_give,
+            inputs, weights, self._devices, rates=rates, has_free_slot=queue.has_free_slot, free=self._memory.to_give
         )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
             inputs,
             weights,
-            devices=self._node.devices,
+            devices=self._devices,
             estimator=estimator,
             rates=rates,
             capacity=self._memory.capacity,
@@ -202,21 +248,31 @@ class Application:
             serving=serving,
             exports=exports,
         )
-        self._queue.may_start = self._may_start
+        self._queue.may_start, self._queue.weight = self._may_start, quotas.weight
+        self._objects = ObjectStorage(
+            log,
+            layout,
+            copies,
+            cache_bytes=settings.object_cache_bytes,
+            in_use=partial(self._store.read, partial(users.in_use, layout=layout)),
+            locate=lambda uid: tasks.build(uid, ()),
+            wake=queue.wake,
+        )
+        datasets.contents.on_ready = self._objects.uploads.wake
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
         self._pausing = Pausing(log, self._supervisor)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
-            log, self._leases, self._supervisor, weights=weights, devices=self._node.devices, free=self._memory.free
+            log, self._leases, self._supervisor, weights=weights, devices=self._devices, free=self._memory.free
         )
-        checkpoints = Checkpoints(log, layout)
+        checkpoints = Checkpoints(log, layout, copies)
         jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
-        deletions = Deletions(log, layout, jobs)
-        keeping = CheckpointKeeping(log, layout, checkpoints)
+        deletions = Deletions(log, layout, jobs, copies)
+        keeping = CheckpointKeeping(log, layout, checkpoints, copies)
         self._retention = RetentionSweep(
-            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets
+            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets, copies=copies
         )
         sweeps = Sweeps(log, jobs)
         self._sweep_controller = SweepController(log, jobs, sweeps)
@@ -235,11 +291,11 @@ class Application:
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
-            artifacts=Artifacts(log, layout),
+            artifacts=Artifacts(log, layout, copies),
             checkpoints=checkpoints,
             keeping=keeping,
-            storage=StorageReport(log, layout, self._policy),
-            previews=Previews(log, layout),
+            storage=StorageReport(log, layout, self._policy, copies),
+            previews=Previews(log, layout, copies),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
             generations=self._generations,
@@ -249,9 +305,9 @@ class Application:
             confinement=confinement,
             host=self._host,
             queue=self._queue,
-            tokens=PageTokens(settings.page_token_key.reveal()),
+            tokens=PageTokens(self._member.page_token_key if self._member else settings.page_token_key.reveal()),
             version=self._service.version,
-            limits=_limits(settings),
+            limits=server_limits(settings),
         )
 
     def _measure(self, meter: Meter) -> None:
@@ -259,20 +315,17 @@ class Application:
         self._metrics = JobMetrics(self._log, meter)
         PlaceMetrics(
             meter,
-            self._node.devices,
+            self._devices,
             self._metrics.jobs,
             holders=self._queue.holders,
             budgets=lambda: self._memory.budgets(self._memory.read()),
             clock=self._log.clock,
         )
-        show_store(meter, self._store, self._layout)
-        show_watches(meter, self._watches)
-        show_loops(meter, lambda: self._running)
-        meter.gauge(
-            "finetree_unknown_liveness",
-            "Workers that may be alive or dead; their jobs wait until the lease is over.",
-            read=lambda: {(): float(self._supervisor.heartbeats.unknown())},
-        )
+        service_metrics.show_store(meter, self._store, self._layout)
+        service_metrics.show_watches(meter, self._watches)
+        service_metrics.show_objects(meter, self._objects)
+        service_metrics.show_loops(meter, lambda: self._running)
+        service_metrics.show_unknown_workers(meter, self._supervisor.heartbeats.unknown)
 
     async def run(self) -> None:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker.
@@ -280,8 +333,18 @@ class Application:
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
         await self._confined
-        self._queue.start = self._supervisor.start
-        self._queue.rank_slots = self._supervisor.resting.rank_slots
+        self._run({"limits": partial(self._quotas.watch_file, self._queue.wake)})
+        if self._settings.database_url:
+            self._run({"database": Availability(self._store, self._service.set_ready).run})
+        if self._member is not None:
+            self._run({"replica": self._member.run})
+        if self._store.leads:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._queue.start = self._objects.data.checked(self._supervisor.start)
+        if self._cluster is None:
+            self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         loops: dict[str, Callable[[], Awaitable[None]]] = {
@@ -290,23 +353,29 @@ class Application:
             "leases": self._leases.run,
             "sweeps": self._sweep_controller.run,
             "retention": self._retention.run,
-            "limits": partial(self._quotas.watch_file, self._queue.wake),
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
             "machine": MachineWatch(self._log, self._queue, self._memory).run,
+            **self._objects.loops(),
         }
-        if self._settings.database_url:
-            loops["database"] = Availability(self._store, self._service.set_ready).run
+        if self._cluster is not None:
+            loops["cluster"] = self._cluster.run
         if self._service.tracing is not None:
             self._spans = SpanExport(self._log, self._service.tracing.records)
             loops["spans"] = self._spans.run
+        self._run(loops)
+
+    def _run(self, loops: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         for name, loop in loops.items():
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
             self._running[name] = asyncio.create_task(work)
 
-    def _may_start(self, row: JobRow) -> Blocked | None:
-        text = self._quotas.held_back(row)
-        return Blocked(WAITING_FOR_QUOTA, text) if text else None
+    def _may_start(self, row: JobRow, demand: Demand) -> Blocked | None:
+        held_back = self._quotas.held_back(row, 0 if demand.prepares else demand.count)
+        if held_back is not None:
+            return Blocked(WAITING_FOR_QUOTA, str(held_back), remedy=QUOTA_REMEDY, metadata=held_back.metadata())
+        waits = self._objects.data.blocked(row)
+        return Blocked(waits.code, waits.text, remedy=waits.remedy) if waits is not None else None
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
@@ -321,31 +390,21 @@ class Application:
             return
         for task in self._running.values():
             task.cancel()
+        if self._member is not None:
+            await self._member.leave()
+        self._objects.stop()
         await self._supervisor.stop()
         if self._spans is not None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._spans.send(), LAST_SPANS_SECONDS)
-        await self._attach.stop(0.5)
+        if self._attach is not None:
+            await self._attach.stop(0.5)
+        if self._cluster is not None:
+            await self._cluster.close()
         if isinstance(self._estimator, RemoteEstimator):
             await self._estimator.close()
         await asyncio.to_thread(self._store.close)
         os.close(self._lock)
-
-    def _claim_folder(self) -> None:
-        """Lock the data folder: two trainers in it would give one job to two workers."""
-        try:
-            passage(self._layout.root.resolve(), self._layout.user)
-            self._lock = os.open(self._layout.service_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SettingsError(
-                "DATA_DIR_IN_USE", "data_dir: another trainer uses this folder; stop it first"
-            ) from None
-        except OSError as error:
-            raise SettingsError("DATA_DIR_UNUSABLE", f"data_dir: it cannot be used: {error.strerror}") from None
-        if self._layout.restoring.exists():
-            text = "data_dir: a restore into this folder was cut off; run `finetree backup restore` into it again"
-            raise SettingsError("DATA_DIR_UNFINISHED", text)
 
     async def _recover(self) -> None:
         """Take over the jobs and attempts that an earlier run of the service left."""
@@ -355,11 +414,12 @@ class Application:
             get_logger().error("job_record_damaged", job=damaged)
         by_uid = {row.uid: row for row in rows}
         fail_point("start.before_recovery")
-        for worker in await self._supervisor.adopt(self._node.name):
+        for worker in await self._supervisor.adopt(self._node_name):
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
         self._quotas.recover(rows)
+        await recall_use(self._log, self._queue.use, node=self._node_name)
         self._queue.recover(rows)
         if self._metrics is not None:
             self._metrics.jobs.recover(rows)
@@ -386,17 +446,3 @@ class Application:
         self._supervisor.measure = False
         with suppress(DomainError):
             await self._host.record(profile)
-
-
-def _limits(settings: Settings) -> dict[str, int]:
-    return {
-        "max_upload_bytes": settings.max_upload_bytes,
-        "max_project_bytes": settings.max_project_bytes,
-        "max_request_bytes": settings.max_request_bytes,
-        "max_watchers": settings.max_watchers,
-        "max_watchers_per_caller": settings.max_watchers_per_caller,
-        "max_queued_jobs": settings.max_queued,
-        **CallLimits.of(settings).shown(),
-        "event_retention_seconds": int(settings.event_retention),
-        "orphan_grace_seconds": int(settings.orphan_grace),
-    }

@@ -14,7 +14,7 @@ FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 15.0
 """Pause before another try: doubled after each, so that a store that is back is used within these seconds."""
 
-_REASONS = frozenset({"DISK_FULL", "STORE_UNAVAILABLE"})
+_REASONS = frozenset({"DISK_FULL", "STORE_UNAVAILABLE", "OBJECT_STORE_UNAVAILABLE"})
 
 
 def is_outage(error: BaseException) -> bool:

@@ -19,6 +19,25 @@ class Settings(ServiceSettings):
         "PostgreSQL database for jobs and events, postgresql+psycopg://USER@HOST/DATABASE; a password by the variable, "
         "the file, PGPASSFILE or ?service=NAME (docs/scale.md). Default: the embedded one in data_dir.",
     )
+    replica_address: str = setting(
+        "",
+        "HOST:PORT at which the other replicas of this trainer, on the same database and data folder, reach this one "
+        "(docs/scale.md). Default: it is alone.",
+    )
+    replica_ca: Path | None = setting(
+        None, "PEM authorities that the other replicas' certificates are of. Default: those of the system."
+    )
+    object_store: str = setting(
+        "",
+        "Where datasets, checkpoints and artifacts are kept beside data_dir: s3://BUCKET/PREFIX, gs://, az:// or "
+        "file:///FOLDER (docs/scale.md). Default: nowhere else.",
+    )
+    object_store_options_file: Path | None = setting(
+        None, "Endpoint, region and credentials of the object store (TOML). Default: those of the environment."
+    )
+    object_cache_bytes: Size = setting(
+        0, "Most bytes in data_dir of what the object store has and no job needs now; 0: any number."
+    )
     estimator_address: str = setting("127.0.0.1:50052", "Address of the estimator; jobs run without it, too.")
     service_token_file: Path | None = setting(
         None, "File with the token that calls to the estimator carry; read again when it is refused."
@@ -45,6 +64,19 @@ class Settings(ServiceSettings):
         "Default: its own user.",
     )
     worker_command: tuple[str, ...] = setting((), "Program that runs a task. Default: this Python, -m finetree_worker.")
+    launcher: Literal["local", "ray"] = setting(
+        "local", "Where workers run: local, beside the trainer; ray, on the nodes of a Ray cluster (docs/scale.md)."
+    )
+    ray_address: str = setting("", "Head of the Ray cluster, HOST:PORT; this machine must be one of its nodes.")
+    ray_resources: tuple[str, ...] = setting(
+        (), "Custom resources of Ray that a node must have and each worker takes, NAME=NUMBER."
+    )
+    worker_address: str = setting(
+        "", "HOST:PORT where the trainer listens for workers of other machines, which connect to it by this name."
+    )
+    worker_ca: Path | None = setting(
+        None, "PEM authorities by which these workers know the trainer's certificate (--tls-cert)."
+    )
     worker_heartbeat: Duration = setting(
         20.0,
         "Longest silence between the trainer and a worker; silent and idle four times as long, it is ended.",

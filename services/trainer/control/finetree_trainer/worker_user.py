@@ -91,6 +91,15 @@ def _folder(folder: Path, *, uid: int, gid: int, mode: int) -> Path:
     return folder
 
 
+def give(draft: Path, user: WorkerUser | None) -> None:
+    """Give a folder of the service's own making, with everything in it, to the workers."""
+    if user is None:
+        return
+    for place, _, names in os.walk(draft):
+        for path in (place, *(f"{place}/{name}" for name in names)):
+            os.chown(path, user.uid, user.gid, follow_symlinks=False)
+
+
 def _set(descriptor: int, *, uid: int, gid: int, mode: int) -> None:
     """Set owner, group and mode of what is open where they differ; the mode last, since a new owner clears parts of it.
 

@@ -45,6 +45,10 @@ POINTS = {
     "backup.before_manifest": "everything of a backup is in the folder, and its manifest is not",
     "restore.before_database": "files are restored, and no database names them",
     "restore.before_end": "everything is restored, and the folder is marked as unfinished",
+    # The move of a database.
+    "move.before_commit": "all tables are in the database on the server, and not committed",
+    "move.after_commit": "all tables are in the database on the server, and the folder has its own alone",
+    "move.before_end": "the folder has both its own database and the mark of the one on the server",
     # The worker.
     "journal.before_write": "events are numbered, and not in the journal",
     "journal.before_sync": "events that others act upon are written, and not on the disk",

@@ -133,10 +133,10 @@ def test_a_stream_is_live_and_says_so_in_silence(address, client, suite, trainin
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert arrived.wait(20)
-    assert comments.wait(20)
+    assert arrived.wait(60)
+    assert comments.wait(60)
     suite.trainer.advance(name_of(job))
-    reader.join(20)
+    reader.join(60)
     assert not reader.is_alive()
     assert "data: [DONE]" in seen
 

@@ -41,7 +41,7 @@ def test_the_client_repeats_a_lost_answer_and_gets_the_job_that_was_made(client,
 @pytest.mark.parametrize("recommended", [False, True])
 def test_an_answer_cut_anywhere_makes_one_job(client, proxy, training_file, recommended):
     headers = {"Authorization": "Bearer key-of-a-test"}
-    with httpx2.Client(base_url=f"http://{proxy.address}", headers=headers, timeout=30) as http:
+    with httpx2.Client(base_url=f"http://{proxy.address}", headers=headers, timeout=60) as http:
         for place in (0, 1, 17, 150, 400, 700):
             asked = body(training_file, f"{recommended} {place}")
             if recommended:
@@ -61,7 +61,7 @@ def test_repetitions_at_the_same_time_make_one_job(client, second_address, addre
     def post(number: int) -> str:
         base = address if number % 2 else second_address
         headers = {"x-stainless-retry-count": str(number + 1), "Authorization": "Bearer key-of-a-test"}
-        return httpx2.post(f"http://{base}{JOBS}", json=asked, headers=headers, timeout=30).json()["id"]
+        return httpx2.post(f"http://{base}{JOBS}", json=asked, headers=headers, timeout=60).json()["id"]
 
     with ThreadPoolExecutor(8) as pool:
         made = set(pool.map(post, range(8)))
@@ -90,7 +90,7 @@ def test_an_idempotency_key_holds_for_ever_and_for_one_body(client, http, second
     asked = body(training_file, "keyed")
     headers = {"Idempotency-Key": "nightly-2026-11-28", "Authorization": "Bearer key-of-a-test"}
     first = http.post(JOBS, json=asked, headers=headers).json()["id"]
-    elsewhere = httpx2.post(f"http://{second_address}{JOBS}", json=asked, headers=headers, timeout=30)
+    elsewhere = httpx2.post(f"http://{second_address}{JOBS}", json=asked, headers=headers, timeout=60)
     assert elsewhere.json()["id"] == first == http.post(JOBS, json=asked, headers=headers).json()["id"]
     answer = http.post(JOBS, json={**asked, "seed": 3}, headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "IDEMPOTENCY_KEY_REUSED")

@@ -146,7 +146,7 @@ class Joined:
             self.stream.wake()
 
     async def task(self) -> worker_pb2.Task | None:
-        return await asyncio.to_thread(self.tasks.get, timeout=10)
+        return await asyncio.to_thread(self.tasks.get, timeout=60)
 
     async def drain(self) -> bool:
         return await asyncio.to_thread(self.stream.drain)
@@ -187,11 +187,27 @@ async def join(socket, tmp_path):
     """Start a stream to the service."""
     joined = []
 
-    def start(kind=job_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, timing=TIMING) -> Joined:
+    def start(
+        kind=job_pb2.TASK_KIND_TRAIN,
+        job="projects/p/jobs/j",
+        attempt=3,
+        timing=TIMING,
+        *,
+        address=socket,
+        authority=b"",
+    ) -> Joined:
         commands, tasks, refusals = Commands(), queue.SimpleQueue(), []
         journal = Journal(tmp_path / f"work-{len(joined)}")
         identity = Identity(kind, "first-token", "1.0", "boot", "node", job, attempt)
-        stream = ServiceStream(socket, identity, commands, on_task=tasks.put, on_refused=refusals.append, timing=timing)
+        stream = ServiceStream(
+            address,
+            identity,
+            commands,
+            on_task=tasks.put,
+            on_refused=refusals.append,
+            timing=timing,
+            authority=authority,
+        )
         joined.append(Joined(stream, commands, journal, tasks, refusals))
         stream.start()
         return joined[-1]
@@ -208,7 +224,7 @@ def until():
 
     async def wait(condition: Callable[[], object], what: str) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not condition():  # noqa: ASYNC110 - the condition is another thread's doing
                     await asyncio.sleep(0.005)
         except TimeoutError:

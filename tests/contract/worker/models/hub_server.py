@@ -275,7 +275,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.stall_after and len(body) > self.hub.stall_after:
             stalled, self.hub.stall_after, self.close_connection = self.hub.stall_after, 0, True
             self.wfile.write(body[:stalled])
-            self.hub.released.wait(30)
+            self.hub.released.wait(60)
             return
         if self.command == "GET":
             self.wfile.write(body)

@@ -274,7 +274,7 @@ def test_a_download_whose_process_is_killed_goes_on_where_it_was(pull, tmp_path)
     target = tmp_path / "large.part"
     words = (pull.hub.url, "large.safetensors", COMMIT, str(target), str(len(content)))
     process = subprocess.Popen([sys.executable, "-c", FETCH, *words])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not target.exists() or target.stat().st_size < 40_000:
         assert process.poll() is None
         assert time.monotonic() < deadline

@@ -55,7 +55,7 @@ def test_replies_do_not_depend_on_the_process():
             capture_output=True,
             text=True,
             check=True,
-            timeout=30,
+            timeout=60,
         ).stdout
         for seed in ("1", "2")
     }

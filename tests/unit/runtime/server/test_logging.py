@@ -28,7 +28,7 @@ print("rich" in sys.modules, "alive")
 def lines(level):
     """What the program logs at a level; fails unless it lives to its last line."""
     command = [sys.executable, "-W", "error", "-c", PROGRAM, level]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "False alive\n"
     return [json.loads(line) for line in done.stderr.splitlines()]
 

@@ -11,6 +11,7 @@ from finetree_runtime.errors import DomainError
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.locate import BaseModel, Models
 from finetree_trainer.models.weights import WeightsLocator, require_base, whole_steps
+from finetree_trainer.objects.copies import Copies
 from finetree_trainer.store import artifacts, jobs
 from weight_files import base_model, checkpoint, peft_adapter
 
@@ -36,7 +37,7 @@ def locate(store, layout, root, new_row, create_job):
     record = job_pb2.Job(uid="j1", name=JOB, train=job_pb2.TrainTask(spec=SPEC))
     record.base.hub_id = "org/base"
     create_job(new_row(record=record.SerializeToString()))
-    locator = WeightsLocator(store, layout, Models(layout.models, (str(root),)))
+    locator = WeightsLocator(store, layout, Models(layout.models, (str(root),)), Copies(layout, None))
 
     def run(project="p", **source):  # noqa: ANN003, ANN202 - a field of TrainedWeights
         return asyncio.run(locator.locate(project, weights_pb2.TrainedWeights(**source), "job.init"))

@@ -9,7 +9,7 @@ from finetree_api.types.v1 import evidence_pb2, hardware_pb2
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.scheduling.backfill import PASSES
 from finetree_trainer.scheduling.devices import Device, Slot
-from finetree_trainer.scheduling.fit import Blocked
+from finetree_trainer.scheduling.fit import Blocked, Holder, NotPlacedError
 from finetree_trainer.scheduling.machine.nvml import GpuUse
 from finetree_trainer.scheduling.queue import JobQueue, Position
 
@@ -28,7 +28,7 @@ async def queue(store, ledger, meter):
 
     async def start(uid, slots) -> bool:
         made.started.append((uid, [str(slot) for slot in slots]))
-        made._waiting.pop(uid)
+        made._drop(uid)
         return True
 
     made.start = start
@@ -58,7 +58,7 @@ def enqueue(queue, new_row, create_job):
 
 async def turn(queue) -> list[tuple[str, list[str]]]:
     """Let the queue start what it can; what it started."""
-    await queue._start_all()
+    await queue.start_all()
     started, queue.started = queue.started, []
     return started
 
@@ -69,12 +69,12 @@ async def test_jobs_of_one_kind_of_device_spread_over_the_devices(queue, enqueue
     assert await turn(queue) == [("a", ["n/cuda:0/0"]), ("b", ["n/cuda:1/0"])]
     text = "0 jobs ahead and 2 running on h100 (cuda:0: a, cuda:1: b)"
     assert queue.position("c") == Position(1, text, "WAITING_FOR_DEVICE")
-    queue.release([slot for slot in queue._holders if slot.device == "cuda:1"], "b")
+    queue.release([slot for slot in queue.holders() if slot.device == "cuda:1"], "b")
     assert await turn(queue) == [("c", ["n/cuda:1/0"])]
 
 
 async def test_a_job_goes_where_its_base_is_loaded_and_not_where_another_one_is(queue, enqueue):
-    first, second = (slot for slot in queue._holders if slot.device.startswith("cuda"))
+    first, second = (slot for slot in queue.holders() if slot.device.startswith("cuda"))
     queue.rank_slots = lambda row: {second: -1} if row.uid == "same" else {first: 1}
     enqueue("other", GPU)
     assert await turn(queue) == [("other", ["n/cuda:1/0"])]
@@ -91,7 +91,7 @@ async def test_a_job_of_two_devices_waits_until_both_are_free(queue, enqueue):
     await turn(queue)
     enqueue("two", hardware_pb2.Hardware(accelerator="h100", count=2))
     assert await turn(queue) == []
-    queue.release([slot for slot in queue._holders if slot.device == "cuda:0"], "one")
+    queue.release([slot for slot in queue.holders() if slot.device == "cuda:0"], "one")
     assert await turn(queue) == [("two", ["n/cuda:0/0", "n/cuda:1/0"])]
 
 
@@ -108,7 +108,7 @@ async def test_what_prepares_does_not_wait_for_runs_and_comes_one_at_a_time(queu
     assert await turn(queue) == [("a", ["n/cpu/0"]), ("b", ["n/cpu/1"]), ("c", ["n/cpu/-1"])]
     assert queue.position("d") == Position(1, "0 jobs ahead and 1 running on cpu (cpu: c)", "WAITING_FOR_DEVICE")
     assert queue.position("e").blocked_by == "0 jobs ahead and 2 running on cpu (cpu: a, cpu: b)"
-    assert len(queue.running_on(queue._devices[-1])) == 3
+    assert len(queue.holders_on(queue._devices[-1])) == 3
     queue.release([Slot.parse("n/cpu/-1")], "c")
     assert await turn(queue) == [("d", ["n/cpu/-1"])]
 
@@ -140,7 +140,10 @@ async def test_a_suspended_job_lets_others_pass(queue, enqueue):
 async def test_a_job_whose_device_is_gone_waits(queue, enqueue):
     enqueue("a", hardware_pb2.Hardware(accelerator="rtx-4090"))
     assert await turn(queue) == []
-    assert queue.position("a") == Position(1, "0 jobs ahead and 0 running on rtx-4090", "WAITING_FOR_DEVICE")
+    text = "it needs 1 of the kind rtx-4090, and the machine has cpu, h100 now"
+    position = queue.position("a")
+    assert position == Position(1, text, "NO_SUCH_DEVICE")
+    assert position.metadata == {"device_kind": "rtx-4090", "needed": "1", "devices": "h100,h100,cpu"}
 
 
 async def test_a_worker_is_kept_warm_while_a_slot_is_free(queue, enqueue):
@@ -148,7 +151,7 @@ async def test_a_worker_is_kept_warm_while_a_slot_is_free(queue, enqueue):
     queue.prewarm = lambda: warmed.append(True)
     task = asyncio.create_task(queue.run())
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not warmed:  # noqa: ASYNC110 - the queue's own task
             await asyncio.sleep(0.001)
     task.cancel()
@@ -162,7 +165,7 @@ async def test_a_slot_that_another_job_was_given_since_is_not_freed_a_second_tim
     enqueue("b", CPU)
     assert await turn(queue) == [("b", ["n/cpu/0"])]
     queue.release([slot], "a")
-    assert queue.running_on(queue._devices[-1]) == [queue._holders[slot].name]
+    assert [held.name for held in queue.holders_on(queue._devices[-1]).values()] == [queue.holders()[slot].name]
 
 
 async def test_what_cannot_be_started_lets_others_pass_and_is_tried_again(queue, enqueue):
@@ -180,7 +183,7 @@ async def test_what_cannot_be_started_lets_others_pass_and_is_tried_again(queue,
     assert await turn(queue) == [("b", ["n/cpu/0"])]
     assert queue.position("a") == Position(1, "it could not be started (OSError) and is tried again")
     running = asyncio.create_task(queue.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not queue.started:  # noqa: ASYNC110 - the queue's own task
             await asyncio.sleep(0.01)
     running.cancel()
@@ -221,14 +224,14 @@ async def test_a_large_job_is_passed_a_bounded_number_of_times(queue, enqueue):
         if not started:
             break
         passed += [uid for uid, _ in started]
-        queue.release([slot for slot in queue._holders if slot.device == "cuda:1"], started[0][0])
+        queue.release([slot for slot in queue.holders() if slot.device == "cuda:1"], started[0][0])
     assert passed == [f"s{number}" for number in range(PASSES)]
     assert queue.position(f"s{PASSES}").code == "KEPT_FOR_ANOTHER"
     assert "large" in queue.position(f"s{PASSES}").blocked_by
     # What is kept is what it needs: the CPU is none of it.
     enqueue("cpu", CPU)
     assert await turn(queue) == [("cpu", ["n/cpu/0"])]
-    queue.release([slot for slot in queue._holders if slot.device == "cuda:0"], "first")
+    queue.release([slot for slot in queue.holders() if slot.device == "cuda:0"], "first")
     assert await turn(queue) == [("large", ["n/cuda:0/0", "n/cuda:1/0"])]
 
 
@@ -282,7 +285,7 @@ async def test_a_gpu_whose_memory_others_hold_is_waited_for(queue, enqueue):
 
 
 async def test_whom_a_limit_keeps_waiting_keeps_nobody_else(queue, enqueue):
-    queue.may_start = lambda row: Blocked("LIMIT", "its project runs two jobs") if row.uid == "a" else None
+    queue.may_start = lambda row, _: Blocked("LIMIT", "its project runs two jobs") if row.uid == "a" else None
     enqueue("a", CPU)
     enqueue("b", CPU)
     assert await turn(queue) == [("b", ["n/cpu/0"])]
@@ -319,8 +322,133 @@ async def test_who_needs_several_devices_says_how_many_are_free(queue, enqueue):
     assert await turn(queue) == []
     text = "it needs 2 devices at once and 1 is free; 0 jobs ahead and 1 running on h100 (cuda:0: one)"
     assert queue.position("pair") == Position(1, text, "WAITING_FOR_DEVICE")
-    queue.release([slot for slot in queue._holders if slot.device == "cuda:0"], "one")
+    queue.release([slot for slot in queue.holders() if slot.device == "cuda:0"], "one")
     assert await turn(queue) == [("pair", ["n/cuda:0/0", "n/cuda:1/0"])]
     enqueue("next", GPU)
     await turn(queue)
     assert queue.position("next").blocked_by == "0 jobs ahead and 1 running on h100 (cuda:0, cuda:1: pair)"
+
+
+async def test_projects_take_turns_by_their_weights_and_positions_say_so(queue, enqueue):
+    queue.weight = {"a": 2.0, "b": 1.0}.get
+    for number in range(4):
+        enqueue(f"a{number}", CPU, project="a")
+    enqueue("b0", CPU, project="b")
+    enqueue("b1", CPU, project="b", priority=job_pb2.JOB_PRIORITY_HIGH)
+    order = sorted((queue.position(uid).number, uid) for uid in ("a0", "a1", "a2", "a3", "b0", "b1"))
+    assert [uid for _, uid in order] == ["b1", "a0", "a1", "a2", "b0", "a3"]
+    assert [uid for uid, _ in await turn(queue)] == ["b1", "a0"]
+    queue.release([Slot.parse("n/cpu/0")], "b1")
+    # It holds nothing now, the other project a half of the processors: what it held for a moment is next to nothing.
+    assert [uid for uid, _ in await turn(queue)] == ["b0"]
+
+
+async def test_a_project_without_room_keeps_no_other_waiting(queue, enqueue):
+    queue.weight = {"a": 1.0, "b": 1.0}.get
+    pair = hardware_pb2.Hardware(accelerator="h100", count=2)
+    enqueue("b0", GPU, project="b")
+    assert await turn(queue) == [("b0", ["n/cuda:0/0"])]
+    enqueue("large", pair, project="a")
+    enqueue("a1", GPU, project="a")
+    assert await turn(queue) == [("a1", ["n/cuda:1/0"])]
+
+
+async def test_a_long_queue_costs_a_round_no_look_at_each_job(queue, enqueue):
+    enqueue("a", GPU)
+    enqueue("b", GPU)
+    await turn(queue)
+    asked = []
+    queue.may_start = lambda row, _: asked.append(row.uid)
+    for number in range(500):
+        enqueue(f"w{number:03}", GPU)
+    assert await turn(queue) == []
+    assert asked == ["w000"]
+    assert queue.position("w499").number == 500
+    assert queue.position("w499").code == "WAITING_FOR_DEVICE"
+
+
+async def test_a_reason_has_figures_and_names_jobs_of_the_same_project_alone(queue, enqueue):
+    enqueue("mine", GPU, project="a")
+    enqueue("theirs", GPU, project="b")
+    await turn(queue)
+    enqueue("first", GPU, project="a")
+    enqueue("pair", hardware_pb2.Hardware(accelerator="h100", count=2), project="a")
+    await turn(queue)
+    position = queue.position("pair")
+    assert "cuda:0: mine, cuda:1: another project" in position.blocked_by
+    assert position.metadata == {
+        "device_kind": "h100",
+        "needed": "2",
+        "free": "0",
+        "ahead": "1",
+        "held_by": "projects/a/jobs/mine",
+        "held_by_other_projects": "1",
+    }
+    assert "ending or pausing a job" in position.remedy
+    queue.about_holder = lambda uid: "serves a model" if uid == "theirs" else ""
+    assert queue.position("pair").blocked_by.endswith("; a job of another project serves a model")
+
+
+async def test_a_job_whose_project_has_more_than_others_is_told_so(queue, enqueue):
+    queue.weight = {"a": 1.0, "b": 1.0, "c": 1.0}.get
+    for uid in ("a0", "a1", "a2"):
+        enqueue(uid, GPU, project="a")
+    assert [uid for uid, _ in await turn(queue)] == ["a0", "a1"]
+    enqueue("c", GPU, project="c", suspended=True)
+    enqueue("cpu", CPU, project="c")
+    await turn(queue)
+    assert queue.position("a2").code == "WAITING_FOR_DEVICE", "nobody else waits for the same devices"
+    enqueue("b", GPU, project="b")
+    position = queue.position("a2")
+    assert (position.number, position.code, position.metadata["least_share"]) == (2, "FAIR_SHARE", "0.0000")
+    assert float(position.metadata["share"]) == pytest.approx(1.0, abs=0.01)
+    assert position.blocked_by.endswith("projects with a smaller share of the devices come first")
+    assert queue.position("b").code == "WAITING_FOR_DEVICE"
+
+
+async def test_what_is_kept_for_a_job_of_another_project_does_not_name_it(queue, enqueue):
+    enqueue("first", GPU, project="a")
+    await turn(queue)
+    enqueue("large", hardware_pb2.Hardware(accelerator="h100", count=2), project="a")
+    for number in range(PASSES):
+        enqueue(f"s{number}", GPU, project="b")
+        await turn(queue)
+        queue.release([Slot.parse("n/cuda:1/0")], f"s{number}")
+    enqueue("own", GPU, project="a")
+    enqueue("other", GPU, project="b")
+    assert await turn(queue) == []
+    assert queue.position("own").metadata == {"kept_for": "projects/a/jobs/large"}
+    assert queue.position("other").metadata == {}
+    assert queue.position("other").blocked_by == (
+        "what is free is kept for a job of another project, which others have passed"
+    )
+
+
+async def test_a_job_that_cannot_be_placed_says_so_and_is_tried_again(queue, enqueue):
+    enqueue("a", CPU)
+    begin = queue.start
+
+    async def refuse(_uid, _slots) -> bool:
+        raise NotPlacedError("its node has gone")
+
+    queue.start = refuse
+    assert await turn(queue) == []
+    position = queue.position("a")
+    assert (position.blocked_by, position.code) == ("its node has gone", "WAITING_FOR_NODE")
+    assert position.remedy
+    queue.start = begin
+    assert await turn(queue) == [("a", ["n/cpu/0"])]
+
+
+async def test_jobs_follow_devices_that_come_and_go(store, ledger):
+    devices = [Device("n", "cpu", CPU, "CPU", 8 << 30, threads=2)]
+    queue = JobQueue(EventLog(store), devices, ledger(devices))
+    first, second = Slot("n", "cpu", 0), Slot("m", "cpu", 0)
+    queue.hold([first], Holder("held", "held", job_pb2.TASK_KIND_TRAIN))
+    devices[:] = [Device("m", "cpu", CPU, "CPU", 8 << 30, threads=2)]
+    queue.follow_devices()
+    # What a job holds stays its own until its process is dead, also where its node has gone.
+    assert {slot for slot in queue.holders() if slot.index >= 0} == {first, second}
+    queue.release([first], "held")
+    queue.follow_devices()
+    assert {slot for slot in queue.holders() if slot.index >= 0} == {second}

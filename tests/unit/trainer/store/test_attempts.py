@@ -18,3 +18,16 @@ def test_an_attempt_is_acknowledged_ended_and_counted_once(store):
     assert not run(lambda connection: attempts.end(connection, "j1", 1, cause="OTHER", now=4))
     assert run(attempts.open_attempts) == []
     assert run(lambda connection: attempts.count_by_cause(connection, "j1", "SYSTEM")) == 1
+
+
+def test_what_projects_held_since_a_time(store, new_row, create_job):
+    create_job(new_row("j1", project="a"))
+    for number, (started, ended) in enumerate(((1, 4), (5, 8), (9, 0)), start=1):
+        row = attempts.AttemptRow("j1", number, "h", f"w{number}", "wh", 42, "n/cuda:0/0,n/cuda:1/0", started=started)
+        store.submit(lambda connection, row=row: attempts.create(connection, row)).result()
+        if ended:
+            end = {"cause": "SYSTEM", "now": ended}
+            store.submit(lambda c, number=number, end=end: attempts.end(c, "j1", number, **end)).result()
+    found = store.submit(lambda connection: attempts.holdings_since(connection, 5)).result()
+    held = [("a", "n/cuda:0/0,n/cuda:1/0", 5, 8), ("a", "n/cuda:0/0,n/cuda:1/0", 9, 0)]
+    assert sorted((each.project, each.slots, each.started, each.ended) for each in found) == held

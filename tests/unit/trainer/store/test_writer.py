@@ -16,24 +16,24 @@ def test_work_that_fails_is_undone_alone_while_its_group_commits(store, new_row)
 
     def hold(_connection):
         started.set()
-        go_on.wait(5)
+        go_on.wait(60)
 
     def fail(connection):
         jobs.create(connection, new_row("lost"), {})
         raise LookupError("on purpose")
 
     first = store.submit(hold)
-    assert started.wait(5)
+    assert started.wait(60)
     # These three wait together, hence become one transaction.
     kept = store.submit(lambda connection: jobs.create(connection, new_row("a"), {}))
     broken = store.submit(fail)
     also = store.submit(lambda connection: jobs.create(connection, new_row("b"), {}))
     go_on.set()
-    first.result(5)
-    kept.result(5)
-    also.result(5)
+    first.result(60)
+    kept.result(60)
+    also.result(60)
     with pytest.raises(LookupError):
-        broken.result(5)
+        broken.result(60)
     there = store.read_now(lambda connection: [row.uid for row in jobs.page(connection, "p", before="", limit=9)])
     assert there == ["b", "a"]
 
@@ -66,5 +66,5 @@ def test_a_commit_that_fails_and_stays_open_does_not_keep_the_next_one_from_its_
 
 def test_a_connection_that_is_broken_is_replaced(store, new_row, create_job):
     with pytest.raises(Unavailable):
-        store.submit(lambda connection: connection.connection.dbapi_connection.close()).result(5)
+        store.submit(lambda connection: connection.connection.dbapi_connection.close()).result(60)
     create_job(new_row("kept"))

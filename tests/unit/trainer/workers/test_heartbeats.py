@@ -44,13 +44,13 @@ async def check(tmp_path):
     yield made
     for worker in made.workers:
         worker.process.kill()
-        await asyncio.wait_for(worker.process.dead.wait(), 5)
+        await asyncio.wait_for(worker.process.dead.wait(), 60)
 
 
 async def at_rest(worker, status=psutil.STATUS_SLEEPING) -> None:
     """Wait until a process has done what it will ever do."""
     process, before = psutil.Process(worker.process.pid), None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while process.status() != status or before is None or worker.process.activity() != before:
             before = worker.process.activity()
             await asyncio.sleep(0.05)
@@ -58,7 +58,7 @@ async def at_rest(worker, status=psutil.STATUS_SLEEPING) -> None:
 
 async def progress(worker) -> None:
     before = worker.process.activity()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while worker.process.activity() in (before, None):
             await asyncio.sleep(0.001)
 

@@ -7,8 +7,9 @@ import pytest
 from finetree_worker.data.batches import BUCKET_BATCHES, Batches
 from finetree_worker.errors import Cancelled
 from finetree_worker.plan import Plan
-from finetree_worker.training import gradients, preflight
+from finetree_worker.training import gradients
 from finetree_worker.training.loss import target_loss
+from finetree_worker.training.preflight import micro_batch
 from worker_harness import difference, elsewhere, optimization, pausing, rows_of, run, tuned, weights
 
 
@@ -51,7 +52,7 @@ def test_a_run_with_three_interruptions_sees_the_rows_of_a_straight_one(
     """Reshuffling after a resume would show rows twice, and never."""
     seen: list[tuple[int, ...]] = []
     plan = tuned(plan, packing=packing, micro_batch_size=2)
-    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
+    monkeypatch.setattr(micro_batch, "check", lambda *_, **__: None)
     monkeypatch.setattr(
         gradients,
         "target_loss",

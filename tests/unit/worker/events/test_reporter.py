@@ -135,7 +135,7 @@ except StorageError as error:
 
 def test_a_full_disk_ends_the_task_and_leaves_a_readable_journal(tmp_path):
     command = [sys.executable, "-c", _FILL, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     # The outcome is small: it may fit behind the events that did not.
     assert done.stdout.split()[0] == "DISK_FULL", done.stderr
     assert (done.stdout.split()[1] == "True") is stored(tmp_path)[-1].HasField("outcome")

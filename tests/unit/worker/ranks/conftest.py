@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One pool of processes for all tests of the folder."""
+"""One pool of processes for all tests of the folder, which the first of several test processes runs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def pool() -> Iterator[Any]:
     from rank_pool import Pool
 

@@ -162,7 +162,8 @@ class Pool:
     def close(self) -> None:
         for child in self._children:
             child.stdin.close()  # type: ignore[union-attr]  # started with pipes
-            child.wait(30)
+        for child in self._children:
+            child.wait(60)
             child.stdout.close()  # type: ignore[union-attr]  # likewise
 
 

@@ -181,7 +181,8 @@ def _job(found: Overview, job: job_pb2.Job) -> tuple[str, ...]:
     live = not job.HasField("end_time")
     state = state_name(job.state)
     if job.queue_position:
-        state = f"{state}, {job.queue_position}."
+        waits_for = job.state_reason.code.lower().replace("_", " ")
+        state = f"{state}, {job.queue_position}. {waits_for}".rstrip()
     elif live and job.state == job_pb2.JOB_STATE_RUNNING and at.phase:
         state = PHASES.get(at.phase, state)
     curves = found.curves.get(job.name, {})

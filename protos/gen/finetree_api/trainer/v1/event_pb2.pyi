@@ -472,9 +472,31 @@ class QueueChanged(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     POSITION_FIELD_NUMBER: _builtins.int
     BLOCKED_BY_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position among the jobs that wait for the same device, from 1."""
     blocked_by: _builtins.str
@@ -482,21 +504,40 @@ class QueueChanged(_message.Message):
     no event.
     """
     code: _builtins.str
-    """Stable code of what it waits for: "WAITING_FOR_DEVICE" (no slot of its devices is free), "WAITING_FOR_QUOTA" (as many
-    jobs of its project or principal run as may), "MEMORY_IN_USE" (too much of the memory is used or promised, by this
-    trainer or by other programs), "KEPT_FOR_ANOTHER" (what is free is kept for a larger job that others have passed),
-    "DEVICE_LOST" (its devices do not work), or a limit. Empty: it is suspended, or is tried again later.
+    """Stable code of what it waits for: "WAITING_FOR_DEVICE" (no slot of its devices is free), "FAIR_SHARE" (the same, and
+    projects with a smaller share of the devices come first), "WAITING_FOR_QUOTA" (as many jobs or devices of its project
+    or principal run as may), "MEMORY_IN_USE" (too much of the memory is used or promised, by this trainer or by other
+    programs), "KEPT_FOR_ANOTHER" (what is free is kept for a larger job that others have passed), "DEVICE_LOST" (its
+    devices do not work), "NO_SUCH_DEVICE" (its devices are there no more), "WAITING_FOR_NODE" (Ray has started no worker on
+    the cluster yet), "WAITING_FOR_DATA" (what it reads is fetched from the object store), "OBJECT_STORE_UNAVAILABLE" (what
+    it reads is only there, and the store does not answer), or a limit. Empty: it is suspended, or is tried again later.
     """
+    remedy: _builtins.str
+    """What would end the wait, for people. Empty: its place in the queue."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Figures and names behind the code, for programs; jobs of other projects are never named. Of WAITING_FOR_DEVICE and
+        FAIR_SHARE: device_kind, needed, free (devices), ahead (jobs before it), held_by (jobs of its project that hold such
+        devices, four at most, by commas), held_by_other_projects (how many more do); of FAIR_SHARE also share, of its
+        project, and least_share, of those that wait for the same devices. Of WAITING_FOR_QUOTA: limit, subject, value, used,
+        needed. Of MEMORY_IN_USE: device ("cpu" is the machine's own memory), needed_bytes, free_bytes (left to promise),
+        others_bytes (held by other programs). Of KEPT_FOR_ANOTHER: kept_for, where that is a job of its project. Of
+        DEVICE_LOST: devices. Of NO_SUCH_DEVICE: device_kind, needed, devices (kinds that there are, by commas). Later versions
+        may add keys. A change of them alone is no event.
+        """
+
     def __init__(
         self,
         *,
         position: _builtins.int = ...,
         blocked_by: _builtins.str = ...,
         code: _builtins.str = ...,
+        remedy: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked_by", b"blocked_by", "code", b"code", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked_by", b"blocked_by", "code", b"code", "metadata", b"metadata", "position", b"position", "remedy", b"remedy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

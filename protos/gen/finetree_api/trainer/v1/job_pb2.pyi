@@ -353,12 +353,34 @@ class StateReason(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CODE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     REMEDY_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Stable code: "WAITING_FOR_DEVICE", "WAITING_FOR_QUOTA", "MEMORY_IN_USE", "KEPT_FOR_ANOTHER", "DEVICE_LOST" (see QueueChanged), "STARTING",
+    """Stable code: "WAITING_FOR_DEVICE", "FAIR_SHARE", "WAITING_FOR_QUOTA", "MEMORY_IN_USE", "KEPT_FOR_ANOTHER", "DEVICE_LOST",
+    "NO_SUCH_DEVICE", "WAITING_FOR_NODE", "WAITING_FOR_DATA", "OBJECT_STORE_UNAVAILABLE" (see QueueChanged), "STARTING",
     "TRAINING", "WORKER_LOST" and others; of a failed job an ErrorReason without its prefix.
     """
     text: _builtins.str
@@ -371,6 +393,12 @@ class StateReason(_message.Message):
         or there is no other attempt.
         """
 
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Figures and names behind it, for programs; of a waiting job as described at QueueChanged.metadata, as they are now.
+        Empty: there are none.
+        """
+
     def __init__(
         self,
         *,
@@ -378,10 +406,11 @@ class StateReason(_message.Message):
         text: _builtins.str = ...,
         remedy: _builtins.str = ...,
         next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_attempt_time", b"next_attempt_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "next_attempt_time", b"next_attempt_time", "remedy", b"remedy", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "metadata", b"metadata", "next_attempt_time", b"next_attempt_time", "remedy", b"remedy", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,7 +34,7 @@ class LimitUsage(_message.Message):
     UNPRICED_JOBS_FIELD_NUMBER: _builtins.int
     limit: _builtins.str
     """Name of the limit: "requests_per_second", "watchers", "uploads", "upload_bytes_per_day", "generations",
-    "running_jobs", "queued_jobs", "dataset_bytes" or "monthly_cost". Later versions may have others.
+    "running_jobs", "devices", "queued_jobs", "dataset_bytes" or "monthly_cost". Later versions may have others.
     """
     subject: _builtins.str
     """What it is for: "projects/{project}", or "principals/{principal}" for the caller itself."""

@@ -58,9 +58,10 @@ class TrainerServiceStub:
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
-    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, and AUDIT_UNAVAILABLE where the server changes nothing
-    without an audit record: retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED
-    (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged, unless an rpc says so.
+    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, AUDIT_UNAVAILABLE where the server changes nothing without
+    an audit record, and LEADER_UNAVAILABLE where the trainer has several replicas, also rpcs that ask for its workers:
+    retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then
+    retry). Nothing else is to be retried unchanged, unless an rpc says so.
 
     Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
     (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; TOKEN_NOT_YET_VALID: check
@@ -115,7 +116,7 @@ class TrainerServiceStub:
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (DATASET_NOT_FOUND,
     JOB_NOT_FOUND: take a name from ListDatasets or ListJobs), FAILED_PRECONDITION (NO_PREVIEW: run a PREPARE job on
-    the dataset first).
+    the dataset first). Of what only the object store has: those of DownloadArtifact.
     """
     ListBaseModels: _grpc.UnaryUnaryMultiCallable[_base_model_pb2.ListBaseModelsRequest, _base_model_pb2.ListBaseModelsResponse]
     """Lists the base models that are on the trainer's machine. A PREPARE job brings one there. Reads folders, so that it
@@ -169,7 +170,8 @@ class TrainerServiceStub:
     the next month; DISK_FULL: free space;
     OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
     EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
-    that a task names: those of LoadTarget.
+    that a task names: those of LoadTarget. Of what only the object store has: OBJECT_DAMAGED and
+    OBJECT_STORE_UNAVAILABLE, as of DownloadArtifact.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]
     """Gets a job as it is now. To follow one, WatchJob is cheaper than polling.
@@ -339,7 +341,7 @@ class TrainerServiceStub:
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
     """
     ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.ListCheckpointsRequest, _checkpoint_pb2.ListCheckpointsResponse]
-    """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+    """Lists the checkpoints of a job that are whole, on the disk or in the object store, in the order of their steps. A run can start from
     each of them (RunSpec.init_from) until rotation deletes it.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
@@ -351,12 +353,14 @@ class TrainerServiceStub:
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
     ListCheckpoints), FAILED_PRECONDITION (CHECKPOINT_NOT_PORTABLE: start a run from it, or take the job's artifact).
+    Of what only the object store has: OBJECT_DAMAGED and OBJECT_STORE_UNAVAILABLE, as of DownloadArtifact.
     """
     UpdateCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.UpdateCheckpointRequest, _checkpoint_pb2.UpdateCheckpointResponse]
     """Pins a checkpoint, unpins it, or says when it will be deleted. Rotation and retention never delete a pinned one.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
-    ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id). Of what only the object store has:
+    OBJECT_DAMAGED and OBJECT_STORE_UNAVAILABLE, as of DownloadArtifact.
     """
     DeleteCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.DeleteCheckpointRequest, _checkpoint_pb2.DeleteCheckpointResponse]
     """Deletes a checkpoint. Cannot be undone; its metrics stay in the log.
@@ -364,7 +368,8 @@ class TrainerServiceStub:
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: it is gone already),
     FAILED_PRECONDITION (CHECKPOINT_PINNED: unpin it; JOB_IN_USE: wait for what the violations name, or cancel it;
     JOB_NOT_ENDED: it is the newest or the best of a job that may go on from it, wait), ALREADY_EXISTS
-    (REQUEST_ID_REUSED: take a new request_id).
+    (REQUEST_ID_REUSED: take a new request_id), UNAVAILABLE (OBJECT_STORE_UNAVAILABLE: its copy is still there; ask again
+    after the time in RetryInfo).
     """
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]
     """Lists what a job made, in the order of the artifacts' ids.
@@ -379,7 +384,8 @@ class TrainerServiceStub:
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
     the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
     start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
-    restore the trainer's data, or run the job again).
+    restore the trainer's data, or run the job again; OBJECT_DAMAGED: so is its copy in the object store), UNAVAILABLE
+    (OBJECT_STORE_UNAVAILABLE: it is only there; try again after the time in RetryInfo).
     """
     Generate: _grpc.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
@@ -449,9 +455,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
-    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, and AUDIT_UNAVAILABLE where the server changes nothing
-    without an audit record: retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED
-    (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged, unless an rpc says so.
+    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, AUDIT_UNAVAILABLE where the server changes nothing without
+    an audit record, and LEADER_UNAVAILABLE where the trainer has several replicas, also rpcs that ask for its workers:
+    retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then
+    retry). Nothing else is to be retried unchanged, unless an rpc says so.
 
     Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
     (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; TOKEN_NOT_YET_VALID: check
@@ -503,7 +510,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (DATASET_NOT_FOUND,
     JOB_NOT_FOUND: take a name from ListDatasets or ListJobs), FAILED_PRECONDITION (NO_PREVIEW: run a PREPARE job on
-    the dataset first).
+    the dataset first). Of what only the object store has: those of DownloadArtifact.
     """
     ListBaseModels: _aio.UnaryUnaryMultiCallable[_base_model_pb2.ListBaseModelsRequest, _base_model_pb2.ListBaseModelsResponse]  # type: ignore[assignment]
     """Lists the base models that are on the trainer's machine. A PREPARE job brings one there. Reads folders, so that it
@@ -557,7 +564,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     the next month; DISK_FULL: free space;
     OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
     EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
-    that a task names: those of LoadTarget.
+    that a task names: those of LoadTarget. Of what only the object store has: OBJECT_DAMAGED and
+    OBJECT_STORE_UNAVAILABLE, as of DownloadArtifact.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]  # type: ignore[assignment]
     """Gets a job as it is now. To follow one, WatchJob is cheaper than polling.
@@ -727,7 +735,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
     """
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.ListCheckpointsRequest, _checkpoint_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
-    """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+    """Lists the checkpoints of a job that are whole, on the disk or in the object store, in the order of their steps. A run can start from
     each of them (RunSpec.init_from) until rotation deletes it.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
@@ -739,12 +747,14 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
     ListCheckpoints), FAILED_PRECONDITION (CHECKPOINT_NOT_PORTABLE: start a run from it, or take the job's artifact).
+    Of what only the object store has: OBJECT_DAMAGED and OBJECT_STORE_UNAVAILABLE, as of DownloadArtifact.
     """
     UpdateCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.UpdateCheckpointRequest, _checkpoint_pb2.UpdateCheckpointResponse]  # type: ignore[assignment]
     """Pins a checkpoint, unpins it, or says when it will be deleted. Rotation and retention never delete a pinned one.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
-    ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id). Of what only the object store has:
+    OBJECT_DAMAGED and OBJECT_STORE_UNAVAILABLE, as of DownloadArtifact.
     """
     DeleteCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.DeleteCheckpointRequest, _checkpoint_pb2.DeleteCheckpointResponse]  # type: ignore[assignment]
     """Deletes a checkpoint. Cannot be undone; its metrics stay in the log.
@@ -752,7 +762,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: it is gone already),
     FAILED_PRECONDITION (CHECKPOINT_PINNED: unpin it; JOB_IN_USE: wait for what the violations name, or cancel it;
     JOB_NOT_ENDED: it is the newest or the best of a job that may go on from it, wait), ALREADY_EXISTS
-    (REQUEST_ID_REUSED: take a new request_id).
+    (REQUEST_ID_REUSED: take a new request_id), UNAVAILABLE (OBJECT_STORE_UNAVAILABLE: its copy is still there; ask again
+    after the time in RetryInfo).
     """
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists what a job made, in the order of the artifacts' ids.
@@ -767,7 +778,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
     the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
     start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
-    restore the trainer's data, or run the job again).
+    restore the trainer's data, or run the job again; OBJECT_DAMAGED: so is its copy in the object store), UNAVAILABLE
+    (OBJECT_STORE_UNAVAILABLE: it is only there; try again after the time in RetryInfo).
     """
     Generate: _aio.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]  # type: ignore[assignment]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
@@ -836,9 +848,10 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
-    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, and AUDIT_UNAVAILABLE where the server changes nothing
-    without an audit record: retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED
-    (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged, unless an rpc says so.
+    Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE, AUDIT_UNAVAILABLE where the server changes nothing without
+    an audit record, and LEADER_UNAVAILABLE where the trainer has several replicas, also rpcs that ask for its workers:
+    retry after the time in RetryInfo, with the same request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then
+    retry). Nothing else is to be retried unchanged, unless an rpc says so.
 
     Who may call an rpc stands at it as the option finetree_api.types.v1.access. Every rpc can answer UNAUTHENTICATED
     (TOKEN_MISSING: send a token; TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_REVOKED: ask for another; TOKEN_NOT_YET_VALID: check
@@ -924,7 +937,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token), NOT_FOUND (DATASET_NOT_FOUND,
         JOB_NOT_FOUND: take a name from ListDatasets or ListJobs), FAILED_PRECONDITION (NO_PREVIEW: run a PREPARE job on
-        the dataset first).
+        the dataset first). Of what only the object store has: those of DownloadArtifact.
         """
 
     @_abc_1.abstractmethod
@@ -1008,7 +1021,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         the next month; DISK_FULL: free space;
         OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
         EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
-        that a task names: those of LoadTarget.
+        that a task names: those of LoadTarget. Of what only the object store has: OBJECT_DAMAGED and
+        OBJECT_STORE_UNAVAILABLE, as of DownloadArtifact.
         """
 
     @_abc_1.abstractmethod
@@ -1322,7 +1336,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _checkpoint_pb2.ListCheckpointsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_checkpoint_pb2.ListCheckpointsResponse, _abc.Awaitable[_checkpoint_pb2.ListCheckpointsResponse]]:
-        """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+        """Lists the checkpoints of a job that are whole, on the disk or in the object store, in the order of their steps. A run can start from
         each of them (RunSpec.init_from) until rotation deletes it.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
@@ -1340,6 +1354,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
         ListCheckpoints), FAILED_PRECONDITION (CHECKPOINT_NOT_PORTABLE: start a run from it, or take the job's artifact).
+        Of what only the object store has: OBJECT_DAMAGED and OBJECT_STORE_UNAVAILABLE, as of DownloadArtifact.
         """
 
     @_abc_1.abstractmethod
@@ -1351,7 +1366,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Pins a checkpoint, unpins it, or says when it will be deleted. Rotation and retention never delete a pinned one.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
-        ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id). Of what only the object store has:
+        OBJECT_DAMAGED and OBJECT_STORE_UNAVAILABLE, as of DownloadArtifact.
         """
 
     @_abc_1.abstractmethod
@@ -1365,7 +1381,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: it is gone already),
         FAILED_PRECONDITION (CHECKPOINT_PINNED: unpin it; JOB_IN_USE: wait for what the violations name, or cancel it;
         JOB_NOT_ENDED: it is the newest or the best of a job that may go on from it, wait), ALREADY_EXISTS
-        (REQUEST_ID_REUSED: take a new request_id).
+        (REQUEST_ID_REUSED: take a new request_id), UNAVAILABLE (OBJECT_STORE_UNAVAILABLE: its copy is still there; ask again
+        after the time in RetryInfo).
         """
 
     @_abc_1.abstractmethod
@@ -1392,7 +1409,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
         the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
         start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
-        restore the trainer's data, or run the job again).
+        restore the trainer's data, or run the job again; OBJECT_DAMAGED: so is its copy in the object store), UNAVAILABLE
+        (OBJECT_STORE_UNAVAILABLE: it is only there; try again after the time in RetryInfo).
         """
 
     @_abc_1.abstractmethod

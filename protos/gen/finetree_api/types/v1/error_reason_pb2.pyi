@@ -251,8 +251,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MODEL_WEIGHTS_MISMATCH: _ErrorReason.ValueType  # 92
     """Weights have another shape than config.json says (INVALID_ARGUMENT, job errors). Correct the model's config.json."""
     ERROR_REASON_UNSUPPORTED_ATTENTION: _ErrorReason.ValueType  # 93
-    """The model's attention cannot be computed on packed rows (INVALID_ARGUMENT, job errors). Take a model with plain
-    softmax attention.
+    """The model's layers do not keep rows apart that are packed together, or its attention cannot be computed on packed
+    rows (INVALID_ARGUMENT, job errors). Take a model with plain softmax attention.
+    """
+    ERROR_REASON_MODEL_NOT_FINITE: _ErrorReason.ValueType  # 341
+    """The untrained model's logits are not finite in the number format of the run (INVALID_ARGUMENT, job errors). Train in
+    PRECISION_BF16 or PRECISION_FP32; if they are not finite there, fetch the model again.
     """
     ERROR_REASON_TOKENIZER_UNREADABLE: _ErrorReason.ValueType  # 94
     """The tokenizer of the model cannot be loaded (INVALID_ARGUMENT, job errors). Put tokenizer.json and
@@ -566,9 +570,23 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The worker cannot write to its disk (RESOURCE_EXHAUSTED, job errors). See the trainer's log, then start the job
     again.
     """
+    ERROR_REASON_LEADER_UNAVAILABLE: _ErrorReason.ValueType  # 207
+    """Several replicas of the trainer serve, and the one that writes was lost or is not known yet (UNAVAILABLE, rpcs of the
+    trainer that write or ask for its workers and its queue). Try again after the time in RetryInfo, with the same
+    request_id: another replica takes over within seconds.
+    """
     ERROR_REASON_STORE_DAMAGED: _ErrorReason.ValueType  # 206
     """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
     from a backup.
+    """
+    ERROR_REASON_OBJECT_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 371
+    """The object store does not answer, and what was asked for is only there (UNAVAILABLE, rpcs of the trainer that read or
+    delete datasets, checkpoints and artifacts). Try again after the time in RetryInfo.
+    """
+    ERROR_REASON_OBJECT_DAMAGED: _ErrorReason.ValueType  # 372
+    """A copy in the object store is not what its manifest says, and nothing of it is used (FAILED_PRECONDITION, rpcs of the
+    trainer that read datasets, checkpoints and artifacts, and job errors); the metadata has its path and file. Restore
+    it, or make it again.
     """
     ERROR_REASON_NOT_SERVING: _ErrorReason.ValueType  # 235
     """Generation on a base model that is served.
@@ -1035,8 +1053,12 @@ alone, or correct its config.json.
 ERROR_REASON_MODEL_WEIGHTS_MISMATCH: ErrorReason.ValueType  # 92
 """Weights have another shape than config.json says (INVALID_ARGUMENT, job errors). Correct the model's config.json."""
 ERROR_REASON_UNSUPPORTED_ATTENTION: ErrorReason.ValueType  # 93
-"""The model's attention cannot be computed on packed rows (INVALID_ARGUMENT, job errors). Take a model with plain
-softmax attention.
+"""The model's layers do not keep rows apart that are packed together, or its attention cannot be computed on packed
+rows (INVALID_ARGUMENT, job errors). Take a model with plain softmax attention.
+"""
+ERROR_REASON_MODEL_NOT_FINITE: ErrorReason.ValueType  # 341
+"""The untrained model's logits are not finite in the number format of the run (INVALID_ARGUMENT, job errors). Train in
+PRECISION_BF16 or PRECISION_FP32; if they are not finite there, fetch the model again.
 """
 ERROR_REASON_TOKENIZER_UNREADABLE: ErrorReason.ValueType  # 94
 """The tokenizer of the model cannot be loaded (INVALID_ARGUMENT, job errors). Put tokenizer.json and
@@ -1350,9 +1372,23 @@ ERROR_REASON_STORAGE_FAILED: ErrorReason.ValueType  # 205
 """The worker cannot write to its disk (RESOURCE_EXHAUSTED, job errors). See the trainer's log, then start the job
 again.
 """
+ERROR_REASON_LEADER_UNAVAILABLE: ErrorReason.ValueType  # 207
+"""Several replicas of the trainer serve, and the one that writes was lost or is not known yet (UNAVAILABLE, rpcs of the
+trainer that write or ask for its workers and its queue). Try again after the time in RetryInfo, with the same
+request_id: another replica takes over within seconds.
+"""
 ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 206
 """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
 from a backup.
+"""
+ERROR_REASON_OBJECT_STORE_UNAVAILABLE: ErrorReason.ValueType  # 371
+"""The object store does not answer, and what was asked for is only there (UNAVAILABLE, rpcs of the trainer that read or
+delete datasets, checkpoints and artifacts). Try again after the time in RetryInfo.
+"""
+ERROR_REASON_OBJECT_DAMAGED: ErrorReason.ValueType  # 372
+"""A copy in the object store is not what its manifest says, and nothing of it is used (FAILED_PRECONDITION, rpcs of the
+trainer that read datasets, checkpoints and artifacts, and job errors); the metadata has its path and file. Restore
+it, or make it again.
 """
 ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 235
 """Generation on a base model that is served.

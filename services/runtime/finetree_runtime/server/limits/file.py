@@ -11,6 +11,7 @@ monthly_cost = "500 USD"
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import tomllib
@@ -21,13 +22,23 @@ from typing import Any
 
 from finetree_runtime.config.settings import SettingsError, Size
 from finetree_runtime.config.values import convert
-from finetree_runtime.server.limits.table import PRINCIPALS, PROJECTS, UNPRICED, WORDS, Budget, LimitTable
+from finetree_runtime.server.limits.table import (
+    OF_PROJECTS,
+    PRINCIPALS,
+    PROJECTS,
+    UNPRICED,
+    WEIGHT,
+    WORDS,
+    Budget,
+    LimitTable,
+)
 from finetree_runtime.server.logging import get_logger
 
 LOOK_SECONDS = 1.0
 """Time between two looks whether the file has changed."""
 _KINDS = {"project": PROJECTS, "principal": PRINCIPALS}
 _BYTES = ("upload_bytes_per_day", "dataset_bytes")
+_FRACTIONS, _POSITIVE = ("requests_per_second", WEIGHT), ("requests_per_second", "burst", WEIGHT)
 _MONEY = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ([A-Z]{3})")
 
 
@@ -100,7 +111,7 @@ def _content(file: Path) -> dict[str, Any]:
 
 
 def _limits(given: Any, key: str, kind: str) -> dict[str, Any]:
-    known = (*WORDS, UNPRICED) if kind == PROJECTS else tuple(WORDS)
+    known = (*WORDS, *OF_PROJECTS) if kind == PROJECTS else tuple(WORDS)
     stated = _table(given, key)
     _refuse_unknown(stated, known, f"{key}.")
     return {name: _value(name, raw, f"{key}.{name}") for name, raw in stated.items()}
@@ -117,10 +128,12 @@ def _value(name: str, raw: Any, key: str) -> Any:
             raise _invalid(f"{key}: {raw!r} is neither refuse nor allow")
         return raw
     try:
-        value = convert(Size if name in _BYTES else float if name == "requests_per_second" else int, raw)
+        value = convert(Size if name in _BYTES else float if name in _FRACTIONS else int, raw)
     except ValueError as error:
         raise _invalid(f"{key}: {error}") from None
-    if value < 0 or (name in ("requests_per_second", "burst") and value <= 0):
+    if not math.isfinite(value):
+        raise _invalid(f"{key}: {raw!r} is not a finite number")
+    if value < 0 or (name in _POSITIVE and value <= 0):
         raise _invalid(f"{key}: {raw!r} is too small")
     return value
 

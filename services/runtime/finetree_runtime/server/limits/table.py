@@ -26,6 +26,7 @@ WORDS: Mapping[str, str] = {
     "upload_bytes_per_day": "uploaded bytes of this day (UTC)",
     "generations": "open Generate streams",
     "running_jobs": "running jobs",
+    "devices": "devices at once",
     "queued_jobs": "queued jobs",
     "dataset_bytes": "bytes of datasets",
     "monthly_cost": "cost of this month (UTC)",
@@ -33,6 +34,10 @@ WORDS: Mapping[str, str] = {
 """Every limit by its name in the file, and what it counts, for people."""
 UNPRICED = "unpriced_trainings"
 """Whether a training without a price in the currency of `monthly_cost` is refused ("refuse", as a rule) or allowed."""
+WEIGHT = "weight"
+"""What part of the devices is a project's where several wait for them, against the weights of the others."""
+OF_PROJECTS = (UNPRICED, WEIGHT)
+"""What the file says of projects alone, and which limits nothing by itself."""
 
 
 class Budget(NamedTuple):

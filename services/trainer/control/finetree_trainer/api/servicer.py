@@ -59,7 +59,7 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
             context.only_waits()
         await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
         reply = capacity_pb2.GetCapacityResponse(
-            nodes=[await self.host.describe(self.queue, self.leases.named, self.resting.describe)],
+            nodes=await self.host.describe(self.queue, self.leases.named, self.resting.describe),
             queue_length=len(self.queue),
             limits=self.limits,
             capabilities=capabilities.CAPABILITIES,

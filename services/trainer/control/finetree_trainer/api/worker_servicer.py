@@ -3,14 +3,17 @@
 
 import asyncio
 import os
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
+from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError, FailedPrecondition, NotFound, Unauthenticated, to_status
 from finetree_runtime.server.logging import get_logger
+from finetree_runtime.server.tls import ServerCertificates
 from grpc import aio
 from grpc_status import rpc_status
 
@@ -150,10 +153,14 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 )
 
 
-async def serve(servicer: WorkerServicer, layout: Layout) -> aio.Server:
+async def serve(servicer: WorkerServicer, layout: Layout, settings: Settings) -> aio.Server:
     """Listen on the workers' socket, whose folder only this user can enter, and the user of the workers, if any.
 
-    Raises PermissionError when the folder belongs to another user.
+    Where workers run on a cluster, also on the address for them, by TLS where there is a certificate. One of several
+    replicas listens on a socket of its own, to which it leads a link in the place of that one: a replica that still
+    ends removes its own alone.
+
+    Raises PermissionError when the folder belongs to another user, SettingsError ADDRESS_UNAVAILABLE.
     """
     socket = layout.worker_socket
     if socket.parent.exists() and socket.parent.stat().st_uid != os.getuid():
@@ -162,10 +169,40 @@ async def serve(servicer: WorkerServicer, layout: Layout) -> aio.Server:
     options: list[tuple[str, Any]] = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)]
     server = aio.server(options=options)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
-    server.add_insecure_port(f"unix:{socket}")
+    if socket.is_symlink():
+        socket.unlink()  # gRPC removes an old socket, and no link to one that is gone
+    bound = socket.with_name(f"{secrets.token_hex(3)}.sock") if settings.replica_address else socket
+    server.add_insecure_port(f"unix:{bound}")
+    if settings.launcher == "ray":
+        try:
+            _listen(server, settings)
+        except RuntimeError:
+            text = f"worker_address: {settings.worker_address} cannot be listened on"
+            raise SettingsError("ADDRESS_UNAVAILABLE", text) from None
     await server.start()
-    await asyncio.to_thread(_admit, socket, layout.user)
+    await asyncio.to_thread(_admit, bound, layout.user)
+    if bound != socket:
+        await asyncio.to_thread(_lead_to, bound, socket)
     return server
+
+
+def _lead_to(bound: Path, socket: Path) -> None:
+    """Have workers that attach to the one socket find the other, and remove those of replicas before."""
+    link = bound.with_suffix(".link")
+    link.symlink_to(bound.name)
+    link.replace(socket)
+    for other in socket.parent.glob("*.sock"):
+        if other not in (bound, socket):
+            other.unlink(missing_ok=True)
+
+
+def _listen(server: aio.Server, settings: Settings) -> None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        server.add_insecure_port(settings.worker_address)
+        return
+    # A worker shows the secret of its attempt, no certificate.
+    certificates = ServerCertificates(settings.tls_cert, settings.tls_key, None)
+    server.add_secure_port(settings.worker_address, certificates.credentials())
 
 
 def _admit(socket: Path, user: WorkerUser | None) -> None:

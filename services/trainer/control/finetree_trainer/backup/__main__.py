@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m finetree_trainer.backup create|verify|list|restore|prune|condition …`: what `finetree backup` runs.
 
-Prints JSON, one object on a line: {"progress": {"done": …, "total": …}} in bytes, then {"result": {…}} or
-{"error": {"reason": …, "message": …}} with the exit code 1.
+What it prints is in json_lines.py; an error has the exit code 1.
 """
 
 import argparse
-import json
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,9 +18,7 @@ from finetree_trainer.backup.manifest import Manifest
 from finetree_trainer.backup.repository import FULL, Repository
 from finetree_trainer.backup.restore import choose, restore
 from finetree_trainer.jobs.stored.database import MARK, on_server
-
-PROGRESS_SECONDS = 0.2
-"""Shortest time between two reports of progress."""
+from finetree_trainer.json_lines import Progress, refuse, write
 
 
 def main(arguments: list[str]) -> int:
@@ -32,10 +27,10 @@ def main(arguments: list[str]) -> int:
     try:
         result = options.run(options)
     except SettingsError as error:
-        return _refuse(error)
+        return refuse(error)
     except OSError as error:
-        return _refuse(_failure(error))
-    _write({"result": result})
+        return refuse(_failure(error))
+    write({"result": result})
     return 0
 
 
@@ -49,7 +44,7 @@ def _create(options: argparse.Namespace) -> dict[str, Any]:
         text = "the backups would be in the data folder itself; name a folder elsewhere, on another disk if possible"
         raise SettingsError("BACKUP_FOLDER_INSIDE", text)
     repository = Repository.made(options.folder)
-    made = create(repository, sources, with_models=not options.without_models, on_progress=_Progress())
+    made = create(repository, sources, with_models=not options.without_models, on_progress=Progress())
     return _described(made.manifest) | {"written_bytes": made.written, "missing": list(made.manifest.missing)}
 
 
@@ -66,7 +61,7 @@ def _list(options: argparse.Namespace) -> dict[str, Any]:
 
 def _verify(options: argparse.Namespace) -> dict[str, Any]:
     repository = Repository(options.folder)
-    progress, done = _Progress(), 0
+    progress, done = Progress(), 0
 
     def on_bytes(count: int) -> None:
         nonlocal done
@@ -91,7 +86,7 @@ def _verify(options: argparse.Namespace) -> dict[str, Any]:
 def _restore(options: argparse.Namespace) -> dict[str, Any]:
     repository = Repository(options.folder)
     manifest = choose(repository, backup=options.backup, at=options.at)
-    done = restore(repository, manifest, options.to, estimator_dir=options.estimator_dir, on_progress=_Progress())
+    done = restore(repository, manifest, options.to, estimator_dir=options.estimator_dir, on_progress=Progress())
     return _described(manifest) | {
         "folders": {part: str(folder) for part, folder in done.folders.items()},
         "left_out": [part for part in manifest.parts if part not in done.folders],
@@ -124,19 +119,6 @@ def _described(manifest: Manifest) -> dict[str, Any]:
         "files": len(manifest.files),
         "size_bytes": manifest.size_bytes,
     }
-
-
-class _Progress:
-    """Reports progress, not more often than somebody can see."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + PROGRESS_SECONDS
-            _write({"progress": {"done": done, "total": total}})
 
 
 def _time(text: str) -> datetime:
@@ -184,16 +166,6 @@ def _failure(error: OSError) -> SettingsError:
         text = "the disk is full; nothing of this counts, and earlier backups are whole. Free space and try again"
         return SettingsError("BACKUP_DISK_FULL", text)
     return SettingsError("BACKUP_FAILED", f"{error.strerror or 'a file cannot be read'}; look at the folders' rights")
-
-
-def _refuse(error: SettingsError) -> int:
-    _write({"error": {"reason": error.reason, "message": str(error)}})
-    return 1
-
-
-def _write(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from finetree_trainer.backup.contents import Contents, contents_of
 from finetree_trainer.backup.database_copy import View
 from finetree_trainer.backup.manifest import SERVICES, SUITE, File, Folder, Manifest
 from finetree_trainer.backup.repository import Repository
-from finetree_trainer.layout import Layout
+from finetree_trainer.layout import Layout, trainer_folder
 
 ROUNDS = 5
 """How often the database is read before what it names and the disk has not is taken for lost, not for just removed."""
@@ -47,7 +47,7 @@ class Sources:
     @classmethod
     def of(cls, data_dir: Path, estimator_dir: Path | None = None) -> "Sources":
         """The folders of a suite's data folder, or a trainer's own one and an estimator's."""
-        if (data_dir / "trainer.db").is_file() or not (data_dir / TRAINER).is_dir():
+        if trainer_folder(data_dir) == data_dir:
             return cls(data_dir, estimator_dir, SERVICES)
         own = estimator_dir or data_dir / ESTIMATOR
         return cls(data_dir / TRAINER, own if own.is_dir() else None, SUITE)

@@ -9,18 +9,21 @@ from finetree_api.trainer.v1 import dataset_pb2
 from finetree_data.contract import finding_message, findings_of, to_reading
 from finetree_data.fail_points import fail_point
 from finetree_data.findings.finding import settled
-from finetree_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted
+from finetree_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from finetree_runtime.ids import ResourceName, uuid7
 from finetree_runtime.server.limits.table import Caller
 from sqlalchemy import Connection
 
 from finetree_trainer.clock import Clock, timestamp
-from finetree_trainer.datasets.contents import Contents, Locks
+from finetree_trainer.datasets.contents import Contents
 from finetree_trainer.datasets.uploads import Uploads
 from finetree_trainer.disk import private_folder, require_space
 from finetree_trainer.joblog import states
 from finetree_trainer.layout import Layout
 from finetree_trainer.limits.quotas import Quotas
+from finetree_trainer.locks import Locks
+from finetree_trainer.objects.copies import Copies
+from finetree_trainer.outages import log_failure
 from finetree_trainer.store import datasets, jobs, request_ids
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.datasets import DatasetRow
@@ -39,12 +42,14 @@ class Limits:
 class Datasets:
     """The datasets of all projects."""
 
-    def __init__(self, store: Store, clock: Clock, layout: Layout, *, limits: Limits, quotas: Quotas) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, layout: Layout, *, copies: Copies, limits: Limits, quotas: Quotas
+    ) -> None:
         self._store, self._clock, self._layout, self._limits = store, clock, layout, limits
         self._quotas = quotas
         passage(layout.datasets.resolve(), layout.user)
         private_folder(layout.uploads)
-        self.contents = Contents(store, layout)
+        self.contents = Contents(store, layout, copies)
         self._uploads = Uploads(store, clock, layout, quotas, self.contents)
         self._locks = Locks()
         """One change of a dataset's files at a time: a cut upload may still be closing when the next comes."""
@@ -147,7 +152,10 @@ class Datasets:
             fail_point("dataset.after_delete")
             await asyncio.to_thread(self._layout.upload_file(uid).unlink, missing_ok=True)
             if sha256:
-                await self.contents.remove_unused(sha256)
+                try:
+                    await self.contents.remove_unused(sha256)
+                except Unavailable as error:  # of the object store: the dataset is deleted, a sweep does the rest
+                    log_failure(error, doing="remove_dataset_copy")
 
     async def _load(self, uid: str) -> DatasetRow:
         row = await self._store.read(lambda connection: datasets.load(connection, uid))

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
+from finetree_trainer.objects.copies import Copies
 from finetree_trainer.store import artifacts, datasets
 
 ARTIFACT, FILE = "preview", "rows.jsonl"
@@ -35,8 +36,8 @@ _FILTERS = {
 class Previews:
     """Finds and reads previews."""
 
-    def __init__(self, log: EventLog, layout: Layout) -> None:
-        self._log, self._layout = log, layout
+    def __init__(self, log: EventLog, layout: Layout, copies: Copies) -> None:
+        self._log, self._layout, self._copies = log, layout, copies
 
     async def newest(self, dataset: str) -> str:
         """Find the newest job that has a preview of a dataset (a uid). Raises FailedPrecondition NO_PREVIEW."""
@@ -70,7 +71,9 @@ class Previews:
             raise _no_preview(
                 "this job has no preview, or its dataset was deleted; name a job of `finetree data check` or prepare()"
             )
-        file = self._layout.artifacts(job, artifact_pb2.Artifact.FromString(record).attempt) / ARTIFACT / FILE
+        folder = self._layout.artifacts(job, artifact_pb2.Artifact.FromString(record).attempt) / ARTIFACT
+        await self._copies.ensure(folder)
+        file = folder / FILE
         try:
             return await asyncio.to_thread(partial(_read, file, request, offset=offset, limit=limit))
         except FileNotFoundError:

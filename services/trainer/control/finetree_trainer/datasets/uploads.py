@@ -166,6 +166,7 @@ class Uploads:
         await self._store.write(
             lambda connection: datasets.make_ready(connection, row.uid, row.record, now=row.update_time)
         )
+        self._contents.on_ready()
         return row
 
     async def _reject(self, row: DatasetRow, *, remove: bool) -> None:

@@ -194,17 +194,39 @@ class EventLog:
             fail_point("log.before_publish")
             tail = self._open(change.row.uid)
             tail.extend(change.events)
-            tail.last_seq = max(tail.last_seq, change.row.last_seq)
             tail.finished = change.row.state in states.TERMINAL
-            if tail.watchers:
-                self.pace.wake(tail)
-            else:
-                tail.announce()
-            self._forget(change.row.uid, tail)
+            self._announce(change.row.uid, tail, change.row.last_seq)
             for follower in self.followers:
                 follower(change)
         for listener in self.listeners:
             listener(change.row)
+
+    def watched(self) -> list[str]:
+        """Jobs that somebody watches."""
+        return [uid for uid, tail in self._tails.items() if tail.watchers]
+
+    def show(self, uid: str, added: list[event_pb2.JobEvent], last_seq: int) -> None:
+        """Show the watchers of a job, if any, what another process has stored.
+
+        `added` are the events up to a number, which follow those shown before; without them its watchers read them.
+        """
+        tail = self._tails.get(uid)
+        if tail is None:
+            return
+        if added:
+            tail.extend(added)
+            tail.finished = added[-1].kind == event_pb2.EVENT_KIND_TERMINAL
+        else:
+            tail.skip()
+        self._announce(uid, tail, last_seq)
+
+    def _announce(self, uid: str, tail: Tail, last_seq: int) -> None:
+        tail.last_seq = max(tail.last_seq, last_seq)
+        if tail.watchers:
+            self.pace.wake(tail)
+        else:
+            tail.announce()
+        self._forget(uid, tail)
 
     def _open(self, uid: str) -> Tail:
         tail = self._tails.get(uid)

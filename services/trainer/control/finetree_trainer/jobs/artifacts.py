@@ -12,6 +12,7 @@ from finetree_runtime.errors import FailedPrecondition, NotFound, OutOfRange
 
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
+from finetree_trainer.objects.copies import Copies
 from finetree_trainer.store import artifacts
 
 CHUNK_BYTES = 256 * 1024
@@ -24,8 +25,8 @@ KNOWN_WHOLE = 10_000
 class Artifacts:
     """Lists and reads artifacts."""
 
-    def __init__(self, log: EventLog, layout: Layout) -> None:
-        self._log, self._layout = log, layout
+    def __init__(self, log: EventLog, layout: Layout, copies: Copies) -> None:
+        self._log, self._layout, self._copies = log, layout, copies
         self._whole: dict[Path, tuple[int, ...]] = {}
 
     async def page(self, uid: str, *, after: str, limit: int) -> list[tuple[str, artifact_pb2.Artifact]]:
@@ -40,7 +41,8 @@ class Artifacts:
         """Read a file of an artifact from `offset`, `limit` bytes of it (0: to the end).
 
         Only files that the artifact's manifest lists can be read, and of those only whole ones. Raises NotFound
-        ARTIFACT_NOT_FOUND or FILE_NOT_FOUND, OutOfRange OFFSET_BEYOND_END, FailedPrecondition ARTIFACT_DAMAGED.
+        ARTIFACT_NOT_FOUND or FILE_NOT_FOUND, OutOfRange OFFSET_BEYOND_END, FailedPrecondition (ARTIFACT_DAMAGED,
+        OBJECT_DAMAGED), Unavailable OBJECT_STORE_UNAVAILABLE.
         """
         record = await self._log.store.read(lambda connection: artifacts.load(connection, uid, artifact))
         if record is None:
@@ -51,6 +53,7 @@ class Artifacts:
         entry = next((file for file in described.files if file.path == path), None)
         folder = self._layout.artifacts(uid, described.attempt) / artifact
         file = folder / path
+        await self._copies.ensure(folder)
         if entry is None or not await asyncio.to_thread(_is_inside, folder, file):
             raise NotFound(
                 "FILE_NOT_FOUND", f"The artifact has no file {path[:80]!r}; its `files` names those that it has."

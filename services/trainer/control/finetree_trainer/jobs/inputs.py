@@ -110,7 +110,7 @@ class Inputs:
     ) -> PlannedDataset:
         """Plan an uploaded dataset, read as the job says, else as its creator said, which `source` then gets."""
         record = dataset_pb2.Dataset.FromString(row.record)
-        file, own = self._layout.dataset_file(row.sha256), record.reading
+        file, own = await self._datasets.contents.file(row.sha256), record.reading
         stated = source.HasField("reading")
         if _says_nothing_of_rows(source.reading) and own.ByteSize():
             accepted = training_data_pb2.DatasetReading(

@@ -189,7 +189,7 @@ class Jobs:
         job.queue_position, job.blocked_by = position.number, position.blocked_by
         if position.code and row.state == job_pb2.JOB_STATE_QUEUED:
             # As it is now; what is stored is what the queue said last.
-            job.state_reason.CopyFrom(job_pb2.StateReason(code=position.code, text=f"Waits: {position.blocked_by}."))
+            job.state_reason.CopyFrom(position.reason())
         return job
 
     def _record(self, template: job_pb2.JobTemplate, planned: PlannedJob, *, project: str, owner: str) -> job_pb2.Job:

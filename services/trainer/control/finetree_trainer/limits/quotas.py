@@ -8,13 +8,23 @@ the transaction that adds to it. Open streams are counted in memory, and running
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from decimal import Decimal
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import FailedPrecondition
 from finetree_runtime.server.limits.file import LOOK_SECONDS, LimitsFile
 from finetree_runtime.server.limits.places import OpenStreams
-from finetree_runtime.server.limits.table import UNPRICED, WORDS, Budget, Caller, LimitTable, exceeded
+from finetree_runtime.server.limits.table import (
+    PROJECTS,
+    UNPRICED,
+    WEIGHT,
+    WORDS,
+    Budget,
+    Caller,
+    LimitTable,
+    exceeded,
+)
 from sqlalchemy import Connection
 
 from finetree_trainer.limits import usage
@@ -26,6 +36,7 @@ from finetree_trainer.store.jobs import JobRow
 
 WAITING_FOR_QUOTA = "WAITING_FOR_QUOTA"
 """Code of the state reason of a job that waits because as many of its project or principal run as may."""
+QUOTA_REMEDY = "It starts when running jobs of the project or the principal end, or the operator raises the limit."
 _RUNNING = frozenset(
     {
         job_pb2.JOB_STATE_PREPARING,
@@ -35,8 +46,42 @@ _RUNNING = frozenset(
     }
 )
 """States in which a job has a worker."""
+_WITH_DEVICES = frozenset({job_pb2.TASK_KIND_TRAIN, job_pb2.TASK_KIND_EVALUATE, job_pb2.TASK_KIND_SERVE})
+"""Tasks that hold devices; others have the slot for PREPARE jobs."""
 QUEUE_SECONDS = 30.0
 """What a client is told to wait where a queue is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """What keeps a waiting job from starting: a limit, whose it is, its value, and what is used and needed of it."""
+
+    limit: str
+    subject: str
+    value: int
+    used: int
+    needed: int
+
+    def metadata(self) -> dict[str, str]:
+        """The same for programs, as a refusal has it, and what the job needs."""
+        figures = {"value": self.value, "used": self.used, "needed": self.needed}
+        return {"limit": self.limit, "subject": self.subject} | {name: str(each) for name, each in figures.items()}
+
+    def __str__(self) -> str:
+        """Say it for people, in words that stay the same while it waits."""
+        what = f"{self.subject} may have {self.value} {WORDS[self.limit]}"
+        if self.needed > self.value:
+            return f"{what} and this job needs {self.needed}; it starts when the limit is raised"
+        if self.needed > 1:
+            return f"{what} and this job needs {self.needed} of them; it starts when so many are left"
+        return f"{what}, and has them; it starts when one has ended"
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    caller: Caller
+    attempt: int
+    devices: int
 
 
 def usual_limits(settings: Settings) -> dict[str, dict[str, int]]:
@@ -54,7 +99,10 @@ class Quotas:
         self.file = file
         self.open = OpenStreams(file)
         """Watches, uploads and Generate streams."""
-        self._running: dict[str, Caller] = {}
+        self._running: dict[str, _Running] = {}
+        self._jobs: Counter[str] = Counter()
+        self._devices: Counter[str] = Counter()
+        """Running jobs and their devices, by subject."""
 
     @property
     def table(self) -> LimitTable:
@@ -154,19 +202,48 @@ class Quotas:
             self.on_change(row)
 
     def on_change(self, row: JobRow) -> None:
-        """Count a job while it runs."""
-        if row.state in _RUNNING:
-            self._running[row.uid] = Caller(row.owner, row.project)
-        else:
-            self._running.pop(row.uid, None)
+        """Count a job and its devices while it runs."""
+        known = self._running.get(row.uid)
+        runs = row.state in _RUNNING
+        if known is not None and not (runs and known.attempt == row.attempt):
+            self._count(self._running.pop(row.uid), -1)
+        if runs and row.uid not in self._running:
+            self._running[row.uid] = _Running(Caller(row.owner, row.project), row.attempt, _devices_of(row))
+            self._count(self._running[row.uid], 1)
+
+    def _count(self, job: _Running, by: int) -> None:
+        for subject in job.caller.subjects:
+            self._jobs[subject] += by
+            self._devices[subject] += by * job.devices
 
     def running(self, subject: str) -> int:
         """How many jobs of a subject run."""
-        return Counter(each for caller in self._running.values() for each in caller.subjects)[subject]
+        return self._jobs[subject]
 
-    def held_back(self, row: JobRow) -> str:
-        """Say why a waiting job may not start yet, in words that stay the same while it waits; empty: it may."""
-        for subject, value in self._numbers("running_jobs", Caller(row.owner, row.project)):
-            if row.uid not in self._running and self.running(subject) >= value:
-                return f"{subject} may have {value} {WORDS['running_jobs']}, and has them; it starts when one has ended"
-        return ""
+    def devices(self, subject: str) -> int:
+        """How many devices the running jobs of a subject hold; a slot of a CPU is one."""
+        return self._devices[subject]
+
+    def held_back(self, row: JobRow, devices: int) -> HeldBack | None:
+        """Return the limit for which a waiting job that needs so many devices may not start yet; None: it may."""
+        if row.uid in self._running:
+            return None
+        needs = (("running_jobs", self._jobs, 1), ("devices", self._devices, devices))
+        for limit, used, needed in needs:
+            for subject, value in self._numbers(limit, Caller(row.owner, row.project)):
+                if needed and used[subject] + needed > value:
+                    return HeldBack(limit, subject, value, used[subject], needed)
+        return None
+
+    def weight(self, project: str) -> float | None:
+        """Weight of a project among those that wait for devices, 1 unless it has one; None where no project has any."""
+        if not self.table.limits_any(WEIGHT, PROJECTS):
+            return None
+        stated = self.table.value(WEIGHT, f"{PROJECTS}/{project}")
+        return 1.0 if stated is None else float(stated)
+
+
+def _devices_of(row: JobRow) -> int:
+    if row.task not in _WITH_DEVICES:
+        return 0
+    return sum(len(placement.device_ids) for placement in job_pb2.Job.FromString(row.snapshot).placements)

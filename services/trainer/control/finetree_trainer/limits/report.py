@@ -2,6 +2,7 @@
 """What is used of what: the limits of a project and of the caller."""
 
 from finetree_api.trainer.v1 import limits_pb2
+from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.limits.table import WORDS, Budget, Caller
 from sqlalchemy import Connection
 
@@ -10,6 +11,7 @@ from finetree_trainer.limits import usage
 from finetree_trainer.limits.periods import day_of, end_of_day, end_of_month, month_of
 from finetree_trainer.limits.quotas import Quotas
 from finetree_trainer.limits.usage import MICROS
+from finetree_trainer.settings import Settings
 from finetree_trainer.store.database import Store
 
 _OPEN = ("watchers", "uploads", "generations")
@@ -43,6 +45,8 @@ class LimitReport:
                 pass
             case "running_jobs":
                 found.used = self._quotas.running(subject)
+            case "devices":
+                found.used = self._quotas.devices(subject)
             case "queued_jobs":
                 found.used = await self._store.read(lambda connection: usage.queued_jobs(connection, subject))
             case "dataset_bytes":
@@ -64,3 +68,18 @@ class LimitReport:
         currency, cost = await self._store.read(read)
         found.used, found.currency_code, found.unpriced_jobs = cost.micros / MICROS, currency, cost.unpriced
         found.reset_time.CopyFrom(timestamp(end_of_month(now)))
+
+
+def server_limits(settings: Settings) -> dict[str, int]:
+    """Limits of the service as a whole, as GetServerInfo shows them."""
+    return {
+        "max_upload_bytes": settings.max_upload_bytes,
+        "max_project_bytes": settings.max_project_bytes,
+        "max_request_bytes": settings.max_request_bytes,
+        "max_watchers": settings.max_watchers,
+        "max_watchers_per_caller": settings.max_watchers_per_caller,
+        "max_queued_jobs": settings.max_queued,
+        **CallLimits.of(settings).shown(),
+        "event_retention_seconds": int(settings.event_retention),
+        "orphan_grace_seconds": int(settings.orphan_grace),
+    }

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from finetree_api.trainer.v1 import checkpoint_pb2, event_pb2, job_pb2
+from finetree_data.objects.units import Manifest
 from finetree_data.weights import checkpoint
 from finetree_data.weights.errors import WeightsError
 from sqlalchemy import Connection
@@ -13,6 +14,7 @@ from sqlalchemy import Connection
 from finetree_trainer.clock import timestamp
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
+from finetree_trainer.objects.copies import Copies
 from finetree_trainer.store import events, jobs
 
 READ_BLOCKS = 64
@@ -26,28 +28,31 @@ _MEASURED = (("loss", "eval_loss"), ("exact_match", "exact_match"), ("token_accu
 class Checkpoints:
     """Lists checkpoints."""
 
-    def __init__(self, log: EventLog, layout: Layout) -> None:
-        self._log, self._layout = log, layout
+    def __init__(self, log: EventLog, layout: Layout, copies: Copies) -> None:
+        self._log, self._layout, self._copies = log, layout, copies
 
     async def page(self, uid: str, *, after: int, limit: int, deleted: bool) -> list[checkpoint_pb2.Checkpoint]:
         """List at most `limit` checkpoints of a job of steps after `after`, in their order.
 
-        With `deleted` those too that are not whole on the disk. Raises NotFound JOB_NOT_FOUND, FailedPrecondition
-        EVENTS_DAMAGED.
+        With `deleted` those too that are whole neither on the disk nor in the object store.
+
+        Raises NotFound JOB_NOT_FOUND, FailedPrecondition EVENTS_DAMAGED.
         """
         row = await self._log.row(uid)
-        on_disk = await asyncio.to_thread(_on_disk, self._layout.checkpoints(uid), after)
+        stored = self._copies.steps(self._layout.checkpoints(uid))
+        there = {step: _stored(step, copy) for step, copy in stored.items() if step > after}
+        there |= await asyncio.to_thread(_on_disk, self._layout.checkpoints(uid), after)
 
         def load(connection: Connection) -> list[checkpoint_pb2.Checkpoint]:
             reach = jobs.span(connection, uid)
             if reach is None:
                 return []
             logged, evaluated = _logged(connection, uid, reach)
-            steps = sorted(on_disk.keys() | (logged.keys() if deleted else set()))
+            steps = sorted(there.keys() | (logged.keys() if deleted else set()))
             chosen = [step for step in steps if step > after][:limit]
             return [
                 _described(
-                    on_disk.get(step),
+                    there.get(step),
                     logged.get(step),
                     evaluated.get(step),
                     loss=_loss(connection, uid, logged.get(step), reach) if step in logged else None,
@@ -84,6 +89,14 @@ def _on_disk(folder: Path, after: int) -> dict[int, checkpoint_pb2.Checkpoint]:
     return found
 
 
+def _stored(step: int, copy: Manifest) -> checkpoint_pb2.Checkpoint:
+    """Describe a checkpoint by its copy."""
+    sha256 = copy.files[checkpoint.MANIFEST].sha256
+    described = checkpoint_pb2.Checkpoint(step=step, available=True, sha256=sha256, size_bytes=copy.size)
+    described.create_time.FromNanoseconds(copy.time_ns)
+    return described
+
+
 def _logged(
     connection: Connection, uid: str, reach: jobs.Span
 ) -> tuple[dict[int, event_pb2.JobEvent], dict[int, event_pb2.EvalMetrics]]:
@@ -116,7 +129,7 @@ def _loss(connection: Connection, uid: str, saved: event_pb2.JobEvent | None, re
 
 
 def _described(
-    on_disk: checkpoint_pb2.Checkpoint | None,
+    there: checkpoint_pb2.Checkpoint | None,
     saved: event_pb2.JobEvent | None,
     evaluated: event_pb2.EvalMetrics | None,
     *,
@@ -127,9 +140,9 @@ def _described(
         event = saved.checkpoint_saved
         described.step, described.sha256, described.size_bytes = event.step, event.sha256, event.size_bytes
         described.attempt = saved.attempt
-    if on_disk is not None:
+    if there is not None:
         # What lies there is the truth, whoever reported it.
-        described.MergeFrom(on_disk)
+        described.MergeFrom(there)
     if saved is not None:
         described.create_time.CopyFrom(saved.event_time)
     if loss is not None:

@@ -24,6 +24,7 @@ from finetree_runtime.ids import ResourceName, parse_child
 from finetree_trainer.joblog.log import job_not_found
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.locate import BaseModel, Models
+from finetree_trainer.objects.copies import Copies
 from finetree_trainer.paths import inside
 from finetree_trainer.store import artifacts, jobs
 from finetree_trainer.store.database import Store
@@ -76,15 +77,16 @@ class LocatedWeights:
 class WeightsLocator:
     """Locates trained weights. `field_path` is where a request names them, for errors."""
 
-    def __init__(self, store: Store, layout: Layout, models: Models) -> None:
-        self._store, self._layout, self._models = store, layout, models
+    def __init__(self, store: Store, layout: Layout, models: Models, copies: Copies) -> None:
+        self._store, self._layout, self._models, self._copies = store, layout, models, copies
 
     async def locate(self, project: str, source: weights_pb2.TrainedWeights, field_path: str) -> LocatedWeights:
         """Locate weights that a caller of a project names.
 
         Raises InvalidArgument (INVALID_NAME, WEIGHTS_UNREADABLE, MODEL_PICKLED), NotFound (JOB_NOT_FOUND,
         ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND), PermissionDenied PATH_OUTSIDE_ROOTS,
-        FailedPrecondition WEIGHTS_CHANGED where the source states another hash than they have.
+        FailedPrecondition WEIGHTS_CHANGED where the source states another hash than they have, OBJECT_DAMAGED;
+        Unavailable OBJECT_STORE_UNAVAILABLE.
         """
         kind = source.WhichOneof("source")
         place = f"{field_path}.{kind}"
@@ -117,6 +119,7 @@ class WeightsLocator:
                 place, full_name, WeightsError("holds no weights", remedy="Name an adapter or a whole model.")
             )
         folder = self._layout.artifacts(job.id, described.attempt) / artifact
+        await self._copies.ensure(folder)
         try:
             adapter = await asyncio.to_thread(_whole_artifact, folder, described)
         except WeightsError as error:
@@ -139,6 +142,7 @@ class WeightsLocator:
         record = await self._job(job, project)
         folder, step = self._layout.checkpoints(job.id), int(number)
         full_name = job.child("checkpoints", step)
+        await self._copies.ensure(folder / checkpoint.folder_name(step))
         if not (folder / checkpoint.folder_name(step)).is_dir():
             there = ", ".join(map(str, whole_steps(folder))) or "none"
             text = f"{place}: job {job.id} has no checkpoint of step {step}; those on disk are of steps: {there}."

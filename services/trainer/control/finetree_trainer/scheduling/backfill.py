@@ -8,7 +8,7 @@ as it needs and no more, and nothing where only other programs are in its way: t
 The counts live in memory; after a restart of the service they begin anew.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from finetree_trainer.scheduling.devices import Slot
@@ -53,11 +53,9 @@ class Kept:
         """Keep a memory for a job."""
         self._owners.setdefault(place, name)
 
-    def keep_devices(
-        self, holders: Mapping[Slot, object | None], places: Iterable[Place], count: int, name: str
-    ) -> None:
+    def keep_devices(self, free: Iterable[Slot], places: Iterable[Place], count: int, name: str) -> None:
         """Keep as many of these devices as a job needs, those first of which a slot is free."""
         open_ = [place for place in sorted(places) if place not in self._owners]
-        free = {(slot.node, slot.device) for slot, holder in holders.items() if holder is None}
-        for place in sorted(open_, key=lambda place: place not in free)[:count]:
+        first = {(slot.node, slot.device) for slot in free}
+        for place in sorted(open_, key=lambda place: place not in first)[:count]:
             self._owners[place] = name

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import job_pb2
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.types.v1 import evidence_pb2, hardware_pb2
 from finetree_runtime.errors import DomainError
 
-from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
-from finetree_trainer.scheduling.positions import Group
+from finetree_trainer.scheduling.devices import CPU, Device, Slot, matching
+from finetree_trainer.scheduling.order.positions import Group
 
 PREPARE_BYTES = 2 * 1024**3
 """Memory that is promised to a job whose need nobody has estimated: its process has 0.9 GB after its imports, and had
@@ -39,8 +39,9 @@ class Demand:
 
     def takes(self, slot: Slot) -> bool:
         """Return whether the job can run in a slot."""
-        return (slot.node, slot.device) in self.candidates and (slot.index == PREPARING) == self.prepares
+        return self.group.takes(slot)
 
+    @property
     def group(self) -> Group:
         """What the job competes for."""
         return Group(self.kind, self.candidates, self.prepares)
@@ -65,35 +66,53 @@ def figures_of(interval: evidence_pb2.Interval) -> tuple[int, ...]:
     return tuple(sorted(found, reverse=True))
 
 
-def demand_of(record: job_pb2.Job, devices: Sequence[Device]) -> Demand:
-    """Read what a job needs from its record."""
-    task = record.WhichOneof("task")
-    figures = figures_of(record.estimate.device_bytes)
-    if task not in ("train", "evaluate", "serve"):
-        cpus = [device for device in devices if device.id == CPU]
-        return _demand(cpus, 1, prepares=True, memory=figures or (PREPARE_BYTES,))
-    hardware = record.train.spec.hardware
-    if task != "train":
-        hardware = record.serve.hardware if task == "serve" else record.evaluate.hardware
-    try:
-        found = matching(devices, hardware)
-    except DomainError:
-        return Demand(hardware.accelerator or CPU, max(1, hardware.count), frozenset())
-    if found[0].id == CPU:
-        # Several are processes in one slot, and each takes what one was estimated to take.
-        processes = max(1, hardware.count)
-        return _demand(found, 1, memory=tuple(processes * figure for figure in figures or (PREPARE_BYTES,)))
-    host = figures_of(record.estimate.host_bytes) or (PREPARE_BYTES,)
-    return _demand(found, max(1, hardware.count), memory=figures, host=host)
+class Demands:
+    """Reads from records what jobs need. `devices` are all that there are.
+
+    Devices of a kind are looked up once: of ten thousand, each of as many jobs would hold a set of its own.
+    """
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self._devices = devices
+        self._cpus = _places([device for device in devices if device.id == CPU])
+        self._found: dict[bytes, _Found | None] = {}
+
+    def of(self, record: job_pb2.Job) -> Demand:
+        """What a job needs."""
+        task = record.WhichOneof("task")
+        figures = figures_of(record.estimate.device_bytes)
+        if task not in ("train", "evaluate", "serve"):
+            return Demand(CPU, 1, self._cpus, prepares=True, memory=figures or (PREPARE_BYTES,))
+        hardware = record.train.spec.hardware
+        if task != "train":
+            hardware = record.serve.hardware if task == "serve" else record.evaluate.hardware
+        found, count = self._matching(hardware), max(1, hardware.count)
+        if found is None:
+            return Demand(hardware.accelerator or CPU, count, frozenset())
+        if found.kind == CPU:
+            # Several are processes in one slot, and each takes what one was estimated to take.
+            memory = tuple(count * figure for figure in figures or (PREPARE_BYTES,))
+            return Demand(CPU, 1, found.places, memory=memory)
+        host = figures_of(record.estimate.host_bytes) or (PREPARE_BYTES,)
+        return Demand(found.kind, count, found.places, memory=figures, host=host)
+
+    def _matching(self, hardware: hardware_pb2.Hardware) -> "_Found | None":
+        key = hardware.SerializeToString(deterministic=True)
+        if key not in self._found:
+            try:
+                devices = matching(self._devices, hardware)
+            except DomainError:
+                self._found[key] = None
+            else:
+                self._found[key] = _Found(devices[0].kind, _places(devices))
+        return self._found[key]
 
 
-def _demand(
-    candidates: Sequence[Device],
-    count: int,
-    *,
-    prepares: bool = False,
-    memory: tuple[int, ...],
-    host: tuple[int, ...] = (),
-) -> Demand:
-    places = frozenset(device.place for device in candidates)
-    return Demand(candidates[0].kind, count, places, prepares, memory, host)
+@dataclass(frozen=True, slots=True)
+class _Found:
+    kind: str
+    places: frozenset[tuple[str, str]]
+
+
+def _places(devices: Sequence[Device]) -> frozenset[tuple[str, str]]:
+    return frozenset(device.place for device in devices)

@@ -163,6 +163,8 @@ def matching(
     and InvalidArgument THREADS_TOO_FEW where a slot of the CPU has not a thread for each process.
     """
     match wanted.WhichOneof("device"):
+        case None if not devices:
+            found, what = [], "device"
         case None:
             found, what = [device for device in devices if device.kind == devices[0].kind], "device"
         case "cpu":
@@ -219,7 +221,7 @@ def _by_memory(devices: Sequence[Device], marketed_gb: float) -> list[Device]:
 
 
 def _missing(devices: Sequence[Device], what: str, field: str) -> FailedPrecondition:
-    have = ", ".join(device.kind for device in devices)
+    have = ", ".join(device.kind for device in devices) or "none"
     text = f"this server has no {what}; it has {have}"
     return FailedPrecondition(
         "NO_SUCH_DEVICE", f"{field}: {text}.", metadata={"devices": have}, violations=[(field, text, "NO_SUCH_DEVICE")]

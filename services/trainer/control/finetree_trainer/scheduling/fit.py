@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which slots a waiting job gets now, and what is in its way where it gets none: one round through the queue."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from finetree_runtime.ids import project_in
 
 from finetree_trainer.scheduling.backfill import HOST, Kept, Passed
 from finetree_trainer.scheduling.demand import Demand, needed
@@ -10,8 +13,12 @@ from finetree_trainer.scheduling.devices import CPU, Slot
 from finetree_trainer.scheduling.memory import Budget, Budgets
 
 WAITING_FOR_DEVICE, MEMORY_IN_USE = "WAITING_FOR_DEVICE", "MEMORY_IN_USE"
-KEPT_FOR_ANOTHER, DEVICE_LOST = "KEPT_FOR_ANOTHER", "DEVICE_LOST"
+KEPT_FOR_ANOTHER, DEVICE_LOST, WAITING_FOR_NODE = "KEPT_FOR_ANOTHER", "DEVICE_LOST", "WAITING_FOR_NODE"
 """Codes of the reason for which a job waits."""
+
+
+class NotPlacedError(Exception):
+    """A worker could not be started on the node of its slots, for a reason in words; the job waits for another try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,12 @@ class Blocked:
     text: str
     ours: bool = False
     """Whether it could start if other jobs of this service gave back what they hold of the host's memory."""
+    kept_for: str = ""
+    """Name of the job for which it is kept, for reasons.told_to; empty: for none."""
+    remedy: str = ""
+    """What would end the wait, for people."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Figures and names behind it, for programs (StateReason.metadata)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,33 +45,52 @@ class Holder:
     name: str
     task: int
 
+    @property
+    def project(self) -> str:
+        """Whose it is."""
+        return project_in(self.name) or ""
+
 
 class Round:
-    """One look through the queue, in its order; `holders` and `budgets` are as they are now."""
+    """One look through the queue, in its order; `holders`, `free` slots and `budgets` are as they are now."""
 
-    def __init__(self, holders: Mapping[Slot, Holder | None], budgets: Budgets, *, now: int) -> None:
-        self._holders, self.budgets, self._now = holders, budgets, now
+    def __init__(
+        self, holders: Mapping[Slot, Holder | None], free: Sequence[Slot], budgets: Budgets, *, now: int
+    ) -> None:
+        self._holders, self._free, self.budgets, self._now = holders, free, budgets, now
         self._kept = Kept()
 
     def choose(self, demand: Demand, name: str, rank: Mapping[Slot, int]) -> tuple[Slot, ...] | Blocked:
         """Choose free slots for a job, one of each device, those of a lower rank first; or say what is in its way."""
-        faults = {place: self.budgets.of(place).fault for place in sorted(demand.candidates)}
-        if faults and all(faults.values()):
+        if demand.candidates and all(self.budgets.of(place).fault for place in demand.candidates):
+            faults = {place: self.budgets.of(place).fault for place in sorted(demand.candidates)}
             text = "; ".join(f"{device} cannot be used: {fault}" for (_, device), fault in faults.items())
-            return Blocked(DEVICE_LOST, text)
+            return Blocked(DEVICE_LOST, text, metadata={"devices": ",".join(device for _, device in faults)})
         free: dict[tuple[str, str], Slot] = {}
-        for slot, holder in sorted(self._holders.items(), key=lambda pair: rank.get(pair[0], 0)):
-            if holder is None and demand.takes(slot) and not faults[slot.node, slot.device]:
+        for slot in sorted(self._free, key=lambda slot: rank.get(slot, 0)):
+            if demand.takes(slot) and not self.budgets.of((slot.node, slot.device)).fault:
                 free.setdefault((slot.node, slot.device), slot)
-        if len(free) < demand.count:
+        if _most_on_a_node(free) < demand.count:
             return Blocked(WAITING_FOR_DEVICE, "")
         open_ = {place: slot for place, slot in free.items() if self._kept.owner([place]) in ("", name)}
-        if len(open_) < demand.count or self._kept.owner([HOST]) not in ("", name):
-            owner = self._kept.owner([HOST, *free])
-            return Blocked(KEPT_FOR_ANOTHER, f"what is free is kept for {_short(owner)}, which others have passed")
+        if _most_on_a_node(open_) < demand.count or self._kept.owner([HOST]) not in ("", name):
+            return Blocked(KEPT_FOR_ANOTHER, "", kept_for=self._kept.owner([HOST, *free]))
         if demand.prepares and not self._runs_on_cpu():
             return tuple(open_.values())[: demand.count]
-        return self._with_memory(demand, open_, loaded=any(rank.get(slot, 0) < 0 for slot in open_.values()))
+        return self._on_one_node(demand, open_, rank)
+
+    def _on_one_node(
+        self, demand: Demand, open_: Mapping[tuple[str, str], Slot], rank: Mapping[Slot, int]
+    ) -> tuple[Slot, ...] | Blocked:
+        """Choose among slots those of the first node that has enough of them, and the memory."""
+        found: tuple[Slot, ...] | Blocked = Blocked(WAITING_FOR_DEVICE, "")
+        for node in dict.fromkeys(node for node, _ in open_):
+            here = {place: slot for place, slot in open_.items() if place[0] == node}
+            if len(here) >= demand.count:
+                found = self._with_memory(demand, here, loaded=any(rank.get(slot, 0) < 0 for slot in here.values()))
+                if not isinstance(found, Blocked):
+                    break
+        return found
 
     def passes(self, started: Demand, slots: tuple[Slot, ...], other: Demand, blocked: Blocked) -> bool:
         """Return whether a job that has started has taken what one before it waits for."""
@@ -72,7 +104,7 @@ class Round:
             return
         if blocked.code == WAITING_FOR_DEVICE:
             usable = [place for place in demand.candidates if not self.budgets.of(place).fault]
-            self._kept.keep_devices(self._holders, usable, demand.count, name=name)
+            self._kept.keep_devices(self._free, usable, demand.count, name=name)
         elif blocked.code == MEMORY_IN_USE and blocked.ours:
             self._kept.keep_memory(HOST, name)
 
@@ -83,13 +115,13 @@ class Round:
         if len(enough) < demand.count:
             place = min(free, key=lambda place: self._lacks(demand, place))
             budget = self.budgets.of(place)
-            return _memory_in_use(f"{place[1]} has", needed(demand.memory, budget.capacity), budget)
-        host = self.budgets.host
+            return _memory_in_use(place[1], needed(demand.memory, budget.capacity), budget)
+        host = self.budgets.host_of(next(iter(free))[0])
         bytes_ = demand.host_bytes(host.capacity)
         if bytes_ <= host.available + host.idle + (host.resting if loaded else 0):
             return tuple(enough[: demand.count])
         ours = sum(each.used + each.outstanding for each in host.held) + host.resting + host.idle
-        return _memory_in_use("the machine has", bytes_, host, ours=bytes_ <= host.available + ours)
+        return _memory_in_use(CPU, bytes_, host, ours=bytes_ <= host.available + ours)
 
     def _lacks(self, demand: Demand, place: tuple[str, str]) -> int:
         """Bytes of a GPU's memory that a job lacks; who rests there is ended before it starts."""
@@ -100,13 +132,17 @@ class Round:
         return any(holder is not None for slot, holder in self._holders.items() if slot.device == CPU)
 
 
-def _memory_in_use(where: str, bytes_: int, budget: Budget, *, ours: bool = False) -> Blocked:
+def _most_on_a_node(places: Iterable[tuple[str, str]]) -> int:
+    """The most of some devices that are on one node: a job's are all on the same."""
+    return max(Counter(node for node, _ in places).values(), default=0)
+
+
+def _memory_in_use(device: str, bytes_: int, budget: Budget, *, ours: bool = False) -> Blocked:
+    where = "the machine" if device == CPU else device
     text = (
-        f"it needs {bytes_ / 1e9:.1f} GB of memory and {where} {budget.available / 1e9:.1f} to give "
+        f"it needs {bytes_ / 1e9:.1f} GB of memory and {where} has {budget.available / 1e9:.1f} to give "
         f"of {budget.total / 1e9:.1f}: {budget.in_words()}"
     )
-    return Blocked(MEMORY_IN_USE, text, ours)
-
-
-def _short(name: str) -> str:
-    return name.rpartition("/")[2]
+    figures = {"needed_bytes": bytes_, "free_bytes": budget.available, "others_bytes": budget.used_by_others}
+    metadata = {"device": device} | {name: str(figure) for name, figure in figures.items()}
+    return Blocked(MEMORY_IN_USE, text, ours, metadata=metadata)

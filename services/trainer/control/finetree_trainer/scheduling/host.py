@@ -30,9 +30,21 @@ RestingOn = Callable[[str], Sequence[capacity_pb2.RestingWorker]]
 class Host:
     """The machine's profile and its devices."""
 
-    def __init__(self, store: Store, node: Node, memory: MemoryLedger, *, measured_while_idle: bool = True) -> None:
-        """`measured_while_idle`: an idle worker is kept, which measures the rates; without one they stay unknown."""
+    def __init__(
+        self,
+        store: Store,
+        node: Node,
+        memory: MemoryLedger,
+        *,
+        devices: Sequence[Device] | None = None,
+        measured_while_idle: bool = True,
+    ) -> None:
+        """`devices`: those of a cluster, in place of this machine's.
+
+        `measured_while_idle`: an idle worker is kept, which measures the rates; without one they stay unknown.
+        """
         self.node, self._memory = node, memory
+        self._devices = node.devices if devices is None else devices
         self._measured_while_idle = measured_while_idle
         self._store = store
         self._profile = worker_pb2.HostProfile()
@@ -84,22 +96,28 @@ class Host:
             except TimeoutError:
                 return
 
-    async def describe(self, queue: JobQueue, leases: LeasesOf, resting: RestingOn) -> capacity_pb2.Node:
-        """Describe the machine as it is now.
+    async def describe(self, queue: JobQueue, leases: LeasesOf, resting: RestingOn) -> list[capacity_pb2.Node]:
+        """Describe the machine as it is now, or the nodes of the cluster.
 
         `leases` gives those of some jobs, by their names; `resting` the workers that rest on a device, by its id.
         """
         budgets = await self._memory.look()
-        return capacity_pb2.Node(
-            name=self.node.name,
-            devices=[
-                _describe(device, budgets.of(device.place), queue, leases=leases, resting=resting(device.id))
-                for device in self.node.devices
-            ],
-            matrix_rates=self.rates(),
-            cpu_name=self.node.cpu.display_name,
-            processors=self._processors(),
-        )
+        by_node: dict[str, list[Device]] = {}
+        for device in self._devices:
+            by_node.setdefault(device.node, []).append(device)
+        return [
+            capacity_pb2.Node(
+                name=name,
+                devices=[
+                    _describe(device, budgets.of(device.place), queue, leases=leases, resting=resting(device.id))
+                    for device in devices
+                ],
+                matrix_rates=self.rates(),
+                cpu_name=devices[-1].display_name,
+                processors=self._processors(),
+            )
+            for name, devices in by_node.items()
+        ]
 
     def _processors(self) -> capacity_pb2.ProcessorUse | None:
         use = self._memory.processors()

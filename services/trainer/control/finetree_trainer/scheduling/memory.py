@@ -103,6 +103,10 @@ class Budget:
         return ", ".join(f"{size / 1e9:.1f} {text}" for size, text in parts if size >= 5e7)
 
 
+GONE = Budget(0, 0, 0, fault="its node has gone")
+"""The memory of a device that was there at the last look."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessorUse:
     """Cores that were busy between two readings: with this service and its workers, with others; and the load."""
@@ -114,21 +118,26 @@ class ProcessorUse:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """The host's memory and that of each GPU, by the device's place."""
+    """The host's memory and that of each GPU, by the device's place; `nodes`: of other machines, by the node's name."""
 
     host: Budget
     devices: Mapping[tuple[str, str], Budget] = field(default_factory=dict)
+    nodes: Mapping[str, Budget] = field(default_factory=dict)
+
+    def host_of(self, node: str) -> Budget:
+        """The memory of a machine."""
+        return self.nodes.get(node, self.host)
 
     def of(self, place: tuple[str, str]) -> Budget:
-        """The memory of a device."""
-        return self.host if place[1] == CPU else self.devices[place]
+        """The memory of a device; of one whose node has gone since, none."""
+        return self.host_of(place[0]) if place[1] == CPU else self.devices.get(place, GONE)
 
 
 class MemoryLedger:
     """What is free, taken and promised on this machine. `reserve` is what is never promised of the host's memory."""
 
-    def __init__(self, meter: Meter, devices: Iterable[Device], *, reserve: int) -> None:
-        self._meter, self._devices, self._reserve = meter, list(devices), reserve
+    def __init__(self, meter: Meter, devices: Sequence[Device], *, reserve: int) -> None:
+        self._meter, self._devices, self._reserve = meter, devices, reserve
         self.workers: Callable[[], Iterable[WorkerProcess]] = tuple
         """The workers of this service that live."""
         self.promised: Callable[[], Mapping[str, Demand]] = dict

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue: jobs wait in the order of their priority and place for slots of the devices that they can run on."""
+"""The queue: jobs wait for slots of the devices that they can run on, and start when it is their turn."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import DomainError, to_status
 from sqlalchemy import Connection
 
@@ -15,61 +18,29 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.outages import Pauses, is_outage, log_failure
-from finetree_trainer.scheduling import place
-from finetree_trainer.scheduling.backfill import Passed
-from finetree_trainer.scheduling.demand import Demand, demand_of
-from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot
-from finetree_trainer.scheduling.fit import MEMORY_IN_USE, WAITING_FOR_DEVICE, Blocked, Holder, Round
+from finetree_trainer.scheduling import reasons
+from finetree_trainer.scheduling.demand import Demand, Demands
+from finetree_trainer.scheduling.devices import PREPARING, Device, Slot
+from finetree_trainer.scheduling.fit import (
+    DEVICE_LOST,
+    MEMORY_IN_USE,
+    WAITING_FOR_DEVICE,
+    Blocked,
+    Holder,
+    NotPlacedError,
+    Round,
+)
 from finetree_trainer.scheduling.memory import MemoryLedger
-from finetree_trainer.scheduling.positions import Group, Positions
+from finetree_trainer.scheduling.order.fair import DeviceUse, in_turn
+from finetree_trainer.scheduling.order.positions import Group, Positions
+from finetree_trainer.scheduling.slots import Slots
+from finetree_trainer.scheduling.waiting import Line, Position, WaitingJob, WaitingJobs
 from finetree_trainer.store.jobs import JobRow
 
 ANNOUNCED_POSITIONS = 20
 """Places at the head of the queue whose changes are logged: else each start would log as many events as jobs wait."""
 MEMORY_POLL_SECONDS = 2.0
 """Time between two looks at memory that a job waits for; one takes some milliseconds."""
-NAMED_HOLDERS = 4
-"""Running jobs that the reason of a waiting one names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A job's place in the queue, from 1, and what it waits for, in words; 0 and "" for a job that does not wait.
-
-    `code` is the stable name of what it waits for; "" where that is none of the machine's.
-    """
-
-    number: int = 0
-    blocked_by: str = ""
-    code: str = ""
-
-    def says_the_same(self, other: "Position") -> bool:
-        """Return whether nothing else than figures of memory, which change all the time, tells the two apart."""
-        same = (self.number, self.code) == (other.number, other.code)
-        return same and (self.code == MEMORY_IN_USE or self.blocked_by == other.blocked_by)
-
-
-@dataclass(slots=True)
-class _Waiting:
-    row: JobRow
-    demand: Demand
-    group: Group
-    announced: Position = Position()
-    trouble: str = ""
-    """Why it could not be started the last time."""
-    blocked: Blocked | None = None
-    """What was in its way at the last look, where slots were not."""
-    passed: Passed = field(default_factory=Passed)
-    not_before: int = 0
-    """When its next attempt begins at the earliest, microseconds since 1970; 0: at once."""
-
-    @property
-    def uid(self) -> str:
-        return self.row.uid
-
-    @property
-    def counts(self) -> bool:
-        return not self.row.suspended
 
 
 class JobQueue:
@@ -79,18 +50,24 @@ class JobQueue:
     libraries for the next job.
     """
 
-    def __init__(self, log: EventLog, devices: Iterable[Device], memory: MemoryLedger) -> None:
+    def __init__(self, log: EventLog, devices: Sequence[Device], memory: MemoryLedger) -> None:
         self._log, self._memory = log, memory
         memory.promised = self._promised
-        self._devices = list(devices)
-        slots = [slot for device in self._devices for slot in device.slots()]
-        slots += [Slot(device.node, CPU, PREPARING) for device in self._devices if device.id == CPU]
-        self._holders: dict[Slot, Holder | None] = dict.fromkeys(slots)
+        self._devices = devices
+        self._slots = Slots(devices)
+        self.use = DeviceUse(devices)
+        self._reader = Demands(devices)
+        self._records: dict[str, bytes] = {}  # devices come and go, and the demands are read again
         self._demands: dict[str, Demand] = {}
         self._ended: set[str] = set()
         """Jobs that have ended and hold a slot still."""
-        self._waiting: dict[str, _Waiting] = {}
-        self._positions = Positions()
+        self._waiting = WaitingJobs()
+        self._later: dict[str, int] = {}
+        """When the next attempts of jobs begin at the earliest that do not begin at once."""
+        self._positions = Positions(self._in_expected_order)
+        self._rounds = 0
+        self._memory_awaited = False
+        """Whether a job waited for memory in this round."""
         self._wake = asyncio.Event()
         self._pauses = Pauses()
         self._troubled = False
@@ -102,10 +79,12 @@ class JobQueue:
         self.make_room: Callable[[], None] = lambda: None
         """Ends the workers that rest; `wake` is called when their memory is free."""
         self.about_holder: Callable[[str], str] = lambda _uid: ""
-        """Says when a job gives up the slots that it holds, in words; empty: when its work is done."""
-        self.may_start: Callable[[JobRow], Blocked | None] = lambda _row: None
+        """Says when a job gives up the slots that it holds, as what it does; empty: when its work is done."""
+        self.may_start: Callable[[JobRow, Demand], Blocked | None] = lambda _row, _demand: None
         """Says why a job may not start now although its devices are free, as a limit of its project; None: it may. It
         is asked of each waiting job in each round; `wake` is called when an answer may have changed."""
+        self.weight: Callable[[str], float | None] = lambda _project: None
+        """Weight of a project; None where none has any, and jobs of all are in the order of priorities and places."""
         log.listeners.append(self._on_change)
 
     def recover(self, rows: Iterable[JobRow]) -> None:
@@ -116,71 +95,99 @@ class JobQueue:
     def _on_change(self, row: JobRow) -> None:
         """Queue a job that waits now, and drop one that no longer does."""
         if row.record:
-            self._demands[row.uid] = demand_of(job_pb2.Job.FromString(row.record), self._devices)
+            self._records[row.uid] = row.record
+            self._read(row.uid)
         if row.state in states.TERMINAL:
             # What its process was promised is its until it is dead.
             self._ended.add(row.uid)
             self._forget(row.uid)
         if row.state not in states.WAITING:
-            if self._waiting.pop(row.uid, None) is not None:
-                self._positions.clear()
-                self._wake.set()
+            self._drop(row.uid)
             return
         waiting = self._waiting.get(row.uid)
         if waiting is None:
-            self._append(row, self._demands[row.uid])
+            self._add(WaitingJob(row, self._demands[row.uid]))
         elif (row.suspended, row.priority, row.place) != (
             waiting.row.suspended,
             waiting.row.priority,
             waiting.row.place,
         ):
-            waiting.row = row
-            self._sort()
+            self._waiting.remove(row.uid)
+            self._add(replace(waiting, row=row))
         else:
             return
-        reason = job_pb2.Job.FromString(row.snapshot).state_reason
-        self._waiting[row.uid].not_before = reason.next_attempt_time.ToMicroseconds()
+        self._note_time(row)
         self._wake.set()
 
-    def _append(self, row: JobRow, demand: Demand) -> None:
+    def _add(self, job: WaitingJob) -> None:
         """Add a job, as a rule behind all others; one that recovers or has a higher priority comes between them."""
-        added, newest = _Waiting(row, demand, demand.group()), next(reversed(self._waiting.values()), None)
-        self._waiting[row.uid] = added
-        if newest is None or place.order(newest.row) < place.order(row):
-            self._positions.append(added)
+        last = self._waiting.add(job)
+        if last and self.weight(job.project) is None:
+            self._positions.append(job)
         else:
-            self._sort()
+            self._positions.clear()
 
-    def _sort(self) -> None:
-        self._waiting = dict(sorted(self._waiting.items(), key=lambda item: place.order(item[1].row)))
+    def _drop(self, uid: str) -> None:
+        if self._waiting.remove(uid) is not None:
+            self._later.pop(uid, None)
+            self._positions.clear()
+            self._wake.set()
+
+    def _note_time(self, row: JobRow) -> None:
+        """Note when the next attempt of a waiting job begins at the earliest."""
+        due = job_pb2.Job.FromString(row.snapshot).state_reason.next_attempt_time.ToMicroseconds()
+        self._later.pop(row.uid, None)
+        if due:
+            self._later[row.uid] = due
+
+    def _read(self, uid: str) -> None:
+        self._demands[uid] = self._reader.of(job_pb2.Job.FromString(self._records[uid]))
+
+    def follow_devices(self) -> None:
+        """Take devices that have come or gone: jobs that wait get their demands anew."""
+        self._slots.follow_devices()
+        self.use.follow_devices(self._devices)
+        self._reader = Demands(self._devices)
+        for waiting in list(self._waiting):
+            self._read(waiting.uid)
+            self._waiting.remove(waiting.uid)
+            self._waiting.add(replace(waiting, demand=self._demands[waiting.uid]))
         self._positions.clear()
+        self._wake.set()
 
     def hold(self, slots: Iterable[Slot], holder: Holder) -> None:
         """Mark slots as held by a job."""
-        self._holders |= dict.fromkeys(slots, holder)
+        for slot in slots:
+            self._vacate(slot)
+            self._slots.hold(slot, holder)
+            self.use.take(holder.project, slot, self._log.clock())
 
     def release(self, slots: Iterable[Slot], uid: str) -> None:
         """Free those slots of a job whose process is proven dead that no other job has been given since."""
-        self._free(slots, uid)
+        self._release(slots, uid)
         self._wake.set()
 
-    def _free(self, slots: Iterable[Slot], uid: str) -> None:
+    def _release(self, slots: Iterable[Slot], uid: str) -> None:
         for slot in slots:
-            holder = self._holders.get(slot)
-            if holder is not None and holder.uid == uid:
-                self._holders[slot] = None
+            if slot in self._slots.of(uid):
+                self._vacate(slot)
         self._forget(uid)
+
+    def _vacate(self, slot: Slot) -> None:
+        holder = self._slots.release(slot)
+        if holder is not None:
+            self.use.give_back(holder.project, slot, self._log.clock())
 
     def _forget(self, uid: str) -> None:
         """Drop what is known of a job that has ended and holds no slot any more."""
-        held = any(holder is not None and holder.uid == uid for holder in self._holders.values())
-        if uid in self._ended and not held:
+        if uid in self._ended and not self._slots.of(uid):
             self._ended.discard(uid)
             self._demands.pop(uid, None)
+            self._records.pop(uid, None)
 
     def holders(self) -> Mapping[Slot, Holder | None]:
         """Every slot, with the job that holds it."""
-        return self._holders
+        return self._slots.holders
 
     def wake(self) -> None:
         """Look again for jobs that can start."""
@@ -191,68 +198,53 @@ class JobQueue:
         waiting = self._waiting.get(uid)
         if waiting is None:
             return Position()
-        number = self._positions.number(uid, self._waiting.values(), len(self._waiting))
+        number = self._positions.number(uid)
         blocked = self._blocked_by(waiting, number)
-        return Position(number, blocked.text, blocked.code)
+        return Position(number, blocked.text, blocked.code, blocked.remedy, blocked.metadata)
 
     def competitors(self, uid: str) -> list[JobRow]:
         """Rows of the jobs that wait for the same devices as a waiting one, suspended ones too, in their order."""
         waiting = self._waiting.get(uid)
         if waiting is None:
             return []
-        return [
-            other.row
-            for other in self._waiting.values()
-            if other is not waiting and other.group.overlaps(waiting.group)
-        ]
+        return [other.row for other in self._waiting.in_order(waiting.group.overlaps) if other is not waiting]
 
     def is_wanted(self, uid: str) -> bool:
         """Return whether a job waits for a slot that this one holds, or for memory that jobs hold."""
-        held = [slot for slot, holder in self._holders.items() if holder is not None and holder.uid == uid]
-        free = [slot for slot, holder in self._holders.items() if holder is None]
+        held = self._slots.of(uid)
+        lines = self._waiting.lines.items()
+        return bool(held) and any(self._wants(group, line, held) for (_, group), line in lines)
+
+    def _wants(self, group: Group, line: Iterable[WaitingJob], held: Iterable[Slot]) -> bool:
+        takes, free = any(map(group.takes, held)), sum(map(group.takes, self._slots.free))
         return any(
             not waiting.row.suspended
-            and (
-                (waiting.blocked is not None and waiting.blocked.ours and bool(held))
-                or (
-                    any(waiting.demand.takes(slot) for slot in held)
-                    and sum(waiting.demand.takes(slot) for slot in free) < waiting.demand.count
-                )
-            )
-            for waiting in self._waiting.values()
+            and ((waiting.blocked is not None and waiting.blocked.ours) or (takes and free < waiting.demand.count))
+            for waiting in line
         )
 
     def _promised(self) -> dict[str, Demand]:
         """Demands of the jobs that hold slots."""
-        uids = {holder.uid for holder in self._holders.values() if holder is not None}
-        return {uid: self._demands[uid] for uid in uids if uid in self._demands}
+        return {uid: self._demands[uid] for uid in self._slots.jobs() if uid in self._demands}
 
     def holders_on(self, device: Device) -> dict[Slot, Holder]:
         """The jobs that hold slots of a device, those that only prepare too."""
-        return {
-            slot: holder
-            for slot, holder in self._holders.items()
-            if holder is not None and (slot.node, slot.device) == device.place
-        }
+        return self._slots.on(device)
 
     def has_free_slot(self, device: Device) -> bool:
         """Return whether a job could begin on a device now."""
-        return any(self._holders.get(slot) is None for slot in device.slots())
+        return any(slot in self._slots.free for slot in device.slots())
 
     def __len__(self) -> int:
         """Jobs that wait."""
         return len(self._waiting)
-
-    def running_on(self, device: Device) -> list[str]:
-        """Names of the jobs that hold a slot of a device."""
-        return [holder.name for holder in self.holders_on(device).values()]
 
     async def run(self) -> None:
         """Start jobs until cancelled."""
         while True:
             self._wake.clear()
             self._troubled = False
-            await self._start_all()
+            await self.start_all()
             await self._announce_positions()
             self._maybe_prewarm()
             await self._rest()
@@ -262,10 +254,10 @@ class JobQueue:
         if not self._troubled:
             self._pauses.reset()
         pause, now = self._pauses.following() if self._troubled else None, self._log.clock()
-        if any(each.blocked is not None and each.blocked.code == MEMORY_IN_USE for each in self._waiting.values()):
+        if self._memory_awaited:
             # Other programs do not tell when they give it back.
             pause = MEMORY_POLL_SECONDS if pause is None else min(pause, MEMORY_POLL_SECONDS)
-        later = [waiting.not_before - now for waiting in self._waiting.values() if waiting.not_before > now]
+        later = [due - now for due in self._later.values() if due > now]
         if later:
             pause = min(later) / 1e6 if pause is None else min(pause, min(later) / 1e6)
         with suppress(TimeoutError):
@@ -274,33 +266,61 @@ class JobQueue:
     def _maybe_prewarm(self) -> None:
         # A PREPARE job is often followed by a TRAIN job: ten seconds of imports fit beside it. Beside a run that takes
         # the last slot they would not.
-        if any(holder is None for slot, holder in self._holders.items() if slot.index != PREPARING):
+        if any(slot.index != PREPARING for slot in self._slots.free):
             try:
                 self.prewarm()
             except Exception as error:  # noqa: BLE001 - what only saves time must not stop the queue
                 self._troubled = True
                 log_failure(error, doing="prewarm_worker")
 
-    async def _start_all(self) -> None:
+    async def start_all(self) -> None:
+        """Start every job that can begin now, in turn: one round."""
+        self._rounds += 1
+        self._memory_awaited = False
         # Of a thousand jobs that wait for the same, the first one's answer is that of all.
-        blocked: dict[Demand, tuple[_Waiting, Blocked]] = {}
+        blocked: dict[Demand, tuple[WaitingJob, Blocked]] = {}
         round_: Round | None = None
-        for waiting in list(self._waiting.values()):
-            waiting.trouble = ""
-            if waiting.row.suspended or waiting.not_before > self._log.clock():
+        share = partial(self._share, now=self._log.clock())
+        for waiting in in_turn(self._waiting.snapshot(), share, self._is_open):
+            waiting.trouble, waiting.looked_at = None, self._rounds
+            if not self._may_begin(waiting):
                 continue
             if waiting.demand in blocked:
                 waiting.blocked = blocked[waiting.demand][1]
                 continue
-            waiting.blocked = self.may_start(waiting.row)
+            waiting.blocked = self.may_start(waiting.row, waiting.demand)
             if waiting.blocked is None:
                 round_ = round_ or await self._look(blocked)
                 if await self._start_one(waiting, round_, blocked):
                     # What is free and promised has changed.
                     round_ = None
+        if any(self.weight(project) is not None for project, _ in self._waiting.lines):
+            self._positions.clear()
+
+    def _may_begin(self, waiting: WaitingJob) -> bool:
+        """Return whether a job is to start as soon as there is room."""
+        return not waiting.row.suspended and self._later.get(waiting.uid, 0) <= self._log.clock()
+
+    def _share(self, project: str, *, now: int) -> float:
+        weight = self.weight(project)
+        return 0.0 if weight is None else self.use.share(project, weight, now)
+
+    def _is_open(self, line: Line) -> bool:
+        """Return whether a job of a line could be given a slot: with none free, each would only be told to wait."""
+        _, group = line
+        return any(map(group.takes, self._slots.free))
+
+    def _in_expected_order(self) -> Iterator[WaitingJob]:
+        """Waiting jobs in the order in which they would start if each had room when it is its turn."""
+        share, given = partial(self._share, now=self._log.clock()), defaultdict[str, float](float)
+        for waiting in in_turn(self._waiting.lines, lambda project: share(project) + given[project]):
+            yield waiting
+            weight = self.weight(waiting.project)
+            if weight is not None and waiting.counts:
+                given[waiting.project] += self.use.part(waiting.demand.kind, waiting.demand.count) / weight
 
     async def _start_one(
-        self, waiting: _Waiting, round_: Round, blocked: dict[Demand, tuple[_Waiting, Blocked]]
+        self, waiting: WaitingJob, round_: Round, blocked: dict[Demand, tuple[WaitingJob, Blocked]]
     ) -> bool:
         """Start a job, or note what is in its way; return whether anything was begun."""
         row, demand = waiting.row, waiting.demand
@@ -309,6 +329,7 @@ class JobQueue:
             waiting.blocked, blocked[demand] = found, (waiting, found)
             round_.keep(demand, row.name, found, waiting.passed)
             if found.code == MEMORY_IN_USE:
+                self._memory_awaited = True
                 self.make_room()
             return False
         if row.uid not in self._waiting:
@@ -316,26 +337,29 @@ class JobQueue:
         self.hold(found, Holder(row.uid, row.name, row.task))
         if not await self._begin(waiting, found):
             # Without waking this loop: what could not be started now is tried again after a pause.
-            self._free(found, row.uid)
+            self._release(found, row.uid)
             return True
         for other, why in blocked.values():
             if round_.passes(demand, found, other.demand, why):
                 other.passed.add(self._log.clock())
         return True
 
-    async def _look(self, blocked: Mapping[Demand, tuple[_Waiting, Blocked]]) -> Round:
+    async def _look(self, blocked: Mapping[Demand, tuple[WaitingJob, Blocked]]) -> Round:
         """Begin a round, or go on with one after a start: what was kept before is kept again."""
-        round_ = Round(self._holders, await self._memory.look(), now=self._log.clock())
+        budgets, free = await self._memory.look(), self._slots.free_in_order()
+        round_ = Round(self._slots.holders, free, budgets, now=self._log.clock())
         for waiting, why in blocked.values():
             round_.keep(waiting.demand, waiting.row.name, why, waiting.passed)
         return round_
 
-    async def _begin(self, waiting: _Waiting, slots: tuple[Slot, ...]) -> bool:
+    async def _begin(self, waiting: WaitingJob, slots: tuple[Slot, ...]) -> bool:
         try:
             return await self._start_or_fail(waiting.row.uid, slots)
+        except NotPlacedError as error:
+            waiting.trouble, self._troubled = reasons.not_placed(error), True
         except Exception as error:  # noqa: BLE001 - one job that cannot start now must not stop the queue
             why = error.reason if isinstance(error, DomainError) else type(error).__name__
-            waiting.trouble = f"it could not be started ({why}) and is tried again"
+            waiting.trouble = Blocked("", f"it could not be started ({why}) and is tried again")
             self._troubled = True
             log_failure(error, doing="start_job", job=waiting.row.uid)
         return False
@@ -366,51 +390,60 @@ class JobQueue:
 
         await self._log.change(uid, decide)
 
-    def _blocked_by(self, waiting: _Waiting, number: int) -> Blocked:
+    def _blocked_by(self, waiting: WaitingJob, number: int) -> Blocked:
         if waiting.row.suspended:
             return Blocked("", "suspended: it is not queued until it is resumed")
         if waiting.trouble:
-            return Blocked("", waiting.trouble)
-        if waiting.not_before > self._log.clock():
-            when = f"{timestamp(waiting.not_before).ToDatetime():%H:%M:%S} UTC"
+            return waiting.trouble
+        if not self._may_begin(waiting):
+            when = f"{timestamp(self._later[waiting.uid]).ToDatetime():%H:%M:%S} UTC"
             return Blocked("", f"its next attempt begins at {when}")
-        demand, blocked = waiting.demand, waiting.blocked
+        if not waiting.demand.candidates:
+            return reasons.no_such_device(waiting.demand, [device.kind for device in self._devices])
+        blocked = self._in_the_way(waiting)
         if blocked is not None and blocked.code != WAITING_FOR_DEVICE:
-            return blocked
-        held: dict[Holder, list[str]] = {}
-        for slot, holder in self._holders.items():
-            if holder is not None and demand.takes(slot):
-                held.setdefault(holder, []).append(slot.device)
-        named = [f"{', '.join(at)}: {holder.name.rpartition('/')[2]}" for holder, at in held.items()][:NAMED_HOLDERS]
-        names = f" ({', '.join(named)}{', …' if len(held) > len(named) else ''})" if named else ""
-        about = [text for text in (self.about_holder(holder.uid) for holder in held) if text]
-        text = f"{number - 1} jobs ahead and {len(held)} running on {demand.kind}{names}"
-        if demand.count > 1:
-            free = sum(holder is None and demand.takes(slot) for slot, holder in self._holders.items())
-            text = f"it needs {demand.count} devices at once and {free} {'is' if free == 1 else 'are'} free; {text}"
-        return Blocked(WAITING_FOR_DEVICE, "; ".join([text, *about]))
+            return reasons.told_to(blocked, waiting.project)
+        return reasons.for_devices(
+            waiting.demand,
+            waiting.project,
+            ahead=number - 1,
+            holders=self._slots.holders,
+            about=self.about_holder,
+            shares=self._shares(waiting),
+        )
+
+    def _shares(self, waiting: WaitingJob) -> tuple[float, float] | None:
+        """Share of a job's project, and the least of those that wait for the same devices; None where it is its own."""
+        share = partial(self._share, now=self._log.clock())
+        lines = ((key, line) for key, line in self._waiting.lines.items() if any(job.counts for job in line))
+        own = share(waiting.project)
+        least = min((share(project) for (project, group), _ in lines if group.overlaps(waiting.group)), default=own)
+        return (own, least) if least < own else None
+
+    def _in_the_way(self, waiting: WaitingJob) -> Blocked | None:
+        """What was in a job's way in the last round; of one that was not looked at, what is so of its line."""
+        if waiting.looked_at == self._rounds:
+            return waiting.blocked
+        first = self._waiting.lines[waiting.project, waiting.group][0].blocked
+        lost = first if first is not None and first.code == DEVICE_LOST else None
+        return self.may_start(waiting.row, waiting.demand) or lost
 
     async def _announce_positions(self) -> None:
-        changed: list[tuple[_Waiting, Position]] = []
-        for waiting in list(self._waiting.values())[:ANNOUNCED_POSITIONS]:
+        changed: list[tuple[WaitingJob, Position]] = []
+        for waiting in islice(self._in_expected_order(), ANNOUNCED_POSITIONS):
             position = self.position(waiting.row.uid)
             if not position.says_the_same(waiting.announced):
                 changed.append((waiting, position))
         await asyncio.gather(*(self._announce(waiting, position) for waiting, position in changed))
 
-    async def _announce(self, waiting: _Waiting, position: Position) -> None:
+    async def _announce(self, waiting: WaitingJob, position: Position) -> None:
         waiting.announced = position
 
         def decide(transaction: Transaction, _connection: Connection) -> None:
             if transaction.row.state in states.WAITING:
-                queued = event_pb2.QueueChanged(
-                    position=position.number, blocked_by=position.blocked_by, code=position.code
-                )
-                text = f"Position {position.number}: {position.blocked_by}."
-                reason = transaction.snapshot.state_reason
                 if position.code and transaction.row.state == job_pb2.JOB_STATE_QUEUED:
-                    reason.code, reason.text = position.code, f"Waits: {position.blocked_by}."
-                transaction.add(event_pb2.JobEvent(queue_changed=queued, message=text))
+                    transaction.snapshot.state_reason.CopyFrom(position.reason())
+                transaction.add(position.event())
 
         # Ended meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry.
         with suppress(DomainError, FinishedError):

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, func, insert, select, text, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, text, update
 
 from finetree_trainer.store import schema
 
@@ -75,6 +75,24 @@ def open_attempts(connection: Connection) -> list[AttemptRow]:
     """Attempts whose process is not proven dead."""
     query = select(*_COLUMNS).where(_attempts.ended == 0).order_by(_attempts.job_uid)
     return [_row(found) for found in connection.execute(query)]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Slots that an attempt of a project held, and from when to when; `ended` is 0 while it holds them."""
+
+    project: str
+    slots: str
+    started: int
+    ended: int
+
+
+def holdings_since(connection: Connection, since: int) -> list[Holding]:
+    """What attempts held that had not ended at a time, or began later."""
+    mine = _attempts.job_uid == schema.jobs.c.uid
+    query = select(schema.jobs.c.project, _attempts.slots, _attempts.started, _attempts.ended).join(schema.jobs, mine)
+    live = or_(_attempts.ended == 0, _attempts.ended >= since)
+    return [Holding(*tuple(found)) for found in connection.execute(query.where(live))]
 
 
 def of_worker(connection: Connection, worker: str) -> AttemptRow | None:

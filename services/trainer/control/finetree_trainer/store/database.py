@@ -12,9 +12,9 @@ from sqlalchemy.exc import DBAPIError
 
 from finetree_trainer.store import schema
 from finetree_trainer.store.backends.backend import Backend
-from finetree_trainer.store.backends.failures import as_domain, is_lost
+from finetree_trainer.store.backends.failures import as_domain, is_lost, unavailable
 from finetree_trainer.store.backends.sqlite import SQLite
-from finetree_trainer.store.migrations import migrate
+from finetree_trainer.store.migrations import migrate, require_current
 from finetree_trainer.store.writer import Writer
 
 T = TypeVar("T")
@@ -24,43 +24,61 @@ READERS = 3
 
 
 class Store:
-    """The durable part of the trainer. `write` and `read` run functions of a connection, never across an await."""
+    """The durable part of the trainer. `write` and `read` run functions of a connection, never across an await.
 
-    def __init__(self, where: Path | Backend) -> None:
-        backend: Backend = SQLite(where) if isinstance(where, Path) else where
-        self._writing = backend.writing()
+    One that follows reads what another process writes, until it leads.
+    """
+
+    def __init__(self, where: Path | Backend, *, follow: bool = False) -> None:
+        self._backend: Backend = SQLite(where) if isinstance(where, Path) else where
+        self._writing = self._backend.writing()
+        self._writer: Writer | None = None
+        self.on_commit: Callable[[float, int], None] = lambda _seconds, _changes: None
+        """What is called on the writer thread after each commit, with its seconds and the changes in it."""
+        self._reading = self._backend.reading(READERS)
         try:
-            backend.prepare(self._writing)
-            self.schema_version = migrate(self._writing)
-            backend.take(self._writing)
-            self._reading = backend.reading(READERS)
+            if not follow:
+                self.lead()
             with self._reading.begin() as connection:
+                self.schema_version = require_current(connection)
                 self.log_epoch = str(connection.execute(_EPOCH).scalar_one())
         except BaseException:
-            self._writing.dispose()
+            self._close_writer()
+            self._close_engines()
             raise
-        self._writer = Writer(self._writing, backend)
         self._readers = ThreadPoolExecutor(READERS, "store-reader")
 
     @property
-    def on_commit(self) -> Callable[[float, int], None]:
-        """What is called on the writer thread after each commit, with its seconds and the changes in it."""
-        return self._writer.on_commit
+    def leads(self) -> bool:
+        """Whether this process writes."""
+        return self._writer is not None
 
-    @on_commit.setter
-    def on_commit(self, called: Callable[[float, int], None]) -> None:
-        self._writer.on_commit = called
+    def lead(self) -> None:
+        """Begin to write, once nobody else does. Blocks; raises what keeps the database from being written."""
+        self._backend.prepare(self._writing)
+        migrate(self._writing)
+        self._backend.take(self._writing)
+        writer = Writer(self._writing, self._backend)
+        writer.on_commit = self._committed
+        self._writer = writer
 
     def submit(self, run: Callable[[Connection], T]) -> Future[T]:
         """Queue a function for the writer thread; its future is done once what it wrote is durable."""
+        if self._writer is None:
+            refused: Future[T] = Future()
+            refused.set_exception(unavailable())
+            return refused
         return self._writer.submit(run)
+
+    def _committed(self, seconds: float, changes: int) -> None:
+        self.on_commit(seconds, changes)
 
     async def write(self, run: Callable[[Connection], T]) -> T:
         """Run a function on the writer thread; returns once what it wrote is durable.
 
         A caller that is cancelled while the write waits takes it back; once it runs, it is done.
         """
-        return await asyncio.wrap_future(self._writer.submit(run))
+        return await asyncio.wrap_future(self.submit(run))
 
     async def read(self, run: Callable[[Connection], T]) -> T:
         """Run a function on a reader thread, in one consistent view of the database."""
@@ -85,8 +103,15 @@ class Store:
 
     def close(self) -> None:
         """Finish every submitted write, then close the files."""
-        self._writer.close()
+        self._close_writer()
         self._readers.shutdown()
+        self._close_engines()
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _close_engines(self) -> None:
         self._reading.dispose()
         self._writing.dispose()
 

@@ -37,7 +37,7 @@ class JobRow:
     snapshot: bytes
     priority: int = job_pb2.JOB_PRIORITY_NORMAL
     place: str = ""
-    """Its place among the jobs of its priority (scheduling/place.py); empty for that of its creation."""
+    """Its place among the jobs of its priority (scheduling/order/place.py); empty for that of its creation."""
     record: bytes = b""
     """The Job as created, with the labels and names that it has now; left empty where only what changes is read."""
 

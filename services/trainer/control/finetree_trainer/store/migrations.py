@@ -130,6 +130,10 @@ class SchemaTooNewError(Exception):
     """The database was written by a newer version, whose tables this one does not know."""
 
 
+class SchemaTooOldError(Exception):
+    """The database was written by an older version, and somebody else may write to it still."""
+
+
 def migrate(engine: Engine) -> int:
     """Bring a database to the newest version and return that version.
 
@@ -146,6 +150,25 @@ def migrate(engine: Engine) -> int:
             if _version(connection) < number:
                 _apply(connection, number)
     return len(MIGRATIONS)
+
+
+def require_current(connection: Connection) -> int:
+    """Return the version of a database, which must be this program's.
+
+    Raises SchemaTooNewError, SchemaTooOldError; DBAPIError for one without tables.
+    """
+    version = _version(connection)
+    if version != len(MIGRATIONS):
+        error = SchemaTooNewError if version > len(MIGRATIONS) else SchemaTooOldError
+        raise error(f"the database has schema {version}, this program knows {len(MIGRATIONS)}")
+    return version
+
+
+def create_tables(connection: Connection) -> None:
+    """Make the newest tables in a database that has none, in the transaction of the caller."""
+    connection.exec_driver_sql(_worded(_META, connection))
+    for number in range(1, len(MIGRATIONS) + 1):
+        _apply(connection, number)
 
 
 def _apply(connection: Connection, number: int) -> None:

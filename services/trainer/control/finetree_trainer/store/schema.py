@@ -46,7 +46,7 @@ jobs = Table(
     Index("jobs_by_state", "state", "uid"),
 )
 """The part of a job that changes with every batch of events, hence small; `snapshot` is this part of the message.
-`priority` and `place` order the queue (scheduling/place.py)."""
+`priority` and `place` order the queue (scheduling/order/place.py)."""
 
 job_records = Table(
     "job_records",

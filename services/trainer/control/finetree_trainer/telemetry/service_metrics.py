@@ -10,6 +10,7 @@ from finetree_runtime.meter import Meter, Values
 
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.layout import Layout
+from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.store.database import Store
 
 BATCHES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
@@ -53,6 +54,48 @@ def show_watches(meter: Meter, watches: Watches) -> None:
         "finetree_watch_lag_seconds",
         "Time from an event's storing until it is sent to a watcher that had seen all before it.",
         buckets=LAGS,
+    )
+
+
+def show_unknown_workers(meter: Meter, unknown: Callable[[], int]) -> None:
+    """Show how many workers may be alive or dead."""
+    meter.gauge(
+        "finetree_unknown_liveness",
+        "Workers that may be alive or dead; their jobs wait until the lease is over.",
+        read=lambda: {(): float(unknown())},
+    )
+
+
+def show_objects(meter: Meter, objects: ObjectStorage) -> None:
+    """Show what waits for the object store, whether it answers, and what went to it and came from it."""
+    if not objects.copies.enabled:
+        return
+    traffic = objects.copies.traffic
+    meter.gauge(
+        "finetree_object_store_up",
+        "Whether the object store answered the last request: 1, or 0.",
+        read=lambda: {(): float(traffic.answers)},
+    )
+    meter.gauge(
+        "finetree_object_store_waiting",
+        "Datasets, checkpoints and artifacts that wait for their upload to the object store.",
+        read=lambda: {(): objects.uploads.waiting},
+    )
+    meter.total(
+        "finetree_object_store_bytes",
+        "Bytes sent to the object store and fetched from it.",
+        ("direction",),
+        read=lambda: {("sent",): traffic.sent, ("fetched",): traffic.fetched},
+    )
+    meter.total(
+        "finetree_object_store_failures",
+        "Transfers that failed since the object store could not be used, and are tried again.",
+        read=lambda: {(): traffic.failures},
+    )
+    meter.gauge(
+        "finetree_object_cache_bytes",
+        "Bytes in the data folder of what the object store has, too.",
+        read=lambda: {(): objects.cache.bytes},
     )
 
 

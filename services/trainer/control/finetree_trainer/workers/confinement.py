@@ -136,9 +136,14 @@ class WorkerConfinement:
         `network`: whether its task may connect to other machines. `threads`: as of `worker_environment`. `loopback`:
         whether its processes may talk to each other.
         """
+        own = self.own_variables(folder, network=network, loopback=loopback)
+        return worker_environment(os.environ, threads=threads, **own)
+
+    def own_variables(self, folder: Path, *, network: bool, loopback: bool) -> dict[str, str]:
+        """Return what of that environment is this worker's own, on whatever machine it runs."""
         settings, layout, user = self._settings, self.layout, self.layout.user
         if not self.enabled and user is None:
-            return worker_environment(os.environ, threads=threads)
+            return {}
         roots = [*settings.model_roots, *settings.data_roots, str(layout.datasets)]
         namespace = any(m.name == measures.NETWORK_NAMESPACE and m.state is State.HOLDS for m in self.measures)
         temporary = folder.resolve() / TEMPORARY
@@ -160,7 +165,7 @@ class WorkerConfinement:
         if user is not None:
             # Libraries keep caches at home, and that of the service is closed to this user.
             own |= {"HOME": str(temporary), "USER": user.name, "LOGNAME": user.name}
-        return worker_environment(os.environ, threads=threads, **{VARIABLE: policy.to_text()}, **own)
+        return {VARIABLE: policy.to_text()} | own
 
     def describe(self) -> list[capacity_pb2.ConfinementMeasure]:
         """Describe each measure as GetCapacity shows it."""

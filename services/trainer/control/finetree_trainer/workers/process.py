@@ -85,14 +85,49 @@ def liveness(folder: Path) -> Liveness:
     return Liveness.DEAD
 
 
-class Process:
+class WorkerOutput:
+    """What a worker prints, in a file of its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def limit_output(self) -> None:
+        """Cut the file of what the process prints where it has grown too long: its newest part is kept.
+
+        The process appends to it, so that it goes on behind what is left.
+        """
+        path = self.folder / OUTPUT
+        with suppress(OSError):
+            if path.stat().st_size <= MAX_OUTPUT_BYTES:
+                return
+            with path.open("rb") as stream:
+                stream.seek(-KEPT_OUTPUT_BYTES, os.SEEK_END)
+                kept = stream.read()
+            os.truncate(path, 0)
+            with path.open("ab") as stream:
+                stream.write(b"[earlier output was removed]\n" + kept[kept.find(b"\n") + 1 :])
+
+    def hand_over_output(self, folder: Path) -> None:
+        """Move what the process has printed so far to a folder: it belongs to an attempt that has ended."""
+        with suppress(OSError):
+            # Not into what a link leads to: the folder is the worker's.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with (
+                (self.folder / OUTPUT).open("rb") as printed,
+                os.fdopen(os.open(folder / OUTPUT, flags, 0o600), "wb") as kept,
+            ):
+                shutil.copyfileobj(printed, kept)
+            os.truncate(self.folder / OUTPUT, 0)
+
+
+class Process(WorkerOutput):
     """A worker process, started by this run of the service or by an earlier one.
 
     `exit` says how it ended, `reason` why the service ended it, if it did; `dead` is set by proof of death alone.
     """
 
     def __init__(self, folder: Path, pid: int, child: "subprocess.Popen[bytes] | None") -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.pid = pid
         self.exit: str = ""
         self.reason: str = ""
@@ -160,6 +195,9 @@ class Process:
         """Watch a worker that an earlier run of the service started and that is known to be alive."""
         return cls(folder, pid, None)
 
+    async def placed(self) -> None:
+        """Return at once: it runs from its start on."""
+
     def activity(self) -> tuple[int, ...] | None:
         """What the process has done so far: clock ticks of processor time, bytes read, bytes written.
 
@@ -174,34 +212,6 @@ class Process:
             return None
         return int(fields[11]), int(fields[12]), *(int(count) for count in moved[1::2])
 
-    def limit_output(self) -> None:
-        """Cut the file of what the process prints where it has grown too long: its newest part is kept.
-
-        The process appends to it, so that it goes on behind what is left.
-        """
-        path = self.folder / OUTPUT
-        with suppress(OSError):
-            if path.stat().st_size <= MAX_OUTPUT_BYTES:
-                return
-            with path.open("rb") as stream:
-                stream.seek(-KEPT_OUTPUT_BYTES, os.SEEK_END)
-                kept = stream.read()
-            os.truncate(path, 0)
-            with path.open("ab") as stream:
-                stream.write(b"[earlier output was removed]\n" + kept[kept.find(b"\n") + 1 :])
-
-    def hand_over_output(self, folder: Path) -> None:
-        """Move what the process has printed so far to a folder: it belongs to an attempt that has ended."""
-        with suppress(OSError):
-            # Not into what a link leads to: the folder is the worker's.
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with (
-                (self.folder / OUTPUT).open("rb") as printed,
-                os.fdopen(os.open(folder / OUTPUT, flags, 0o600), "wb") as kept,
-            ):
-                shutil.copyfileobj(printed, kept)
-            os.truncate(self.folder / OUTPUT, 0)
-
     def terminate(self) -> None:
         """Ask the worker to end (SIGTERM)."""
         self._signal(signal.SIGTERM)
@@ -209,6 +219,10 @@ class Process:
     def kill(self) -> None:
         """End the worker and everything in its process group (SIGKILL)."""
         self._signal(signal.SIGKILL)
+
+    def give_up(self) -> None:
+        """End it; its death is seen all the same, by its lock."""
+        self.kill()
 
     def _signal(self, number: signal.Signals) -> None:
         if self.dead.is_set() or not self._is_ours():

@@ -6,16 +6,15 @@ import hashlib
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.scheduling.memory import WorkerProcess
+from finetree_trainer.store.attempts import AttemptRow
 from finetree_trainer.workers.exchange import Exchange
-from finetree_trainer.workers.process import Process
-
-TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
+from finetree_trainer.workers.launch.launcher import LaunchedProcess
 
 
 def new_token() -> str:
@@ -92,7 +91,7 @@ class Worker:
 
     id: str
     token_hash: str
-    process: Process | None
+    process: LaunchedProcess | None
     job: str = ""
     attempt: int = 0
     slots: tuple[Slot, ...] = ()
@@ -127,6 +126,24 @@ class Worker:
     """What it holds of an attempt before; None for one that had none."""
     closing: bool = False
     """Whether that attempt is being closed: no other one is begun for it till then."""
+
+    @classmethod
+    def adopt(cls, row: AttemptRow, process: LaunchedProcess | None, node: str) -> "Worker":
+        """Make the worker of an attempt that an earlier run of the service has begun.
+
+        `node`: the name of this machine, which may have had another one then; "" where its name stays.
+        """
+        slots = tuple(replace(slot, node=node or slot.node) for slot in map(Slot.parse, row.slots.split(",")))
+        return cls(
+            row.worker,
+            row.worker_token_hash,
+            process,
+            job=row.job_uid,
+            attempt=row.attempt,
+            slots=slots,
+            adopted=True,
+            may_rest=False,
+        )
 
     @property
     def resting(self) -> bool:

@@ -2,10 +2,8 @@
 """Gives attempts to worker processes and follows each to its end: outcome, command, signal, proof of death."""
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
@@ -25,10 +23,11 @@ from finetree_trainer.worker_user import passage
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.exchange import Exchange
 from finetree_trainer.workers.heartbeats import Heartbeats
-from finetree_trainer.workers.process import Liveness, Process, liveness
+from finetree_trainer.workers.launch.launcher import LaunchedProcess, Launcher, Order
+from finetree_trainer.workers.process import Liveness
 from finetree_trainer.workers.recovery import DeadAttempt, close_attempt
 from finetree_trainer.workers.resting import RestingWorkers
-from finetree_trainer.workers.session import TOKEN_VARIABLE, Session, Worker, new_token, token_hash
+from finetree_trainer.workers.session import Session, Worker, new_token, token_hash
 from finetree_trainer.workers.task import TaskBuilder
 from finetree_trainer.workers.termination import (
     SHUTDOWN,
@@ -56,10 +55,11 @@ class Supervisor:
         settings: Settings,
         *,
         confinement: WorkerConfinement,
+        launcher: Launcher,
         on_released: Callable[[Sequence[Slot], str], None],
     ) -> None:
         self._log, self._tasks, self._settings, self._confinement = log, tasks, settings, confinement
-        self._on_released = on_released
+        self._launcher, self._on_released = launcher, on_released
         self._layout = confinement.layout
         self._workers: dict[str, Worker] = {}
         self._background: set[asyncio.Task[None]] = set()
@@ -70,44 +70,31 @@ class Supervisor:
         self.heartbeats = Heartbeats(
             self._workers.values, interval=settings.worker_heartbeat, lease=lease, end=self._kill
         )
-        self.resting = RestingWorkers(
-            self._workers.values, clock=log.clock, seconds=settings.base_rest, spawn=self._spawn
-        )
+        rest = settings.base_rest if launcher.keeps_idle else 0.0
+        self.resting = RestingWorkers(self._workers.values, clock=log.clock, seconds=rest, spawn=self._spawn)
         passage(self._layout.workers.resolve(), self._layout.user)
 
     async def adopt(self, node: str) -> list[Worker]:
-        """Take over the attempts that an earlier run of the service left open on this node; they keep their slots.
+        """Take over the attempts that an earlier run of the service left open; they keep their slots.
+
+        `node`: the name of this machine, which has run them all; "" where they are on nodes of a cluster.
 
         Those whose worker is dead come first: a living one may have been given a slot of theirs.
         """
         rows = await self._log.store.read(attempts.open_attempts)
         ended = await self._log.store.read(lambda connection: jobs.ended_of(connection, {row.job_uid for row in rows}))
-        found = [(row, liveness(self._layout.workers / row.worker)) for row in rows]
-        for row, alive in sorted(found, key=lambda pair: pair[1] is not Liveness.DEAD):
-            folder = self._layout.workers / row.worker
-            worker = Worker(
-                id=row.worker,
-                token_hash=row.worker_token_hash,
-                process=None,
-                job=row.job_uid,
-                attempt=row.attempt,
-                # The machine may have another name than it had then; its devices are the same.
-                slots=tuple(replace(Slot.parse(text), node=node) for text in row.slots.split(",")),
-                adopted=True,
-                may_rest=False,
-            )
-            self._workers[worker.id] = worker
-            match alive:
-                case Liveness.ALIVE:
-                    worker.process = Process.adopt(folder, row.pid)
-                    if row.job_uid in ended:
-                        # It was about to be ended, or ends by itself: a lease that is over needs the command.
-                        self._shut_down(worker)
-                    self._spawn(self._watch_exit(worker, worker.process))
-                case Liveness.DEAD:
-                    self._spawn(self._finalize(worker, "it ended while the trainer was down"))
-                case Liveness.UNKNOWN:
-                    self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
+        found = [(row, *self._launcher.find(self._layout.workers / row.worker, row.pid)) for row in rows]
+        for row, alive, process in sorted(found, key=lambda each: each[1] is not Liveness.DEAD):
+            worker = self._workers[row.worker] = Worker.adopt(row, process, node)
+            if process is not None:
+                if row.job_uid in ended:
+                    # It was about to be ended, or ends by itself: a lease that is over needs the command.
+                    self._shut_down(worker)
+                self._spawn(self._watch_exit(worker, process))
+            elif alive is Liveness.DEAD:
+                self._spawn(self._finalize(worker, "it ended while the trainer was down"))
+            else:
+                self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
         self._spawn(asyncio.to_thread(remove_stale_folders, self._layout.workers, {row.worker for row in rows}))
         self._spawn(remove_left_drafts(self._log.store, self._layout, {row.job_uid for row in rows}))
         return list(self._workers.values())
@@ -124,7 +111,7 @@ class Supervisor:
         expected = row.attempt + 1
         # Before the attempt exists: a full disk must not cost the job one.
         self._tasks.make_folders(uid, expected)
-        worker = self.resting.find(row, slots) or self._idle_worker(task) or self._launch(task, measure=False)
+        worker = self.resting.find(row, slots) or self._idle_worker(task) or self._launch(task, slots)
         token = new_token()
         devices = ", ".join(slot.device for slot in slots)
 
@@ -150,18 +137,27 @@ class Supervisor:
         worker.starting = True
         fail_point("attempt.before_begin")
         try:
+            if worker.process is not None:
+                await worker.process.placed()
             await self.resting.clear(slots, keep=worker)
             attempt = (await self._log.change(uid, begin)).result
         except Exception:
             worker.starting = False
+            self._let_go(worker)
             raise
         worker.starting = False
         if not attempt:
+            self._let_go(worker)
             return False
         fail_point("attempt.after_begin")
         worker.job, worker.attempt, worker.slots = uid, attempt, slots
         self._assign(worker, task, token)
         return True
+
+    def _let_go(self, worker: Worker) -> None:
+        """End a worker that has got no task, where it could not take another one."""
+        if not self._launcher.keeps_idle:
+            self._shut_down(worker)
 
     def _assign(self, worker: Worker, task: worker_pb2.Task, token: str) -> None:
         worker.task = self._tasks.assign(task, worker.attempt, token)
@@ -173,25 +169,25 @@ class Supervisor:
 
     def prewarm(self) -> None:
         """Start an idle worker that loads its libraries, unless there is one."""
-        if not self._stopping and self._settings.prewarm and self._idle_worker() is None:
+        wanted = self._settings.prewarm and self._launcher.keeps_idle and not self._stopping
+        if wanted and self._idle_worker() is None:
             self._launch(measure=self.measure)
 
     def _idle_worker(self, task: worker_pb2.Task | None = None) -> Worker | None:
         reach = self._confinement.reach(task)
+        if not self._launcher.keeps_idle:
+            return None
         for worker in self._workers.values():
             waits = not (worker.job or worker.done) and worker.rest is None and worker.reach == reach
             if waits and worker.process is not None and not worker.process.dead.is_set():
                 return worker
         return None
 
-    def _launch(self, task: worker_pb2.Task | None = None, *, measure: bool) -> Worker:
-        token = new_token()
-        command = self._settings.worker_command or (sys.executable, "-m", "finetree_worker")
-        arguments = ["--socket", f"unix:{self._layout.worker_socket}", "--idle", *(["--measure"] if measure else [])]
-        folder = self._layout.workers / str(uuid7())
-        reach = self._confinement.reach(task)
-        variables = self._confinement.environment(folder, **reach, threads=self._tasks.slot_threads)
-        process = Process.start([*command, *arguments], variables | {TOKEN_VARIABLE: token}, folder, self._layout.user)
+    def _launch(
+        self, task: worker_pb2.Task | None = None, slots: Sequence[Slot] = (), *, measure: bool = False
+    ) -> Worker:
+        token, folder, reach = new_token(), self._layout.workers / str(uuid7()), self._confinement.reach(task)
+        process = self._launcher.start(folder, Order(token, reach, slots, measure))
         worker = Worker(folder.name, token_hash(token), process, reach=reach)
         self._workers[worker.id] = worker
         self._spawn(self._watch_exit(worker, process))
@@ -344,7 +340,7 @@ class Supervisor:
     def _kill(self, worker: Worker, why: str) -> None:
         if worker.process is not None:
             worker.process.reason = why
-            worker.process.kill()
+            worker.process.give_up()
 
     async def stop(self) -> None:
         """Stop with the service: idle and finished workers are shut down, the others go on without it.
@@ -384,7 +380,7 @@ class Supervisor:
             get_logger().error("worker_left_running", job=worker.job, exc_info=error)
             return False
 
-    async def _watch_exit(self, worker: Worker, process: Process) -> None:
+    async def _watch_exit(self, worker: Worker, process: LaunchedProcess) -> None:
         """Wait for a worker's death, whatever its cause, and finalize its attempt."""
         await process.dead.wait()
         # As it is now: it may have gone on to another attempt.

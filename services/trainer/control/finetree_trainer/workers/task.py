@@ -2,7 +2,7 @@
 """The task of a worker, built anew for each attempt from the job's record."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -46,15 +46,15 @@ class TaskBuilder:
         datasets: Datasets,
         *,
         weights: WeightsLocator,
-        devices: Iterable[Device],
+        devices: Sequence[Device],
         rates: Rates,
         layout: Layout,
         settings: Settings,
     ) -> None:
         self._rates = rates
         self._log, self._models, self._datasets, self._weights = log, models, datasets, weights
-        self._devices = {device.place: device for device in devices}
-        self.slot_threads = max((each.threads for each in self._devices.values() if each.id == CPU), default=1)
+        self._devices = devices
+        self.slot_threads = max((each.threads for each in devices if each.id == CPU), default=1)
         """Threads of a CPU slot: what the libraries of a worker begin with, before it has a task."""
         # A worker has another working directory than the service: its folders must not depend on it.
         self._layout, self._settings = replace(layout, root=layout.root.absolute()), settings
@@ -119,12 +119,12 @@ class TaskBuilder:
 
     def _of(self, slots: Sequence[Slot]) -> list[Device]:
         """The devices of slots; of an attempt that an earlier run of the service began, those that are still here."""
+        here = {device.place: device for device in self._devices}
         places = [(slot.node, slot.device) for slot in slots]
-        return [self._devices[place] for place in places if place in self._devices]
+        return [here[place] for place in places if place in here]
 
     def _processors_of(self, slot: Slot) -> tuple[int, ...]:
-        device = self._devices.get((slot.node, slot.device))
-        return device.processors_of(slot) if device is not None else ()
+        return next((device.processors_of(slot) for device in self._of((slot,))), ())
 
     async def _set_export(self, task: worker_pb2.Task, record: job_pb2.Job, row: JobRow) -> None:
         """Locate what is exported, its base and the rows that are asked; rows that are gone are not asked."""
@@ -211,7 +211,7 @@ class TaskBuilder:
 
     async def _file(self, uid: str, source: training_data_pb2.DatasetSource) -> str:
         if uid:
-            return str(self._layout.dataset_file((await self._datasets.ready(uid)).sha256))
+            return str((await self._datasets.contents.file((await self._datasets.ready(uid)).sha256)).absolute())
         if source.WhichOneof("source") == "path":
             field = "job.dataset.path"
             roots = self._settings.data_roots

@@ -12,7 +12,8 @@ from finetree_api.worker.v1 import worker_pb2
 from finetree_trainer.layout import Layout
 from finetree_trainer.store import jobs
 from finetree_trainer.store.database import Store
-from finetree_trainer.workers.process import OUTPUT, Liveness, Process, liveness
+from finetree_trainer.workers.launch.launcher import LaunchedProcess
+from finetree_trainer.workers.process import OUTPUT, Liveness, liveness
 
 SHUTDOWN = worker_pb2.AttachResponse(command=worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN))
 """The command to a worker of which nothing is needed any more."""
@@ -20,7 +21,7 @@ SHUTDOWN_SECONDS = 0.5
 """Time that a worker without a task gets after each way of ending it; all of them fit into the time to stop."""
 
 
-async def terminate_after(process: Process, grace: float) -> None:
+async def terminate_after(process: LaunchedProcess, grace: float) -> None:
     """Wait for a worker's exit; send SIGTERM after its grace, and SIGKILL to its group after the grace once more."""
     for action in (process.terminate, process.kill):
         if await _died(process, grace):
@@ -28,7 +29,7 @@ async def terminate_after(process: Process, grace: float) -> None:
         action()
 
 
-async def shut_down(process: Process) -> None:
+async def shut_down(process: LaunchedProcess) -> None:
     """End a worker that was sent the shutdown command: by SIGTERM, then by SIGKILL, and wait for its death."""
     for action in (process.terminate, process.kill):
         if await _died(process, SHUTDOWN_SECONDS):
@@ -37,14 +38,14 @@ async def shut_down(process: Process) -> None:
     await _died(process, SHUTDOWN_SECONDS)
 
 
-async def interrupt(processes: Sequence[Process], grace: float) -> None:
+async def interrupt(processes: Sequence[LaunchedProcess], grace: float) -> None:
     """Ask workers by SIGTERM to save a checkpoint and end, and wait for their deaths, `grace` seconds at most."""
     for process in processes:
         process.terminate()
     await asyncio.gather(*(_died(process, grace) for process in processes))
 
 
-async def _died(process: Process, seconds: float) -> bool:
+async def _died(process: LaunchedProcess, seconds: float) -> bool:
     with suppress(TimeoutError):
         await asyncio.wait_for(process.dead.wait(), seconds)
         return True

@@ -129,13 +129,19 @@ def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(name: str) -> int | None:
+    """Return the step of a checkpoint's folder by its name; None for another name."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found is not None else None
+
+
 def steps(folder: Path) -> list[int]:
     """Return the steps that a job's checkpoint folder has a folder for, whole or not, in ascending order."""
     try:
         names = [path.name for path in folder.iterdir() if path.is_dir()]
     except OSError:
         return []
-    return sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)) is not None)
+    return sorted(step for name in names if (step := step_of(name)) is not None)
 
 
 def read_checkpoint(folder: Path) -> CheckpointFolder:

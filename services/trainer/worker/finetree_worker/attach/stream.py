@@ -50,10 +50,15 @@ class ServiceStream:
         on_task: Callable[[worker_pb2.Task | None], None],
         on_refused: Callable[[str], object],
         timing: Timing | None = None,
+        authority: bytes = b"",
     ) -> None:
-        """`address` is a gRPC target, "unix:/path" or "127.0.0.1:port"."""
+        """`address` is a gRPC target, "unix:/path" or "host:port".
+
+        `authority`: PEM certificates of who vouches for the service's own; empty for plain text.
+        """
         self.phase: job_pb2.JobPhase.ValueType = job_pb2.JOB_PHASE_START
         self._address, self._identity, self._commands = address, identity, commands
+        self._authority = authority
         self._on_task, self._on_refused = on_task, on_refused
         self._timing = timing or Timing()
         self._window: Window | None = None
@@ -182,7 +187,7 @@ class ServiceStream:
             self.serving.closed()
 
     async def _attach_once(self) -> None:
-        async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
+        async with self._channel() as channel:
             call: _Call = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
             await self._open(call)
             sender, listener = asyncio.create_task(self._send(call)), asyncio.create_task(self._listen(call))
@@ -195,6 +200,12 @@ class ServiceStream:
             for outcome in await asyncio.gather(listener, sender, return_exceptions=True):
                 if isinstance(outcome, Exception):
                     raise outcome
+
+    def _channel(self) -> grpc.aio.Channel:
+        if not self._authority:
+            return grpc.aio.insecure_channel(self._address, options=_OPTIONS)
+        credentials = grpc.ssl_channel_credentials(self._authority)
+        return grpc.aio.secure_channel(self._address, credentials, options=_OPTIONS)
 
     async def _open(self, call: _Call) -> None:
         with suppress(asyncio.InvalidStateError):  # refused before it was written: reading tells why

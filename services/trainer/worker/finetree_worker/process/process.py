@@ -26,6 +26,8 @@ from finetree_worker.process import log_capture, runner
 from finetree_worker.process.confinement import confine_to_task
 
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the name of the variable, not a token
+AUTHORITY_VARIABLE = "FINETREE_WORKER_AUTHORITY"
+"""PEM certificates of who vouches for the trainer's own. No file: a confined worker could not read it later."""
 EXIT_USAGE = 64
 EXIT_IO = 74
 """Exit status (EX_IOERR of sysexits.h) of a worker whose outcome could not be written to its disk."""
@@ -45,9 +47,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m finetree_worker",
         description="Work on one task of a finetree trainer; started by the trainer, not by hand.",
-        epilog=f"The token is read from the environment variable {TOKEN_VARIABLE}.",
+        epilog=f"The token is read from the environment variable {TOKEN_VARIABLE}, PEM authorities of the trainer's "
+        f"certificate from {AUTHORITY_VARIABLE}; without them it is spoken to in plain text.",
     )
-    parser.add_argument("--socket", required=True, help="address of the trainer: unix:/path or 127.0.0.1:port")
+    parser.add_argument("--socket", required=True, help="address of the trainer: unix:/path or host:port")
     parser.add_argument("--job", default="", help="job that this worker was started for")
     parser.add_argument("--attempt", type=int, default=0, help="attempt of the job")
     parser.add_argument("--kind", choices=sorted(_KINDS), default="train", help="what the job does")
@@ -80,6 +83,7 @@ class Process:
     def __init__(self, options: argparse.Namespace, core: runner.Core, confinement: Confinement | None = None) -> None:
         self._options, self._core, self._confinement = options, core, confinement
         self._identity = identity(options)
+        self._authority = os.environ.pop(AUTHORITY_VARIABLE, "").encode()
         self._busy = False
         self._log = log_capture.capture()
         self._commands = Commands()
@@ -88,7 +92,12 @@ class Process:
 
     def _new_stream(self, identity: Identity) -> ServiceStream:
         return ServiceStream(
-            self._options.socket, identity, self._commands, on_task=self._on_task, on_refused=self._on_refused
+            self._options.socket,
+            identity,
+            self._commands,
+            on_task=self._on_task,
+            on_refused=self._on_refused,
+            authority=self._authority,
         )
 
     def run(self) -> int:

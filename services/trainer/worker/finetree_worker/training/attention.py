@@ -27,6 +27,8 @@ NAME = "finetree_documents"
 """Name under which the function is registered with transformers."""
 EAGER = "finetree_documents_eager"
 """Name for a model that was loaded with eager attention, whose scores are kept in memory."""
+PLAIN_ATTENTION = "Choose a model with plain softmax attention, such as Llama, Qwen, Mistral or SmolLM."
+"""What to do about a model whose rows cannot be packed."""
 SHORT_TOKENS = 256
 """Up to this length plain matrix products beat the fused CPU kernel (measured, 9 heads of 64, forward and backward:
 36 tokens 0.8 against 2.1 ms, 128 tokens 3.1 against 6.8 ms, 512 tokens 16.7 against 14.7 ms)."""
@@ -148,7 +150,7 @@ def attend_documents(
             "UNSUPPORTED_ATTENTION",
             "This model uses attention sinks, which packed attention does not compute.",
             field="model",
-            remedy="Choose a model with plain softmax attention, such as Llama, Qwen, Mistral or SmolLM.",
+            remedy=PLAIN_ATTENTION,
         )
     layer: Any = module.layer_idx if prefix_states is not None else None
     before = None if prefix_states is None else (prefix_states[2 * layer], prefix_states[2 * layer + 1])

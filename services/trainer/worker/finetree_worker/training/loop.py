@@ -17,24 +17,19 @@ from finetree_worker.atomic_files import manifest_hash, size
 from finetree_worker.control import STOPS, Signal, Steering
 from finetree_worker.data.batches import Batches
 from finetree_worker.device_memory import DeviceWatch, is_out_of_memory, memory_bytes, peak_memory_bytes
-from finetree_worker.errors import (
-    Cancelled,
-    DivergedError,
-    Interrupted,
-    MemoryExhaustedError,
-    StorageError,
-)
+from finetree_worker.errors import Cancelled, DivergedError, Interrupted, MemoryExhaustedError, StorageError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta
 from finetree_worker.events.slowdown import WINDOW, SlowdownWatch
 from finetree_worker.plan import Metric, Plan, Precision
 from finetree_worker.ranks.alone import Alone
 from finetree_worker.tokenize.example import Example
-from finetree_worker.training import checkpoint, matrix_rate, optimizers, preflight
+from finetree_worker.training import checkpoint, matrix_rate, optimizers
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.checkpoint import Environment, Position
 from finetree_worker.training.fused.step import faster
 from finetree_worker.training.gradients import Computed, Gradients, Limit, Subject
+from finetree_worker.training.preflight import micro_batch
 
 _RECENT = 20  # steps whose median is the reported speed
 
@@ -134,7 +129,7 @@ class Loop:
                 longest = self.batches.longest_first()
                 # A rank has its part of a batch; one of more rows than that has shorter ones.
                 part = longest[: -(-len(longest) // self.ranks.count)]
-                preflight.check(self.gradients, self.optimizer, part, reporter=self.reporter)
+                micro_batch.check(self.gradients, self.optimizer, part, reporter=self.reporter)
             while not self.finished:
                 self._step(watch)
                 self._after_step(evaluate)

@@ -13,23 +13,22 @@ from finetree_worker.data.packing import MicroBatch
 from finetree_worker.data.prefixes import Sharing
 from finetree_worker.methods.prefix import states as prefix_states
 from finetree_worker.training.attention import DocumentGroup, group
+from finetree_worker.training.fused.cross_entropy import LogitRule, cross_entropy_sum, suits
 
 CHUNK_TARGETS = 1024
 """Number of targets whose logits exist at once: 1024 x 49,152 float32 logits are 201 MB, their gradient as much."""
 
 
-def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    logits: Tensor = head(hidden).float()
+def _rule(model: PreTrainedModel) -> LogitRule:
     config = model.config.get_text_config()
     # Three families change their logits after the head: Granite divides, Cohere multiplies, Gemma 2 and 3 cap them.
-    if scaling := getattr(config, "logits_scaling", None):
-        logits = logits / scaling
-    if scale := getattr(config, "logit_scale", None):
-        logits = logits * scale
-    if cap := getattr(config, "final_logit_softcapping", None):
-        logits = torch.tanh(logits / cap) * cap
-    return logits
+    factor = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    return LogitRule(factor, getattr(config, "final_logit_softcapping", None) or None)
+
+
+def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    return _rule(model).logits(head(hidden))
 
 
 def _chunk_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
@@ -37,11 +36,13 @@ def _chunk_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tenso
 
 
 def sharing(model: PreTrainedModel) -> Sharing | None:
-    """Return which documents of a pack may share what they begin with; None where it is not done: on a GPU.
+    """Return which documents of a pack may share what they begin with; None where it is not done.
 
-    A model with an attention window shares within documents that the window holds whole, a prefix included.
+    It is not on a GPU, nor where a model attends in code of its own (Falcon, GPT-Neo): packed documents are kept apart
+    there by their positions, and what follows a shared prefix would not see it. A model with an attention window shares
+    within documents that the window holds whole, a prefix included.
     """
-    if model.device.type != "cpu":
+    if model.device.type != "cpu" or not model._supports_attention_backend:  # noqa: SLF001 - transformers has no getter
         return None
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     if not window:
@@ -78,9 +79,17 @@ def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     return states
 
 
+def target_logits(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
+    """Return the logits of all targets at once, float32 (targets, vocabulary), in the order of the batch's labels."""
+    return _logits(model, hidden_states(model, batch)[batch.predictors])
+
+
 def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     """Return the sum of the cross entropies (nats) of the micro-batch's targets, a float32 scalar."""
     hidden = hidden_states(model, batch)[batch.predictors]
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    if suits(head, hidden):
+        return cross_entropy_sum(head, hidden, batch.labels, _rule(model))
     if len(hidden) <= CHUNK_TARGETS:
         return _chunk_loss(model, hidden, batch.labels)
     total = hidden.new_zeros((), dtype=torch.float32)

@@ -32,6 +32,7 @@ from finetree_worker.ranks.alone import Alone
 from finetree_worker.training.evaluation_schedule import Evaluations
 from finetree_worker.training.gradients import AUTOCAST, Subject
 from finetree_worker.training.loop import Loop, Trained
+from finetree_worker.training.preflight import separation
 from finetree_worker.versions import library_versions
 
 _BFLOAT16 = (Precision.BF16, Precision.BF16_MIXED)
@@ -127,6 +128,8 @@ class _Run:
         model = load(self.plan, self.ranks.loading_device(self.device), self.bases)
         length = self.plan.data.sequence_length
         checks.check_fit(self.plan.base.folder, model.config, tokenizer, sequence_length=length)
+        if self.ranks.speaks and not self.bases.reused:
+            separation.check(model)
         if device_memory.emulates_bfloat16(self.device) and self.plan.optimization.precision in _BFLOAT16:
             text = "This GPU emulates bfloat16 slowly: PRECISION_FP16_MIXED is faster here."
             self.reporter.emit(event_pb2.Alert(code="BFLOAT16_EMULATED", message=text))

@@ -14,7 +14,7 @@ from finetree_runtime.server.audit.calls import Auditor
 from finetree_runtime.server.audit.files import AuditFiles
 from finetree_runtime.server.audit.log import AuditLog
 
-WAIT = 30.0
+WAIT = 60
 
 
 class FlakyFiles(AuditFiles):

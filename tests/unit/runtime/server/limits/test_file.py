@@ -23,6 +23,8 @@ burst = 10
 running_jobs = 0
 monthly_cost = "500 USD"
 unpriced_trainings = "allow"
+devices = 4
+weight = 2.5
 
 [principals."ci@example.com"]
 upload_bytes_per_day = "1GB"
@@ -40,6 +42,8 @@ def test_what_a_subject_has_of_its_own_goes_before_the_default_limit_by_limit():
     assert limits.value("running_jobs", "projects/other") is None
     assert limits.value("dataset_bytes", "projects/other") == 64 * 1024**3
     assert limits.value("watchers", "projects/search") == 3
+    assert limits.value("devices", "projects/search") == 4
+    assert limits.value("weight", "projects/search") == 2.5
     assert limits.value("monthly_cost", "projects/search") == Budget(Decimal(500), "USD")
     assert limits.value("upload_bytes_per_day", "principals/ci@example.com") == 10**9
     assert limits.value("requests_per_second", "principals/ci@example.com") == 2.5
@@ -60,6 +64,9 @@ def test_what_a_subject_has_of_its_own_goes_before_the_default_limit_by_limit():
         ("[projects.a]\nmonthly_cost = '-5 USD'", "projects.a.monthly_cost"),
         ("[projects.a]\nunpriced_trainings = 'maybe'", "projects.a.unpriced_trainings"),
         ("[principals.a]\nunpriced_trainings = 'allow'", "principals.a.unpriced_trainings"),
+        ("[projects.a]\nweight = 0", "projects.a.weight"),
+        ("[projects.a]\nweight = inf", "projects.a.weight"),
+        ("[principals.a]\nweight = 2", "principals.a.weight"),
         ("[principals.a]\nrequests_per_second = 0", "principals.a.requests_per_second"),
         ("[principals.a]\ndataset_bytes = '5 parsec'", "principals.a.dataset_bytes"),
         ("projects = 3", "projects"),

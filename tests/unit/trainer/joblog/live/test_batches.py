@@ -79,8 +79,8 @@ async def test_watchers_with_another_filter_get_batches_of_their_own(log):
     await asyncio.sleep(0)
     await add(log, "a", "b")
     await finish(log)
-    assert sum(len(parsed(batch).events) for batch in await asyncio.wait_for(lines, 30)) == 2
-    assert sum(len(parsed(batch).events) for batch in await asyncio.wait_for(all_, 30)) == 4
+    assert sum(len(parsed(batch).events) for batch in await asyncio.wait_for(lines, 60)) == 2
+    assert sum(len(parsed(batch).events) for batch in await asyncio.wait_for(all_, 60)) == 4
 
 
 async def test_a_client_that_goes_takes_no_batch_from_the_others(log):
@@ -89,7 +89,7 @@ async def test_a_client_that_goes_takes_no_batch_from_the_others(log):
     first, second = (asyncio.create_task(batches.next("j1", 0, chosen, StepSampler(0))) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
-    found = await asyncio.wait_for(second, 30)
+    found = await asyncio.wait_for(second, 60)
     assert (found.reached, batches.serialized) == (1, 1)
     assert first.cancelled()
 

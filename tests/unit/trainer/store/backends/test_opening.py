@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-import json
-
 import pytest
 from finetree_runtime.config.settings import SecretUrl, SettingsError
 from finetree_trainer.layout import Layout
-from finetree_trainer.store.backends.opening import _tie, folder_id, open_store
+from finetree_trainer.store.backends.folder_mark import FolderMark
+from finetree_trainer.store.backends.opening import open_store
 
 URL = SecretUrl("postgresql://127.0.0.1:1/jobs")
 
@@ -13,17 +12,6 @@ def refused(layout, url) -> str:
     with pytest.raises(SettingsError) as error:
         open_store(layout, url)
     return error.value.reason
-
-
-def test_a_folder_keeps_the_name_that_its_database_knows(tmp_path):
-    mark = Layout(tmp_path).database_mark
-    first = folder_id(mark)
-    assert not mark.exists()
-    _tie(mark, first)
-    _tie(mark, "another")
-    assert folder_id(mark) == first
-    assert json.loads(mark.read_text()) == {"data_folder": first}
-    assert [file.name for file in tmp_path.iterdir()] == ["database.json"]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "\ufffe"])
@@ -38,7 +26,7 @@ def test_a_folder_is_used_with_the_kind_of_database_that_it_has(tmp_path):
         layout.root.mkdir()
     open_store(embedded, SecretUrl()).close()
     assert refused(embedded, URL) == "DATA_DIR_HAS_DATABASE"
-    _tie(served.database_mark, "x")
+    FolderMark(served.database_mark).make()
     assert refused(served, SecretUrl()) == "DATA_DIR_WITHOUT_DATABASE"
     assert [file.name for file in served.root.iterdir()] == ["database.json"]
 

@@ -35,12 +35,16 @@ class Tail:
     def extend(self, added: list[event_pb2.JobEvent]) -> None:
         """Append events that follow the newest one; after a gap, keep these alone."""
         if self.newest and self.newest[-1].seq + 1 != added[0].seq:
-            self.newest.clear()
-            self.bytes = 0
+            self.skip()
         self.newest.extend(added)
         self.bytes += sum(event.ByteSize() for event in added)
         if len(self.newest) > 2 * TAIL_EVENTS or self.bytes > TAIL_BYTES:
             self._shorten()
+
+    def skip(self) -> None:
+        """Keep no event: others have followed that are not here."""
+        self.newest.clear()
+        self.bytes = 0
 
     def _shorten(self) -> None:
         """Keep the newest events, half of what is allowed, so that this is not done for every event."""

@@ -141,10 +141,14 @@ class ProjectWatches:
             if not signal.open:
                 del self._signals[project]
 
-    def _published(self, change: Change[Any]) -> None:
-        signal = self._signals.get(change.row.project)
+    def publish(self, project: str, position: int, kinds: set[int]) -> None:
+        """Wake the watchers of a project who ask for one of the kinds of event in the block at a position."""
+        signal = self._signals.get(project)
         if signal is not None:
-            signal.publish(change.position, {int(event.kind) for event in change.events})
+            signal.publish(position, kinds)
+
+    def _published(self, change: Change[Any]) -> None:
+        self.publish(change.row.project, change.position, {int(event.kind) for event in change.events})
 
     def _response(
         self, project: str, shown: list[tuple[event_pb2.JobEvent, Place]], place: Place, *, more: bool

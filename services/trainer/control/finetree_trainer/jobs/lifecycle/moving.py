@@ -10,7 +10,7 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.jobs.lifecycle.pausing import state_name
-from finetree_trainer.scheduling import place
+from finetree_trainer.scheduling.order import place
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.store import request_ids
 from finetree_trainer.store.jobs import JobRow

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import Transaction
-from finetree_trainer.scheduling import place
+from finetree_trainer.scheduling.order import place
 from finetree_trainer.store import request_ids
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.request_ids import RequestKey

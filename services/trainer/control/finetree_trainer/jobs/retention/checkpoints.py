@@ -24,6 +24,7 @@ from finetree_trainer.layout import Layout
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.portable_checkpoint import PortableFile, portable_files
 from finetree_trainer.models.weights import whole_steps
+from finetree_trainer.objects.copies import Copies
 from finetree_trainer.store import jobs, request_ids
 from finetree_trainer.store.request_ids import RequestKey
 
@@ -36,8 +37,8 @@ HASHES_KEPT = 64
 class CheckpointKeeping:
     """Changes how long checkpoints are kept, deletes them, and reads them for download."""
 
-    def __init__(self, log: EventLog, layout: Layout, checkpoints: Checkpoints) -> None:
-        self._log, self._layout, self._checkpoints = log, layout, checkpoints
+    def __init__(self, log: EventLog, layout: Layout, checkpoints: Checkpoints, copies: Copies) -> None:
+        self._log, self._layout, self._checkpoints, self._copies = log, layout, checkpoints, copies
         self._described: dict[tuple[str, str], artifact_pb2.ArtifactFile] = {}
 
     async def get(self, job: ResourceName, step: int, *, state: bool) -> checkpoint_pb2.Checkpoint:
@@ -74,6 +75,7 @@ class CheckpointKeeping:
 
         if await self._log.store.read(partial(request_ids.find, key=key)) is None:
             await self._found(job, step)
+            await self._copies.ensure(folder / checkpoint.folder_name(step))
             await asyncio.to_thread(change)
             fail_point("keeping.after_change")
             await self._log.store.write(partial(request_ids.claim, key=key, resource=job.id, now=now))
@@ -96,9 +98,14 @@ class CheckpointKeeping:
         return freed
 
     async def discard(self, job: ResourceName, step: int, key: RequestKey | None = None) -> int:
-        """Delete a checkpoint that nobody needs; return the bytes of its files. Raises as `delete`."""
+        """Delete a checkpoint that nobody needs, then its copy; return the bytes of its files.
+
+        Raises as `delete`, and Unavailable OBJECT_STORE_UNAVAILABLE: then the copy is left, and asked again it goes.
+        """
         folder = self._layout.checkpoints(job.id)
-        if step not in await asyncio.to_thread(checkpoint.steps, folder):
+        place = folder / checkpoint.folder_name(step)
+        on_disk, copy = step in await asyncio.to_thread(checkpoint.steps, folder), self._copies.find(place)
+        if not on_disk and copy is None:
             answered = _answer(await asyncio.to_thread(checkpoint.read_kept, folder), key) if key is not None else None
             if answered is None:
                 raise _not_found(job, step, folder)
@@ -124,7 +131,13 @@ class CheckpointKeeping:
             remove_tree(trash)
             return freed
 
-        freed = await asyncio.to_thread(work)
+        if on_disk:
+            freed = await asyncio.to_thread(work)
+        elif step in (await asyncio.to_thread(checkpoint.read_kept, folder)).pinned:
+            raise pinned(f"{job}/checkpoints/{step}")
+        else:
+            freed = copy.size if copy is not None else 0
+        await self._copies.remove(place)
         get_logger().info("checkpoint_removed", job=job.id, step=step, freed_bytes=freed)
         return freed
 
@@ -167,6 +180,7 @@ class CheckpointKeeping:
     async def _files(self, job: ResourceName, step: int, *, state: bool) -> list[PortableFile]:
         folder = self._layout.checkpoints(job.id)
         place = folder / checkpoint.folder_name(step)
+        await self._copies.ensure(place)
         try:
             return await asyncio.to_thread(partial(portable_files, place, state=state))
         except WeightsError as error:
@@ -191,7 +205,8 @@ class CheckpointKeeping:
         row = jobs.load_hot(connection, job.id)
         if row is None or row.state in states.TERMINAL:
             return
-        snapshot, whole = job_pb2.Job.FromString(row.snapshot), whole_steps(self._layout.checkpoints(job.id))
+        folder = self._layout.checkpoints(job.id)
+        snapshot, whole = job_pb2.Job.FromString(row.snapshot), [*whole_steps(folder), *self._copies.steps(folder)]
         if step in (max(whole, default=-1), snapshot.best_checkpoint_step):
             text = f"{name} is the newest or the best of a job that may go on from it; wait until it has ended"
             raise FailedPrecondition("JOB_NOT_ENDED", f"{text}.", violations=[(name, text, "JOB_NOT_ENDED")])

@@ -6,7 +6,7 @@ from functools import partial
 
 from finetree_api.trainer.v1 import retention_pb2
 from finetree_data.fail_points import fail_point
-from finetree_runtime.errors import FailedPrecondition, NotFound
+from finetree_runtime.errors import FailedPrecondition, NotFound, Unavailable
 from finetree_runtime.ids import ResourceName
 from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection
@@ -19,6 +19,8 @@ from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.retention import rows, users
 from finetree_trainer.jobs.retention.checkpoints import require_unpinned
 from finetree_trainer.layout import Layout
+from finetree_trainer.objects.copies import Copies
+from finetree_trainer.outages import log_failure
 from finetree_trainer.store import attempts, request_ids
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.request_ids import RequestKey
@@ -27,8 +29,8 @@ from finetree_trainer.store.request_ids import RequestKey
 class Deletions:
     """Deletes jobs on request and by time, and removes the files of those that a killed service left."""
 
-    def __init__(self, log: EventLog, layout: Layout, jobs: Jobs) -> None:
-        self._log, self._layout, self._jobs = log, layout, jobs
+    def __init__(self, log: EventLog, layout: Layout, jobs: Jobs, copies: Copies) -> None:
+        self._log, self._layout, self._jobs, self._copies = log, layout, jobs, copies
 
     async def delete(self, name: ResourceName, request: retention_pb2.DeleteJobRequest, key: RequestKey) -> int:
         """Delete a job, once for each request; return the bytes of its files.
@@ -83,6 +85,12 @@ class Deletions:
         folder = self._layout.job(uid)
         # Twice: the output of a worker that has just ended may arrive there meanwhile.
         if await asyncio.to_thread(remove_tree, folder) or await asyncio.to_thread(remove_tree, folder):
+            try:
+                await self._copies.remove_below(folder)
+            except Unavailable as error:
+                # The job is deleted all the same; its row says that there is something left, for the next sweep.
+                log_failure(error, doing="remove_copies", job=uid)
+                return
             fail_point("deletion.before_note")
             await self._log.store.write(partial(rows.note_files_gone, uid=uid))
         else:

@@ -16,6 +16,7 @@ from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.jobs.retention import users
 from finetree_trainer.jobs.retention.policy import Kind
 from finetree_trainer.layout import Layout
+from finetree_trainer.objects.copies import Copies
 from finetree_trainer.store import schema
 from finetree_trainer.store.sealed import Damaged
 
@@ -64,8 +65,8 @@ class _JobRow:
 class Inventory:
     """Counts what is stored."""
 
-    def __init__(self, log: EventLog, layout: Layout) -> None:
-        self._log, self._layout = log, layout
+    def __init__(self, log: EventLog, layout: Layout, copies: Copies) -> None:
+        self._log, self._layout, self._copies = log, layout, copies
 
     async def items(self, project: str | None = None) -> list[Item]:
         """Everything of a project, of all of them for None, and what they share."""
@@ -101,8 +102,15 @@ class Inventory:
                     kept.expire_times.get(step, 0),
                 )
                 found.append(held.judged(item))
+        on_disk = {item.part for item in found}
         rest = folder_bytes(self._layout.job(row.uid))
         rest -= sum(item.size for item in found)
+        for step, copy in sorted(self._copies.steps(folder).items()):
+            if str(step) not in on_disk:
+                pinned, expires = "is pinned" if step in kept.pinned else "", kept.expire_times.get(step, 0)
+                kind = retention_pb2.STORAGE_KIND_CHECKPOINTS
+                item = Item(kind, row.project, row.uid, str(step), copy.size, copy.time_ns // 1000, pinned, expires)
+                found.append(held.judged(item))
         rest -= sum(item.size for item in artifacts if item.uid == row.uid)
         pinned = "has a pinned checkpoint" if any(item.kept == "is pinned" for item in found) else ""
         events = max(0, row.event_bytes - row.newest_bytes)

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, func, select
 from finetree_trainer.datasets.contents import Contents
 from finetree_trainer.disk import folder_bytes, remove_tree
 from finetree_trainer.layout import Layout
+from finetree_trainer.objects.copies import Copies
 from finetree_trainer.store import schema
 from finetree_trainer.store.database import Store
 
@@ -44,6 +45,36 @@ async def remove_leftovers(store: Store, layout: Layout, contents: Contents) -> 
             if sha256 not in known.contents:
                 freed += _note_removed("content", place.name, await contents.remove_unused(sha256))
     return freed
+
+
+async def remove_left_copies(store: Store, layout: Layout, copies: Copies, contents: Contents) -> None:
+    """Remove copies without a row from the object store: of jobs, artifacts and datasets that are gone.
+
+    Raises Unavailable OBJECT_STORE_UNAVAILABLE.
+    """
+    # The copies first: whatever is created meanwhile is not among them.
+    places = [place for place, _ in copies]
+    known, artifacts = await store.read(lambda connection: (_known(connection), _artifacts(connection, layout)))
+    if known.empty:
+        return
+    for place in places:
+        if place.parent == layout.datasets:
+            sha256 = place.name.partition(".")[0]
+            if sha256 not in known.contents:
+                await contents.remove_unused(sha256)
+            continue
+        uid = place.relative_to(layout.jobs).parts[0]
+        if uid not in known.jobs:
+            await copies.remove_below(layout.job(uid))
+        elif place.parent != layout.checkpoints(uid) and place not in artifacts:
+            await copies.remove(place)
+
+
+def _artifacts(connection: Connection, layout: Layout) -> set[Path]:
+    """Places of all artifacts."""
+    columns = schema.artifacts.c
+    rows = connection.execute(select(columns.job_uid, columns.attempt, columns.artifact))
+    return {layout.artifacts(uid, attempt) / artifact for uid, attempt, artifact in rows}
 
 
 def _known(connection: Connection) -> _Known:

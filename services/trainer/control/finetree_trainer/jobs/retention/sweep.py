@@ -19,10 +19,11 @@ from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping, requi
 from finetree_trainer.jobs.retention.deletion import Deletions
 from finetree_trainer.jobs.retention.events import EventRetention
 from finetree_trainer.jobs.retention.inventory import Inventory, Item
-from finetree_trainer.jobs.retention.leftovers import remove_leftovers
+from finetree_trainer.jobs.retention.leftovers import remove_left_copies, remove_leftovers
 from finetree_trainer.jobs.retention.plan import removals
 from finetree_trainer.jobs.retention.policy import Policy
 from finetree_trainer.layout import Layout
+from finetree_trainer.objects.copies import Copies
 from finetree_trainer.outages import log_failure
 from finetree_trainer.store import artifacts
 
@@ -42,13 +43,16 @@ class RetentionSweep:
         deletions: Deletions,
         checkpoints: CheckpointKeeping,
         datasets: Datasets,
+        copies: Copies,
     ) -> None:
+        self._copies = copies
         self._log, self._layout, self._policy = log, layout, policy
         self._deletions, self._checkpoints, self._datasets = deletions, checkpoints, datasets
-        self._inventory, self._events = Inventory(log, layout), EventRetention(log)
+        self._inventory, self._events = Inventory(log, layout, copies), EventRetention(log)
         self._parts: dict[str, Callable[[], Awaitable[object]]] = {
             "finish_deletions": deletions.finish,
             "remove_leftovers": partial(remove_leftovers, log.store, layout, datasets.contents),
+            "remove_left_copies": partial(remove_left_copies, log.store, layout, copies, datasets.contents),
             "retention": self._remove_expired,
         }
 
@@ -107,4 +111,6 @@ class RetentionSweep:
             return artifact_pb2.Artifact.FromString(record).attempt if record is not None else 0
 
         attempt = await self._log.store.write(work)
-        await asyncio.to_thread(remove_tree, self._layout.artifacts(item.uid, attempt) / item.part)
+        place = self._layout.artifacts(item.uid, attempt) / item.part
+        await asyncio.to_thread(remove_tree, place)
+        await self._copies.remove(place)

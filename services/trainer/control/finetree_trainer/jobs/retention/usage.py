@@ -13,6 +13,7 @@ from finetree_trainer.jobs.retention.inventory import Inventory, Item
 from finetree_trainer.jobs.retention.plan import removals
 from finetree_trainer.jobs.retention.policy import Kind, Policy
 from finetree_trainer.layout import Layout
+from finetree_trainer.objects.copies import Copies
 
 DEFAULT_REMOVALS = 100
 """Removals that are listed where a request says nothing."""
@@ -21,9 +22,9 @@ DEFAULT_REMOVALS = 100
 class StorageReport:
     """Answers GetStorage."""
 
-    def __init__(self, log: EventLog, layout: Layout, policy: Policy) -> None:
+    def __init__(self, log: EventLog, layout: Layout, policy: Policy, copies: Copies) -> None:
         self._log, self._layout, self._policy = log, layout, policy
-        self._inventory = Inventory(log, layout)
+        self._inventory = Inventory(log, layout, copies)
 
     async def report(self, project: str | None, *, limit: int) -> retention_pb2.GetStorageResponse:
         """Describe a project, or all of them for None."""

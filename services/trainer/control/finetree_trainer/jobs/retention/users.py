@@ -3,16 +3,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from finetree_api.trainer.v1 import job_pb2, sweep_pb2
 from finetree_api.types.v1 import weights_pb2
 from finetree_runtime.errors import FailedPrecondition
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from finetree_trainer.joblog import states
 from finetree_trainer.jobs.sweeps import rows as sweep_rows
 from finetree_trainer.jobs.sweeps.sweeps import LIVE
-from finetree_trainer.store import jobs
+from finetree_trainer.layout import Layout
+from finetree_trainer.store import jobs, schema
 
 _VERBS = {"train": "starts from", "export": "exports", "evaluate": "measures", "serve": "serves"}
 
@@ -37,6 +39,16 @@ def uses(connection: Connection) -> list[Use]:
         sweep = sweep_pb2.Sweep.FromString(row.record)
         found += [Use(f"projects/{row.project}/sweeps/{row.uid}", t.job, "compares") for t in sweep.trials if t.job]
     return found
+
+
+def in_use(connection: Connection, layout: Layout) -> set[Path]:
+    """Folders of jobs and files of datasets that live jobs and sweeps need; for the former their own are among them."""
+    live, datasets = jobs.in_states(connection, states.LIVE), schema.datasets.c
+    names = {use.used.partition("/jobs/")[2].partition("/")[0] for use in uses(connection)}
+    found = {layout.job(uid) for uid in names | {row.uid for row in live} if uid}
+    wanted = {uid for row in live for uid in (row.dataset_uid, row.evaluation_uid) if uid}
+    hashes = connection.execute(select(datasets.sha256).where(datasets.uid.in_(wanted))).scalars()
+    return found | {layout.dataset_file(sha256) for sha256 in hashes}
 
 
 def of_job(found: list[Use], name: str) -> list[Use]:

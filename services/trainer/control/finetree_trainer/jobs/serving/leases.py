@@ -181,7 +181,7 @@ class Leases:
         if lease is None or lease.ended:
             return ""
         seconds = lease.terms.yield_after / 1e6
-        return f"{lease.name} serves a model and gives way when nobody has asked it for {seconds:.0f} s"
+        return f"serves a model and gives way when nobody has asked it for {seconds:.0f} s"
 
 
 def lease_expired(why: str) -> FailedPrecondition:

@@ -4,16 +4,15 @@
 An error is {"error": {"reason": …, "message": …}} and the exit code 1.
 """
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 
 from finetree_trainer.jobs.stored.database import opened
 from finetree_trainer.jobs.stored.overview import overview
+from finetree_trainer.json_lines import refuse, write
 from finetree_trainer.layout import Layout
 
 
@@ -23,20 +22,11 @@ def main(arguments: list[str]) -> int:
         with opened(Layout(Path(arguments[0])).database) as connection:
             document = overview(connection)
     except SettingsError as error:
-        return _refuse(error.reason, str(error))
+        return refuse(error)
     except DomainError as error:
-        return _refuse(error.reason, error.message)
-    _write(document)
+        return refuse(SettingsError(error.reason, error.message))
+    write(document)
     return 0
-
-
-def _refuse(reason: str, message: str) -> int:
-    _write({"error": {"reason": reason, "message": message}})
-    return 1
-
-
-def _write(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches whether a database on a server takes writes, so that readiness says so and nobody is sent here in vain."""
+"""Watches whether a database on a server answers, so that readiness says so and nobody is sent here in vain."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -26,12 +26,15 @@ class SetReady(Protocol):
 
 
 class Availability:
-    """Asks the writer, again and again; a look that finds a lost connection makes a new one."""
+    """Asks the writer, again and again, or a reader where another process writes.
+
+    A look that finds a lost connection makes a new one.
+    """
 
     def __init__(self, store: Store, set_ready: SetReady) -> None:
         self._store, self._set_ready = store, set_ready
         self.available = True
-        """Whether the last look found a database that takes writes."""
+        """Whether the last look found a database that answers."""
 
     async def run(self) -> None:
         """Look for ever."""
@@ -52,10 +55,11 @@ class Availability:
         await self._set_ready(ready=self.available)
 
     async def _cause(self) -> str | None:
-        """What keeps the database from taking writes; None where nothing does."""
+        """What keeps the database from answering; None where nothing does."""
+        ask = self._store.write if self._store.leads else self._store.read
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                await self._store.write(_nothing)
+                await ask(_nothing)
         except TimeoutError:
             return "no answer"
         except DomainError as error:

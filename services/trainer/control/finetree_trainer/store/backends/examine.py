@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from finetree_trainer.layout import Layout
-from finetree_trainer.store.backends.opening import folder_id
+from finetree_trainer.store.backends.folder_mark import FolderMark
 from finetree_trainer.store.backends.postgresql import FOLDER, PostgreSQL
 from finetree_trainer.store.backends.url import parse
 
@@ -31,8 +31,8 @@ def examine(layout: Layout, environment: Mapping[str, str]) -> dict[str, Any]:
     Raises SettingsError DATABASE_URL_MISSING where the environment names none, DATABASE_OF_OTHER_FOLDER, and what keeps
     a trainer from connecting.
     """
-    url = parse(_url(environment))
-    backend = PostgreSQL(url, folder_id(layout.database_mark))
+    url = parse(url_in(environment))
+    backend = PostgreSQL(url, FolderMark(layout.database_mark))
     engine = backend.reading(1)
     try:
         with engine.begin() as connection:
@@ -53,11 +53,12 @@ def _found(connection: Connection, backend: PostgreSQL) -> dict[str, Any]:
     return {"server": version, "schema_version": int(meta.get("schema_version", 0)), "jobs": jobs}
 
 
-def _url(environment: Mapping[str, str]) -> str:
+def url_in(environment: Mapping[str, str]) -> str:
+    """The URL of a trainer's database, as its environment has it. Raises SettingsError DATABASE_URL_MISSING."""
     if environment.get(VARIABLE):
         return environment[VARIABLE]
     try:
         return Path(environment[f"{VARIABLE}_FILE"]).read_text(encoding="utf-8")
     except (KeyError, OSError, UnicodeError):
-        why = f"the folder's database is on a server: set {VARIABLE} or {VARIABLE}_FILE as the trainer has it"
+        why = f"no URL of a database on a server: set {VARIABLE} or {VARIABLE}_FILE as the trainer has it"
         raise SettingsError("DATABASE_URL_MISSING", why) from None

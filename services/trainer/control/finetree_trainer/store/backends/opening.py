@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opens the store that a data folder and the settings name, or says why it cannot be."""
 
-import json
-import os
-import secrets
-from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from finetree_runtime.config.settings import SecretUrl, SettingsError
 from sqlalchemy.exc import DatabaseError
 
-from finetree_trainer.disk import sync_folder
 from finetree_trainer.layout import Layout
 from finetree_trainer.store.backends.failures import is_corrupt
-from finetree_trainer.store.backends.url import named, parse
+from finetree_trainer.store.backends.folder_mark import FolderMark
+from finetree_trainer.store.backends.url import parse
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.migrations import SchemaTooNewError
+
+if TYPE_CHECKING:
+    from finetree_trainer.store.backends.postgresql import PostgreSQL
 
 
 def open_store(layout: Layout, database_url: SecretUrl) -> Store:
@@ -24,6 +23,9 @@ def open_store(layout: Layout, database_url: SecretUrl) -> Store:
     Raises SettingsError: DATA_DIR_… where the folder's is damaged, newer than this program or cannot be opened, or the
     folder belongs to the other kind; DATABASE_… where one on a server cannot be used.
     """
+    if layout.database.exists() and layout.database_mark.exists():
+        text = "data_dir: a move of its database was cut off; run the same `finetree database move` again"
+        raise SettingsError("DATA_DIR_UNFINISHED", text)
     return _on_server(layout, database_url) if database_url else _embedded(layout)
 
 
@@ -45,51 +47,31 @@ def _embedded(layout: Layout) -> Store:
 
 
 def _on_server(layout: Layout, database_url: SecretUrl) -> Store:
+    backend = on_server(layout, database_url)
+    try:
+        return Store(backend)
+    except (SchemaTooNewError, DatabaseError) as error:
+        raise refused(backend, error) from None
+
+
+def on_server(layout: Layout, database_url: SecretUrl, **replica: Any) -> "PostgreSQL":
+    """The database of a URL, for this folder; `replica` as of PostgreSQL.
+
+    Raises SettingsError DATABASE_URL_INVALID, DATA_DIR_HAS_DATABASE, DATA_DIR_UNUSABLE.
+    """
     from finetree_trainer.store.backends.postgresql import PostgreSQL
 
     url = parse(database_url.reveal())
     if layout.database.exists():
-        text = f"it has a database of its own, {layout.database.name}, whose jobs would be left; name an empty folder"
+        text = f"it has a database of its own, {layout.database.name}: carry it over with `finetree database move`"
         raise SettingsError("DATA_DIR_HAS_DATABASE", f"data_dir: {text}, or leave database_url out")
-    folder = folder_id(layout.database_mark)
-    backend = PostgreSQL(url, folder, partial(_tie, layout.database_mark, folder))
-    try:
-        return Store(backend)
-    except SchemaTooNewError as error:
-        raise SettingsError("DATABASE_TOO_NEW", f"database_url: {named(url)}: {error}; start a newer trainer") from None
-    except DatabaseError as error:
-        raise backend.refused(error) from None
+    mark = FolderMark(layout.database_mark)
+    mark.read()  # one that is damaged is refused before anybody is asked
+    return PostgreSQL(url, mark, **replica)
 
 
-def folder_id(mark: Path) -> str:
-    """What a data folder is known by in its database; a new one where there is no mark yet.
-
-    Raises SettingsError DATA_DIR_UNUSABLE.
-    """
-    try:
-        return str(json.loads(mark.read_text(encoding="utf-8"))["data_folder"])
-    except FileNotFoundError:
-        return secrets.token_hex(16)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise _unusable(mark) from None
-
-
-def _tie(mark: Path, folder: str) -> None:
-    """Write the mark, and have it on disk: the database learns of the folder only after this."""
-    if mark.exists():
-        return
-    draft = mark.with_name(f"{mark.name}.draft")
-    try:
-        with draft.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps({"data_folder": folder}) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(mark)
-        sync_folder(mark.parent)
-    except OSError:
-        raise _unusable(mark) from None
-
-
-def _unusable(mark: Path) -> SettingsError:
-    text = f"data_dir: {mark.name} in it cannot be read or made; look at the disk and the rights of the folder"
-    return SettingsError("DATA_DIR_UNUSABLE", text)
+def refused(backend: "PostgreSQL", error: SchemaTooNewError | DatabaseError) -> SettingsError:
+    """What keeps a database on a server from being used."""
+    if isinstance(error, DatabaseError):
+        return backend.refused(error)
+    return SettingsError("DATABASE_TOO_NEW", backend.told(f"{error}; start a newer trainer"))

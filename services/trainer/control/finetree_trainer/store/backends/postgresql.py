@@ -9,6 +9,7 @@ answer.
 
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from finetree_trainer.store.backends.failures import sqlstate, unavailable
+from finetree_trainer.store.backends.folder_mark import FolderMark
 from finetree_trainer.store.backends.url import KEEP_ALIVE, named, redacted
 
 OLDEST_SERVER = 140000
@@ -28,10 +30,11 @@ OLDEST_SERVER = 140000
 
 LOCK_SECONDS = 5.0
 """How long a start waits for the lock of a trainer that was just killed; a server notices that within milliseconds."""
-_LOCK_POLL_SECONDS = 0.1
+_LOCK_POLL_SECONDS = 0.2
 
-OWNER, FOLDER = "owner", "data_folder"
-"""Keys in `meta`: the run of a service that wrote last, and the data folder that the database belongs to."""
+OWNER, FOLDER, LEADER = "owner", "data_folder", "leader"
+"""Keys in `meta`: the run of a service that wrote last, the data folder that the database belongs to, and the address
+at which that run is reached by the other replicas, "" where it has none."""
 
 _FACTS = """
 SELECT current_setting('server_version_num')::int, current_setting('server_version'),
@@ -48,6 +51,9 @@ _LOCK = """
 SELECT pg_try_advisory_lock(1179537477, (SELECT oid::int4 FROM pg_namespace WHERE nspname = current_schema()))"""
 
 _MARK = "SELECT pg_current_xact_id()::text, pg_backend_pid()"
+# One for each transaction, however much is in it, and without a round trip of its own.
+_MARK_AND_NOTIFY = f"{_MARK}, pg_notify(%s, '')"
+_CHANNEL = "SELECT 'finetree_' || oid FROM pg_namespace WHERE nspname = current_schema()"
 _FATE = text("SELECT pg_xact_status(CAST(:mark AS xid8))")
 _VALUE = text("SELECT value FROM meta WHERE key = :key")
 _PUT = text("""
@@ -88,15 +94,22 @@ class _Facts:
 
 
 class PostgreSQL:
-    """A database on a server, for the trainer of one data folder, which `folder` identifies.
+    """A database on a server, for the trainer of one data folder.
 
-    `tie` marks the folder as belonging to a database; it is called once that is known to be usable.
+    `replica` is where the other replicas of the trainer reach this one; "" for a trainer that is alone. Replicas are
+    told of each commit. `on_superseded` is called on the writer's thread once another run has taken the database.
     """
 
-    def __init__(self, url: URL, folder: str, tie: Callable[[], None] = lambda: None) -> None:
-        self._url, self._folder, self._tie = url, folder, tie
+    def __init__(
+        self, url: URL, mark: FolderMark, *, replica: str = "", on_superseded: Callable[[], None] = lambda: None
+    ) -> None:
+        self._url, self._folder, self._replica, self._on_superseded = url, mark, replica, on_superseded
         self._run = secrets.token_hex(8)
         self._taken = False
+        self.patience = 0.0 if replica else LOCK_SECONDS
+        """How long the lock is waited for, seconds."""
+        self.closing = threading.Event()
+        """Ends every wait for the lock."""
 
     def writing(self) -> Engine:
         """Make the engine of the writer.
@@ -117,6 +130,17 @@ class PostgreSQL:
 
         return engine
 
+    def listening(self) -> Engine:
+        """Make the engine of one connection that is told of each commit of a leader: its driver's `notifies`."""
+        engine = self._engine(size=1, isolation="AUTOCOMMIT")
+
+        @event.listens_for(engine, "connect")
+        def listen(driver: Any, _record: Any) -> None:
+            driver.autocommit = True
+            driver.execute(f'LISTEN "{driver.execute(_CHANNEL).fetchone()[0]}"')
+
+        return engine
+
     def prepare(self, engine: Engine) -> None:
         """Refuse a server that cannot be used, and a database of another folder.
 
@@ -134,15 +158,15 @@ class PostgreSQL:
 
     def require_folder(self, found: str | None) -> None:
         """Refuse a database that belongs to another folder. Raises SettingsError DATABASE_OF_OTHER_FOLDER."""
-        if found is not None and found != self._folder:
+        if found is not None and found != self._folder.read():
             why = "it belongs to another data folder, which has the files and the workers of its jobs; name that one in"
-            raise SettingsError("DATABASE_OF_OTHER_FOLDER", self._told(f"{why} data_dir, or an empty database"))
+            raise SettingsError("DATABASE_OF_OTHER_FOLDER", self.told(f"{why} data_dir, or an empty database"))
 
     def take(self, engine: Engine) -> None:
-        """Note which folder and which run of a service the database belongs to."""
-        self._tie()
+        """Note which folder and which run of a service the database belongs to, and where that is reached."""
+        values = {FOLDER: self._folder.make(), OWNER: self._run, LEADER: self._replica}
         with engine.begin() as connection:
-            connection.execute(_PUT, [{"key": FOLDER, "value": self._folder}, {"key": OWNER, "value": self._run}])
+            connection.execute(_PUT, [{"key": key, "value": value} for key, value in values.items()])
         self._taken = True
 
     def mark(self, connection: Connection) -> str:
@@ -150,8 +174,12 @@ class PostgreSQL:
 
         Raises Unavailable where the connection is not the one that took the lock, as behind a pool of transactions.
         """
-        mark, process = connection.exec_driver_sql(_MARK).one()
-        if connection.connection.info.get("process") != process:
+        info = connection.connection.info
+        if self._replica:
+            mark, process, _ = connection.exec_driver_sql(_MARK_AND_NOTIFY, (info.get("channel"),)).one()
+        else:
+            mark, process = connection.exec_driver_sql(_MARK).one()
+        if info.get("process") != process:
             raise unavailable()
         return str(mark)
 
@@ -180,16 +208,16 @@ class PostgreSQL:
         said = " ".join(redacted(self._url, str(error.orig)).split())[:300]
         if any(words in said for words in _REFUSED_USER):
             why = f"the server refuses the user or the password ({said}); docs/scale.md says how to give them"
-            return SettingsError("DATABASE_CREDENTIALS", self._told(why))
+            return SettingsError("DATABASE_CREDENTIALS", self.told(why))
         if _NO_DATABASE.search(said):
             return SettingsError(
-                "DATABASE_MISSING", self._told("there is no such database on the server; create it first")
+                "DATABASE_MISSING", self.told("there is no such database on the server; create it first")
             )
         if not state:
-            return SettingsError("DATABASE_UNREACHABLE", self._told(f"no connection ({said})"))
+            return SettingsError("DATABASE_UNREACHABLE", self.told(f"no connection ({said})"))
         if state[:2] in ("08", "53", "57"):
-            return SettingsError("DATABASE_UNREACHABLE", self._told(f"the server takes no connection now ({said})"))
-        return SettingsError("DATABASE_UNUSABLE", self._told(f"it cannot be used ({said})"))
+            return SettingsError("DATABASE_UNREACHABLE", self.told(f"the server takes no connection now ({said})"))
+        return SettingsError("DATABASE_UNUSABLE", self.told(f"it cannot be used ({said})"))
 
     def _engine(self, *, size: int, isolation: Any) -> Engine:
         options = {name: value for name, value in KEEP_ALIVE.items() if name not in self._url.query}
@@ -217,6 +245,7 @@ class PostgreSQL:
             driver.execute(_KEEP_ALIVE)
             self._lock(driver)
             record.info["process"] = driver.info.backend_pid
+            record.info["channel"] = driver.execute(_CHANNEL).fetchone()[0]
             driver.autocommit = False
         except BaseException:
             driver.close()
@@ -226,25 +255,27 @@ class PostgreSQL:
         refusal = facts.refusal()
         if refusal is not None:
             reason, why = refusal
-            raise unavailable() if self._taken else SettingsError(reason, self._told(why))
+            raise unavailable() if self._taken else SettingsError(reason, self.told(why))
 
     def _lock(self, driver: Any) -> None:
-        deadline = time.monotonic() + (0.0 if self._taken else LOCK_SECONDS)
+        deadline = time.monotonic() + self.patience
         while not driver.execute(_LOCK).fetchone()[0]:
-            if time.monotonic() >= deadline:
-                raise self._in_use()
-            time.sleep(_LOCK_POLL_SECONDS)
+            if self._taken:
+                self._require_own(driver)
+                raise unavailable()
+            if time.monotonic() >= deadline or self.closing.wait(_LOCK_POLL_SECONDS):
+                why = "another trainer uses it; stop it first. Where its machine is gone, the server lets go within"
+                raise SettingsError("DATABASE_IN_USE", self.told(f"{why} a minute"))
         if self._taken:
-            owner = driver.execute(_VALUE.text.replace(":key", "%s"), (OWNER,)).fetchone()
-            if owner is None or owner[0] != self._run:
-                # What this run has in memory is no longer what is stored.
-                raise Unavailable("STORE_UNAVAILABLE", "Another trainer has taken the database; restart this one.")
+            self._require_own(driver)
 
-    def _in_use(self) -> Exception:
-        if self._taken:
-            return unavailable()
-        why = "another trainer uses it; stop it first. Where its machine is gone, the server lets go within a minute"
-        return SettingsError("DATABASE_IN_USE", self._told(why))
+    def _require_own(self, driver: Any) -> None:
+        """Refuse to write again where another run has written: what this one has in memory is not what is stored."""
+        owner = driver.execute(_VALUE.text.replace(":key", "%s"), (OWNER,)).fetchone()
+        if owner is None or owner[0] != self._run:
+            self._on_superseded()
+            raise Unavailable("STORE_UNAVAILABLE", "Another trainer has taken the database; restart this one.")
 
-    def _told(self, why: str) -> str:
+    def told(self, why: str) -> str:
+        """A text about this database, which it names for people."""
         return f"database_url: {named(self._url)}: {why}"

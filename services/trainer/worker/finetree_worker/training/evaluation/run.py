@@ -49,6 +49,7 @@ from finetree_worker.training.evaluation.progress import Progress, Stage
 from finetree_worker.training.evaluation.report import Measured, Settings
 from finetree_worker.training.evaluation.results import Kept, Results, file_hash
 from finetree_worker.training.evaluation.rows import HeldOut, Room, general, load_held_out, prompted, with_questions
+from finetree_worker.training.preflight import separation
 from finetree_worker.training.run import execution_plan
 
 EVENT_BYTES = 512 * 1024
@@ -93,6 +94,7 @@ class _Evaluation:
             self.steering.stop_here()
             tokenizer = load_tokenizer(self.plan.base.folder)
             self.loaded = self._load(None)
+            separation.check(self.loaded)
         with self._phase(job_pb2.JOB_PHASE_TOKENIZE) as progress:
             limit = self._limit(tokenizer)
             held_out = self._held_out(tokenizer, limit, progress)

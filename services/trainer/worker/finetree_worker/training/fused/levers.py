@@ -13,6 +13,8 @@ class Lever(enum.StrEnum):
     """Causal attention by blocks on a CPU: `fused.causal_attention`."""
     LORA = "lora"
     """LoRA layers that read one input in one forward and backward pass: `methods.lora_groups`."""
+    LOSS = "loss"
+    """Cross entropy's gradient taken in the forward pass, block by block: `fused.cross_entropy`."""
     NORM = "norm"
     """RMSNorm's backward pass by hand: `fused.rms_norm`."""
 
@@ -44,6 +46,7 @@ def in_force(device_type: str) -> str:
 _ROUNDS: dict[Lever, tuple[str, ...]] = {
     Lever.ATTENTION: ("cpu",),
     Lever.LORA: ("cpu", "cuda"),
+    Lever.LOSS: ("cpu", "cuda"),
     Lever.NORM: ("cpu", "cuda"),
 }
 """Devices on which a way rounds otherwise than the plain one."""

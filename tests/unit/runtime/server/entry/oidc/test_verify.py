@@ -264,7 +264,7 @@ async def test_few_calls_wait_for_a_slow_issuer_and_one_that_goes_takes_nothing_
     go_on = threading.Event()
 
     def slowly() -> list[dict[str, str]]:
-        assert go_on.wait(30)
+        assert go_on.wait(60)
         return [described("rsa")]
 
     keys = IssuerKeys(slowly)

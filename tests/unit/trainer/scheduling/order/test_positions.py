@@ -5,7 +5,7 @@ import dataclasses
 import random
 from collections.abc import Iterator
 
-from finetree_trainer.scheduling.positions import Group, Positions
+from finetree_trainer.scheduling.order.positions import Group, Positions
 
 GPU = Group("h100", frozenset({("n", "cuda:0"), ("n", "cuda:1")}), prepares=False)
 ONE = Group("h100-nvl", frozenset({("n", "cuda:1")}), prepares=False)
@@ -41,7 +41,8 @@ def one_by_one(jobs, uid) -> int:
 
 def test_positions_are_those_of_counting_one_by_one():
     chance = random.Random(7)
-    jobs, positions = [], Positions()
+    jobs = []
+    positions = Positions(lambda: jobs)
     for number in range(200):
         job = Job(f"{number:04}", chance.choice(GROUPS), chance.random() < 0.9)
         jobs.append(job)
@@ -50,18 +51,19 @@ def test_positions_are_those_of_counting_one_by_one():
             jobs.pop(chance.randrange(len(jobs)))
             positions.clear()
         for job in chance.sample(jobs, min(5, len(jobs))):
-            assert positions.number(job.uid, jobs, len(jobs)) == one_by_one(jobs, job.uid)
+            assert positions.number(job.uid) == one_by_one(jobs, job.uid)
 
 
 def test_a_page_of_jobs_and_jobs_behind_the_last_are_counted_without_another_look():
-    positions, looked_at = Positions(), Counted([])
+    looked_at = Counted([])
+    positions = Positions(lambda: looked_at)
     for number in range(1000):
         job = Job(f"{number:04}", GPU)
         looked_at.jobs.append(job)
         positions.append(job)
-    assert [positions.number(job.uid, looked_at, 1000) for job in looked_at.jobs[900:]] == list(range(901, 1001))
+    assert [positions.number(job.uid) for job in looked_at.jobs[900:]] == list(range(901, 1001))
     assert looked_at.looks == 0
     looked_at.jobs.pop(0)
     positions.clear()
-    assert [positions.number(job.uid, looked_at, 999) for job in looked_at.jobs] == list(range(1, 1000))
+    assert [positions.number(job.uid) for job in looked_at.jobs] == list(range(1, 1000))
     assert looked_at.looks == 1

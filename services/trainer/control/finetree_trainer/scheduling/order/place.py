@@ -9,6 +9,8 @@ from finetree_runtime.ids import uuid7
 
 from finetree_trainer.store.jobs import JobRow
 
+Order = tuple[int, str, str]
+"""What jobs of a project are sorted by."""
 UNDECIDED = "f" * 32
 """Place, behind that of every uid, of a job that gets a new one when it is resumed."""
 
@@ -18,8 +20,8 @@ def place_of(row: JobRow) -> str:
     return row.place or row.uid.replace("-", "")
 
 
-def order(row: JobRow) -> tuple[int, str, str]:
-    """Return what the queue is sorted by: jobs of a higher priority first, each in the order of their places."""
+def order(row: JobRow) -> Order:
+    """Return what a queue is sorted by: jobs of a higher priority first, each in the order of their places."""
     return -row.priority, place_of(row), row.uid
 
 

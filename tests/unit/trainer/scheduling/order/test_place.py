@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from finetree_runtime.ids import uuid7
-from finetree_trainer.scheduling import place
+from finetree_trainer.scheduling.order import place
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -12,8 +12,9 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_api.types.v1 import check_pb2
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.plan import OptimizerName, Plan
-from finetree_worker.training import gradients, optimizers, preflight
+from finetree_worker.training import gradients, optimizers
 from finetree_worker.training.loss import target_loss
+from finetree_worker.training.preflight import micro_batch
 from finetree_worker.training.run import train
 from worker_harness import METHODS, Recorder, difference, elsewhere, optimization, run, tuned, weights
 
@@ -25,7 +26,7 @@ def test_paged_state_is_neither_made_nor_counted_by_the_preflight(monkeypatch: p
     weight = torch.nn.Parameter(torch.ones(8, 8))
     paged = optimizers.build([weight], optimization(optimizer=OptimizerName.PAGED_ADAMW_8BIT), CUDA)
     monkeypatch.setattr(paged, "step", lambda: pytest.fail("the state was made"))
-    preflight._make_state(paged, SimpleNamespace(trainable={"weight": weight}))
+    micro_batch._make_state(paged, SimpleNamespace(trainable={"weight": weight}))
     assert not paged.state
 
 
@@ -43,7 +44,7 @@ def test_the_preflight_leaves_no_trace(
     assert report[0].checks[0].limit == report[0].peak_memory_bytes + report[0].free_memory_bytes
     assert report[0].peak_memory_bytes > 0
     assert report[0].free_memory_bytes > 0
-    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
+    monkeypatch.setattr(micro_batch, "check", lambda *_, **__: None)
     without = elsewhere(plan, tmp_path / "b")
     run(without)
     assert difference(weights(plan.artifact), weights(without.artifact)) == 0.0

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cluster's nodes as devices with slots, and the memory that jobs may be promised there."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+from finetree_api.types.v1 import hardware_pb2
+
+from finetree_trainer.scheduling.demand import needed
+from finetree_trainer.scheduling.devices import CPU, Device, Slot, accelerator_name
+from finetree_trainer.scheduling.fit import Holder
+from finetree_trainer.scheduling.machine.meter import Reading
+from finetree_trainer.scheduling.memory import SYSTEM_SHARE, Budget, Budgets, Held, MemoryLedger, ProcessorUse
+from finetree_trainer.settings import Settings
+
+
+class ClusterNodes(Sequence[Device]):
+    """The devices of the nodes that are there now, GPUs first."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._devices: tuple[Device, ...] = ()
+        self._ids: dict[str, str] = {}
+        self.faults: dict[str, str] = {}
+        """What is wrong with nodes that cannot be used, by name."""
+
+    def replace(self, nodes: Sequence[Mapping[str, Any]]) -> None:
+        """Take the nodes as the driver has found them."""
+        devices = [device for node in nodes for device in devices_of(node, self._settings)]
+        self._devices = tuple(sorted(devices, key=lambda device: (device.id == CPU, device.place)))
+        self._ids = {node["name"]: node["id"] for node in nodes}
+        self.faults = {node["name"]: node["problem"] for node in nodes if node["problem"]}
+
+    @overload
+    def __getitem__(self, index: int) -> Device: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Device]: ...
+    def __getitem__(self, index: int | slice) -> Device | Sequence[Device]:
+        """A device."""
+        return self._devices[index]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._devices)
+
+    def __iter__(self) -> Iterator[Device]:
+        """Each, as they are at the start of the loop."""
+        return iter(self._devices)
+
+    def of(self, slots: Sequence[Slot]) -> list[Device]:
+        """The devices of slots, those that have gone left out."""
+        places = {device.place: device for device in self._devices}
+        return [places[slot.node, slot.device] for slot in slots if (slot.node, slot.device) in places]
+
+    def id_of(self, slots: Sequence[Slot]) -> str:
+        """Ray's id of the node of slots; "" for one that has gone, and for slots of several."""
+        names = {slot.node for slot in slots}
+        return self._ids.get(names.pop(), "") if len(names) == 1 else ""
+
+
+def devices_of(node: Mapping[str, Any], settings: Settings) -> list[Device]:
+    """The devices of a node: each GPU that Ray has there, and its processors in slots."""
+    name, cpus = node["name"], int(node["cpus"])
+    memory = int(min(node["memory"] or node["memory_found"], node["memory_found"] or node["memory"]))
+    found = []
+    for index in range(int(node["gpus"])):
+        marketed, total = node["gpus_found"][index] if index < len(node["gpus_found"]) else ("GPU", 0)
+        hardware = hardware_pb2.Hardware(accelerator=accelerator_name(marketed, total), count=1)
+        threads = max(1, cpus // max(1, int(node["gpus"])))
+        found.append(Device(name, f"gpu{index}", hardware, marketed, total, threads=threads))
+    threads = settings.cpu_threads or max(1, cpus // settings.cpu_slots)
+    slots = min(settings.cpu_slots, cpus // threads)
+    cpu = hardware_pb2.CpuDevice(cores=threads, memory_bytes=memory, model_name=node["cpu_name"])
+    found.append(Device(name, CPU, hardware_pb2.Hardware(cpu=cpu, count=1), node["cpu_name"], memory, slots, threads))
+    return found
+
+
+class ClusterMemory(MemoryLedger):
+    """Memory of the nodes by what jobs were promised there: what other programs take is not seen from here."""
+
+    def __init__(self, nodes: ClusterNodes, *, reserve: int) -> None:
+        super().__init__(_NoMeter(), nodes, reserve=reserve)
+        self._nodes = nodes
+        self.holders: Callable[[], Mapping[Slot, Holder | None]] = dict
+        """Returns every slot, with the job that holds it."""
+
+    def processors(self) -> ProcessorUse | None:
+        """Nobody counts the processor time of the cluster."""
+        return None
+
+    def budgets(self, reading: Reading) -> Budgets:
+        """Work out what was promised on each device."""
+        del reading
+        hosts = {device.node: self._budget(device) for device in self._nodes if device.id == CPU}
+        gpus = {device.place: self._budget(device) for device in self._nodes if device.id != CPU}
+        return Budgets(Budget(0, 0, 0), gpus, nodes=hosts)
+
+    def _budget(self, device: Device) -> Budget:
+        capacity, promised = self.capacity(device), self.promised()
+        held = []
+        for uid in self._jobs_on(device):
+            if (demand := promised.get(uid)) is not None:
+                figure = demand.host_bytes(capacity) if device.id == CPU else needed(demand.memory, capacity)
+                held.append(Held(uid, figure, 0))
+        reserve = self._reserve if device.id == CPU else 0
+        free = int(device.total_bytes * (1 - SYSTEM_SHARE))
+        fault = self._nodes.faults.get(device.node, "")
+        return Budget(device.total_bytes, free, reserve, tuple(held), capacity=capacity, fault=fault)
+
+    def _jobs_on(self, device: Device) -> list[str]:
+        """Jobs that hold something of a device; of a node's processors, those on its GPUs too."""
+        here = [(slot, holder) for slot, holder in self.holders().items() if holder is not None]
+        on_node = [(slot, holder) for slot, holder in here if slot.node == device.node]
+        return sorted({holder.uid for slot, holder in on_node if device.id in (CPU, slot.device)})
+
+
+class _NoMeter:
+    """Reads nothing: this machine runs no worker."""
+
+    def read(self) -> Reading:
+        """Nothing."""
+        return Reading(0, 0)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cross entropy of a frozen head, its gradient taken in the forward pass: block by block, no logits are kept.
+
+The gradient of a sum of cross entropies is known as soon as its logits are, up to the factor that comes back to the
+scalar. So a block of targets has its logits, its loss and its gradient by the hidden states one after the other, in the
+same memory, and the backward pass multiplies what was found. Autograd keeps all logits in float32 instead, or computes
+them a second time. A head that is trained keeps autograd's way: the gradient of its weight would be summed over the
+blocks in float32, which took longer than what was saved.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import linear
+
+from finetree_worker.training.fused.levers import Lever, is_on
+
+BLOCK_TARGETS = {"cpu": 96, "cuda": 1024}
+"""Targets whose logits are there at once, by device."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogitRule:
+    """What makes logits of a head's outputs: multiplied by `factor`, then bounded to (-cap, cap); None: not bounded."""
+
+    factor: float = 1.0
+    cap: float | None = None
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Return the logits, float32; the outputs themselves where they are float32 and nothing changes them."""
+        logits = outputs.float()
+        if self.factor != 1.0:
+            logits = logits * self.factor
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+def suits(head: nn.Module, hidden: Tensor) -> bool:
+    """Return whether this way is open: to a plain linear layer of the states' own type, frozen, with a gradient due.
+
+    float16 is not: small gradients become zero in it unless the loss was scaled before, which is not known here.
+    """
+    if not is_on(Lever.LOSS) or type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks:  # noqa: SLF001 - torch has no getter
+        return False
+    if torch.is_autocast_enabled(hidden.device.type) or not (torch.is_grad_enabled() and hidden.requires_grad):
+        return False
+    frozen = not any(parameter.requires_grad or isinstance(parameter, DTensor) for parameter in head.parameters())
+    return frozen and hidden.dtype is head.weight.dtype and hidden.dtype in (torch.float32, torch.bfloat16)
+
+
+def cross_entropy_sum(head: nn.Linear, hidden: Tensor, labels: Tensor, rule: LogitRule) -> Tensor:
+    """Return the sum of the cross entropies (nats) of `labels` (targets,), a float32 scalar.
+
+    `hidden` is (targets, hidden size).
+    """
+    found: Tensor = _CrossEntropySum.apply(hidden, head, labels, rule)  # type: ignore[no-untyped-call]  # torch types no Function
+    return found
+
+
+class _CrossEntropySum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: nn.Linear, labels: Tensor, rule: LogitRule) -> Tensor:
+        total, gradient = hidden.new_zeros((), dtype=torch.float32), torch.empty_like(hidden)
+        size = BLOCK_TARGETS[hidden.device.type]
+        for states, targets, found in zip(
+            *(torch.split(each, size) for each in (hidden, labels, gradient)), strict=True
+        ):
+            outputs = linear(states, head.weight, head.bias)
+            total += _to_gradient(outputs, targets, rule)
+            torch.mm(outputs, head.weight, out=found)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad, None, None, None
+
+
+def _to_gradient(outputs: Tensor, labels: Tensor, rule: LogitRule) -> Tensor:
+    """Return the sum of a block's cross entropies, and put its gradient in the place of the head's outputs."""
+    logits, places = rule.logits(outputs), labels[:, None]
+    scores = torch.log_softmax(logits, dim=-1)
+    total = -scores.gather(1, places).sum()
+    gradient = scores.exp_()
+    gradient.scatter_add_(1, places, gradient.new_full((1, 1), -1.0).expand_as(places))
+    if rule.cap is not None:
+        gradient *= 1 - (logits / rule.cap).square_()
+    outputs.copy_(gradient.mul_(rule.factor))
+    return total

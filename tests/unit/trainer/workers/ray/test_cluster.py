@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a trainer with a cluster is refused for at its start, and how it talks to the driver."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetree_runtime.config.settings import SettingsError
+from finetree_trainer.layout import Layout
+from finetree_trainer.scheduling.devices import Slot
+from finetree_trainer.settings import Settings
+from finetree_trainer.workers.confinement import WorkerConfinement
+from finetree_trainer.workers.launch.launcher import Order
+from finetree_trainer.workers.process import Liveness
+from finetree_trainer.workers.ray.cluster import RayCluster, custom_resources, require
+
+GIVEN = {"launcher": "ray", "ray_address": "10.0.0.1:6379", "worker_address": "127.0.0.1:50060"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "named"),
+    [
+        ({"ray_address": ""}, "SETTING_MISSING", "ray_address"),
+        ({"worker_address": ""}, "SETTING_MISSING", "worker_address"),
+        ({"ray_resources": ("big=none",)}, "SETTING_INVALID", "ray_resources"),
+        ({"worker_ca": Path("ca.pem")}, "TLS_INCOMPLETE", "worker_ca"),
+        ({"worker_user": "nobody"}, "WORKER_USER_UNUSABLE", "worker_user"),
+        ({"worker_address": "10.0.0.1:50060"}, "INSECURE_ADDRESS", "--worker-ca"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(changes: dict[str, Any], reason: str, named: str):
+    with pytest.raises(SettingsError, match=named) as refused:
+        require(Settings(**GIVEN | changes))
+    assert refused.value.reason == reason
+
+
+def test_settings_that_go_together_are_taken(tmp_path):
+    require(Settings(**GIVEN, ray_resources=("big=2", "near")))
+    require(Settings(worker_user="nobody"))
+    tls = {"tls_cert": Path("c"), "tls_key": Path("k"), "worker_ca": tmp_path / "ca.pem"}
+    with pytest.raises(SettingsError, match="worker_ca"):
+        require(Settings(**GIVEN | tls))
+    tls["worker_ca"].touch()
+    require(Settings(**GIVEN | {"worker_address": "10.0.0.1:50060"} | tls))
+    assert custom_resources(("big=2", "near")) == {"big": 2.0, "near": 1.0}
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A cluster of which nothing answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = Settings(
+        **GIVEN | {"ray_address": f"127.0.0.1:{port}"}, data_dir=tmp_path, confinement="off", worker_command=("worker",)
+    )
+    layout = Layout(tmp_path)
+    return RayCluster(settings, layout, WorkerConfinement(settings, layout))
+
+
+async def test_an_address_that_does_not_answer_is_refused(cluster, tmp_path):
+    for _ in range(2):  # with the name that the first try has given the folder
+        with pytest.raises(SettingsError, match="no Ray cluster answers at") as refused:
+            await cluster.open()
+        assert refused.value.reason == "RAY_UNREACHABLE"
+        await cluster.close()
+    assert len((tmp_path / "installation").read_text()) == 16
+
+
+async def test_nothing_is_started_while_nothing_is_known(cluster, tmp_path):
+    folder = tmp_path / "workers" / "w"
+    process = cluster.start(folder, Order("secret", {}, (Slot("a", "cpu", 0),)))
+    assert process.dead.is_set()
+    assert not folder.exists(), "a secret is written where a worker reads it alone"
+    alive, found = cluster.find(folder, 7)
+    assert alive is Liveness.UNKNOWN
+    assert found is not None
+    assert not found.dead.is_set()
