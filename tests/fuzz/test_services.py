@@ -24,9 +24,9 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-pytestmark = [pytest.mark.slow(25), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow(50), pytest.mark.timeout(300)]
 
-ROUNDS = int(os.environ.get("FINETREE_MESSAGES", "100"))
+ROUNDS = int(os.environ.get("FINETREE_MESSAGES", "200"))
 """Messages for each method; `make soak` sends more."""
 SECONDS = 60.0
 """Longest time for an answer; what a request may cost is measured in processor time."""

@@ -235,6 +235,22 @@ async def test_a_replica_that_cannot_be_one_is_refused_at_the_start(tmp_path, po
         assert error.value.reason == "DATA_DIR_IN_USE"
 
 
+async def test_the_metrics_of_a_replica_are_those_of_the_page(tmp_path, postgresql, schema):
+    page = HERE.parents[2].joinpath("docs/metrics.md").read_text(encoding="utf-8")
+    address = free_address()
+    url = SecretUrl(postgresql.url(schema))
+    metrics = free_address().rpartition(":")[2]
+    async with trainer(
+        tmp_path, {}, database_url=url, replica_address=address, address=address, metrics_address=metrics
+    ) as one:
+        shown = one.application._service.meter.instruments
+    own = [one for one in shown if one.name in {"finetree_leader", "finetree_forwarded_calls_total"}]
+    assert len(own) == 2
+    for one in own:
+        labels = f" {', '.join(one.labels)} |" if one.labels else " |"
+        assert f"| `{one.name}` | {one.kind} |{labels} {one.text} |" in page
+
+
 async def test_a_database_of_another_trainer_is_not_followed(tmp_path, postgresql, schema, monkeypatch):
     monkeypatch.setattr(opening, "START_SECONDS", 0.3)
     url = SecretUrl(postgresql.url(schema))

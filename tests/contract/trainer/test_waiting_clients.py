@@ -16,6 +16,7 @@ from finetree._shared.fork import GATE
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_cli import __main__ as entry
 from finetree_cli.backends.project_events import project_events
+from finetree_trainer.joblog.project.watch import ProjectWatches
 from finetree_trainer.store import events
 from trainer_harness import ROWS, jsonl, server, trainer
 
@@ -124,7 +125,11 @@ async def test_a_deleted_job_ends_no_watch_of_the_others(tmp_path):
         gaps: list[bool] = []
         with finetree.Client(talk.address) as client:
             watching = asyncio.create_task(asyncio.to_thread(followed, client, "last", gaps))
-            signals = talk.application._log.followers[0].__self__._signals
+            signals = next(
+                watches._signals
+                for watches in (follower.__self__ for follower in talk.application._log.followers)
+                if isinstance(watches, ProjectWatches)
+            )
             while not (signals and signals["default"].waiting):
                 await asyncio.sleep(0.01)
             reached = (await talk.job(jobs[0].name)).last_seq

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow(30), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow(52), pytest.mark.timeout(900)]
 PROGRAM = Path(__file__).with_name("run.py")
-SEEDS, EACH = 100, 100
+SEEDS, EACH = 200, 100
 AGAIN = (4, 6)
 """Seeds that are run twice, by two processes."""
 ALWAYS = (

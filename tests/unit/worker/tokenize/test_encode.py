@@ -9,6 +9,7 @@ import pytest
 from finetree_worker.tokenize.encode import Encoder
 from finetree_worker.tokenize.split_points import splitter
 from finetree_worker.tokenize.tokenizer import leading_bos
+from usual_templates import TEMPLATES, conversation
 
 # White space of all kinds, what the expressions treat apart, and what could be cut wrongly.
 PARTS = (
@@ -133,6 +134,17 @@ def test_pieces_give_the_tokens_of_the_whole_at_their_places(name: str) -> None:
             places += [(base + start, base + end) for start, end in offsets]
             base += len(text)
         assert list(zip(found.starts.tolist(), found.ends.tolist(), strict=True)) == places
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_rendered_chats_have_the_tokens_of_the_whole(template: str) -> None:
+    tokenizer, chance = BY_PIECES["SmolLM 2"](), random.Random(template)
+    tokenizer.chat_template = TEMPLATES[template]
+    texts = tokenizer.apply_chat_template([conversation(chance) for _ in range(40)], tokenize=False)
+    found = Encoder(tokenizer).encode(texts)
+    expected = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert found.lengths.tolist() == [len(ids) for ids in expected]
+    assert found.ids.tolist() == [i for ids in expected for i in ids]
 
 
 def test_special_tokens_that_are_to_be_read_as_text_are() -> None:

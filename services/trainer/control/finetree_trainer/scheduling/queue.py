@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import DomainError
@@ -42,6 +43,8 @@ ANNOUNCED_POSITIONS = 20
 """Places at the head of the queue whose changes are logged: else each start would log as many events as jobs wait."""
 POLL_SECONDS = 2.0
 """Time between two looks where nobody tells of a change; one takes some milliseconds."""
+_STANDING = attrgetter("suspended", "priority", "place")
+"""What of a waiting job's row decides where it waits."""
 
 
 class JobQueue:
@@ -108,12 +111,9 @@ class JobQueue:
         waiting = self._waiting.get(row.uid)
         if waiting is None:
             self._add(WaitingJob(row, self._demands[row.uid]))
-        elif (row.suspended, row.priority, row.place) != (
-            waiting.row.suspended,
-            waiting.row.priority,
-            waiting.row.place,
-        ):
-            self._drop(row.uid)
+        elif _STANDING(row) != _STANDING(waiting.row):
+            self._waiting.remove(row.uid)
+            self._positions.clear()  # it was counted where it no longer is
             self._add(replace(waiting, row=row))
         else:
             return

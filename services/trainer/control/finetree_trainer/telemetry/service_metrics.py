@@ -82,13 +82,13 @@ def show_objects(meter: Meter, objects: ObjectStorage) -> None:
         read=lambda: {(): objects.uploads.waiting},
     )
     meter.total(
-        "finetree_object_store_bytes",
+        "finetree_object_store_bytes_total",
         "Bytes sent to the object store and fetched from it.",
         ("direction",),
         read=lambda: {("sent",): traffic.sent, ("fetched",): traffic.fetched},
     )
     meter.total(
-        "finetree_object_store_failures",
+        "finetree_object_store_failures_total",
         "Transfers that failed since the object store could not be used, and are tried again.",
         read=lambda: {(): traffic.failures},
     )

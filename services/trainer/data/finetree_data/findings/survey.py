@@ -222,16 +222,19 @@ class Survey:
 
 
 def _has_result_alone(messages: tuple[Message, ...]) -> bool:
-    called = False
+    answer: Message | None = None
     for message in messages:
         if message.role == "assistant":
-            called = bool(message.tool_calls) or any(mark in message.content for mark in _CALLS)
-        elif message.role == "tool":
-            if not called:
-                return True
-        else:
-            called = False
+            answer = message
+        elif message.role != "tool":
+            answer = None
+        elif answer is None or not _may_call(answer):
+            return True
     return False
+
+
+def _may_call(answer: Message) -> bool:
+    return bool(answer.tool_calls) or any(mark in answer.content for mark in _CALLS)
 
 
 def _described(column: UnreadColumn) -> str:

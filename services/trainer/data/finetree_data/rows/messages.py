@@ -10,7 +10,7 @@ from finetree_data.columns.names import ANSWERS, PAIRS, QUESTIONS
 from finetree_data.errors import EmptyTextError, RowError, json_type
 from finetree_data.rows.content_parts import THOUGHT, ParsedParts, parse_parts
 from finetree_data.rows.row import Message
-from finetree_data.rows.text import parse_json_cell, require_text, text_of
+from finetree_data.rows.text import is_learnable, parse_json_cell, require_text, text_of
 from finetree_data.rows.tool_calls import parse_text_calls, parse_turn_calls
 from finetree_data.rows.transcripts import labelled
 
@@ -32,6 +32,8 @@ SPEAKERS = ("role", "from", "speaker", "sender", "author")
 """Keys of a turn's speaker (OpenAI, ShareGPT; Cohere's examples; OpenDialKG; PaLM)."""
 TEXTS = ("content", "value", "parts", "text", "message")
 """Keys of a turn's text (OpenAI, ShareGPT, Gemini, YandexGPT, Cohere)."""
+_SPEAKING = frozenset(("system", "user", "assistant", "developer"))
+"""Roles of turns that need a text; a tool's may be empty."""
 _UNLEARNED = frozenset(("weight", "loss_weight", "loss", "train", "trainable"))
 """Keys that mark a turn as context where they are 0 or false (OpenAI, LLaMA-Factory, ms-swift, Axolotl)."""
 
@@ -64,10 +66,31 @@ def parse_turns(turns: Any, place: str) -> tuple[Message, ...]:
     messages: list[Message] = []
     last = len(turns) - 1
     for index, turn in enumerate(turns):
+        plain = _plain_turn(turn)
+        if plain is not None:
+            messages.append(plain)
+            continue
         # Where turns are pairs, the assistant may have begun a talk, and the user may have had the last word.
         silent = "" if not last else "user" if index == 0 else "assistant" if index == last else ""
         messages.extend(_turn(turn, f"{place}[{index}]", silent))
     return tuple(messages)
+
+
+def _plain_turn(turn: Any) -> Message | None:
+    """Return a turn that is a role and a text alone, as nearly all are; None for others, which are left to `_turn`.
+
+    It is what `_turn` makes of it, in a quarter of the time.
+    """
+    if not isinstance(turn, dict) or len(turn) != 2:
+        return None
+    if "role" in turn:
+        role, text = turn["role"], turn.get("content")
+    else:
+        role, text = turn.get("from"), turn.get("value")
+    known = ALIASES.get(role) if isinstance(role, str) else None
+    if known not in _SPEAKING or not isinstance(text, str) or not is_learnable(text):
+        return None
+    return Message(known, text.lstrip("\n") if known == "user" else text)
 
 
 def _alternating(turns: list[str], place: str) -> tuple[Message, ...]:

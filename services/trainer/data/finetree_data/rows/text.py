@@ -19,6 +19,15 @@ def text_of(value: dict[str, Any], name: str, prefix: str = "", *, may_be_empty:
     return require_text(value[name], prefix + name, may_be_empty=may_be_empty)
 
 
+def is_learnable(text: str) -> bool:
+    """Return whether a text is more than white space and can be tokenized: what `require_text` accepts."""
+    return bool(text.strip()) and not _has_surrogate(text)
+
+
+def _has_surrogate(text: str) -> bool:
+    return not text.isascii() and _SURROGATE.search(text) is not None
+
+
 def require_text(text: Any, place: str, *, may_be_empty: bool = False) -> str:
     """Return the value if it is a text that can be tokenized. Raises RowError, EmptyTextError."""
     if text is None:
@@ -27,7 +36,7 @@ def require_text(text: Any, place: str, *, may_be_empty: bool = False) -> str:
         raise RowError(place, f"must be a string, is {json_type(text)}{_way_out(text, place)}")
     if not may_be_empty and not text.strip():
         raise EmptyTextError(place, "is empty")
-    if not text.isascii() and _SURROGATE.search(text):
+    if _has_surrogate(text):
         raise RowError(place, "has half of a surrogate pair (\\ud800 to \\udfff), which is not a character")
     return text
 
