@@ -3,7 +3,6 @@
 
 import json
 import os
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -120,15 +119,3 @@ def test_a_link_in_a_unit_is_no_file_of_it(place, tmp_path):
     secret.write_text("not theirs")
     (place / "inner" / "link").symlink_to(secret)
     assert set(units.describe(PATH, place, {}).files) == {"weights.safetensors", "inner/state.json", "manifest.json"}
-
-
-def test_a_signed_link_needs_no_credentials_and_a_folder_has_none(object_store, place, tmp_path):
-    name = object_store.new_bucket()
-    bucket = Bucket.open(f"s3://{name}", object_store.options() | {"allow_http": True})
-    manifest = units.describe(PATH, place, {})
-    units.upload(bucket, manifest, place)
-    url = units.link(bucket, manifest, "manifest.json", seconds=60)
-    assert url is not None
-    with urllib.request.urlopen(url) as answer:
-        assert answer.read() == b'{"step": 4}'
-    assert Bucket.open(f"file://{tmp_path}", {}).sign("a", 60) is None

@@ -261,13 +261,6 @@ class Copies:
 
         return await self._use(work)
 
-    def link(self, place: Path, name: str, *, seconds: int) -> str | None:
-        """A link by which anybody can read a file of a unit for some time; None where there is none."""
-        manifest = self.find(place)
-        if self._bucket is None or manifest is None or name not in manifest.files:
-            return None
-        return units.link(self._bucket, manifest, name, seconds=seconds)
-
     def close(self) -> None:
         """End the transfers that run; what they have sent so far is used by the next ones."""
         self._stopping = True

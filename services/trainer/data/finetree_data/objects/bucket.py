@@ -191,15 +191,6 @@ class Bucket:
             with _reading():
                 obstore.delete(self._store, key)
 
-    def sign(self, key: str, seconds: int) -> str | None:
-        """A link to an object that needs no credentials for some time; None where the store has none."""
-        if isinstance(self._store, LocalStore | MemoryStore):
-            return None
-        try:
-            return obstore.sign(self._store, "GET", key, timedelta(seconds=seconds))
-        except exceptions.BaseError as error:
-            raise _unavailable(error) from None
-
 
 def _hashed(
     read: Callable[[int], bytes], file: Path, *, sha256: str, size: int, stopped: Callable[[], bool]

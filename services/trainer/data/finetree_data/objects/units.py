@@ -200,11 +200,6 @@ def hash_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def link(bucket: Bucket, manifest: Manifest, name: str, *, seconds: int) -> str | None:
-    """A link by which anybody can read a file of a unit for some time; None where the store has no such links."""
-    return bucket.sign(_key(manifest.path, manifest.files[name]), seconds)
-
-
 def _key(path: str, file: StoredFile) -> str:
     return f"files/{path}/{file.sha256}"
 

@@ -125,12 +125,23 @@ def limited_call(what: str) -> Iterator[None]:
 @contextmanager
 def _restored(too_slow: Callable[[int, FrameType | None], Never]) -> Iterator[None]:
     """Handle the timer's signal by `too_slow` in the block; put the handler and all limits back afterwards."""
-    handler = signal.signal(signal.SIGPROF, too_slow)
+    over = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not over.is_set():  # else it would raise below, where limits are put back
+            too_slow(number, frame)
+
+    handler = signal.signal(signal.SIGPROF, handle)
     memory, processor = (resource.getrlimit(which) for which in (resource.RLIMIT_DATA, resource.RLIMIT_CPU))
     try:
-        yield
+        try:
+            yield
+        finally:
+            over.set()
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        # Ignored first, which drops one that is on its way to another thread: the usual handler would end the process.
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)
         signal.signal(signal.SIGPROF, handler)
         resource.setrlimit(resource.RLIMIT_DATA, memory)
         resource.setrlimit(resource.RLIMIT_CPU, processor)

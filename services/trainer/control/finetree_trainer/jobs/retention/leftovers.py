@@ -96,7 +96,10 @@ def _remove(places: dict[str, list[Path]], known: _Known, layout: Layout) -> int
         for place in found:
             if place.name.partition(".")[0] in owners[what]:
                 continue
-            size = folder_bytes(place) if place.is_dir() else place.lstat().st_size
+            try:
+                size = folder_bytes(place) if place.is_dir() else place.lstat().st_size
+            except FileNotFoundError:  # removed meanwhile by whom it belonged to
+                continue
             if known.empty:
                 get_logger().error("files_without_a_row", kind=what, name=place.name, size_bytes=size)
                 continue
