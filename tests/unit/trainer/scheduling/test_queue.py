@@ -168,6 +168,30 @@ async def test_a_slot_that_another_job_was_given_since_is_not_freed_a_second_tim
     assert [held.name for held in queue.holders_on(queue._devices[-1]).values()] == [queue.holders()[slot].name]
 
 
+async def test_a_job_whose_time_comes_while_a_round_still_works_is_not_left_waiting(queue, enqueue, monkeypatch):
+    now, due = [1_000_000], 2_000_000
+    queue._log.clock = lambda: now[0]
+    waits = job_pb2.Job(uid="a")
+    waits.state_reason.next_attempt_time.FromMicroseconds(due)
+    enqueue("a", CPU, snapshot=waits.SerializeToString())
+
+    begun = asyncio.Event()
+
+    async def slow() -> None:
+        now[0] = due
+
+    async def start(uid, slots) -> bool:
+        begun.set()
+        queue._drop(uid)
+        return True
+
+    queue.start = start
+    monkeypatch.setattr(queue, "_announce_positions", slow)
+    running = asyncio.create_task(queue.run())
+    await asyncio.wait_for(begun.wait(), 60)
+    running.cancel()
+
+
 async def test_what_cannot_be_started_lets_others_pass_and_is_tried_again(queue, enqueue):
     start, refusals = queue.start, ["a", "a"]
 

@@ -69,7 +69,7 @@ class JobQueue:
         self._later: dict[str, int] = {}
         """When the next attempts of jobs begin at the earliest that do not begin at once."""
         self._positions = Positions(self._in_expected_order)
-        self._rounds = 0
+        self._rounds, self._round_began = 0, 0
         self._polls = False
         """Whether a job waited for memory in this round, or for devices of jobs that may be preempted."""
         self._wake = asyncio.Event()
@@ -264,7 +264,8 @@ class JobQueue:
         if self._polls:
             # Other programs do not tell when they give memory back, nor does time when a job has run for long enough.
             pause = POLL_SECONDS if pause is None else min(pause, POLL_SECONDS)
-        later = [due - now for due in self._later.values() if due > now]
+        # Of what this round found too early; its time may have come since then, and nobody would look again.
+        later = [max(due - now, 0) for due in self._later.values() if due > self._round_began]
         if later:
             pause = min(later) / 1e6 if pause is None else min(pause, min(later) / 1e6)
         with suppress(TimeoutError):
@@ -282,7 +283,7 @@ class JobQueue:
 
     async def start_all(self) -> None:
         """Start every job that can begin now, in turn: one round."""
-        self._rounds += 1
+        self._rounds, self._round_began = self._rounds + 1, self._log.clock()
         self._polls = False
         # Of a thousand jobs that wait for the same, the first one's answer is that of all.
         blocked: dict[Demand, tuple[WaitingJob, Blocked]] = {}
@@ -320,7 +321,7 @@ class JobQueue:
 
     def _may_begin(self, waiting: WaitingJob) -> bool:
         """Return whether a job is to start as soon as there is room."""
-        return not waiting.row.suspended and self._later.get(waiting.uid, 0) <= self._log.clock()
+        return not waiting.row.suspended and self._later.get(waiting.uid, 0) <= self._round_began
 
     def _is_open(self, line: Line) -> bool:
         """Return whether a job of a line could be given a slot: with none free, each would only be told to wait."""
