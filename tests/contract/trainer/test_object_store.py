@@ -93,7 +93,7 @@ async def test_what_the_disk_has_lost_is_listed_downloaded_and_used_again(tmp_pa
         events = await talk.events(second.name)
         assert states(events)[-1] == "SUCCEEDED"
         assert (data / "datasets" / f"{dataset.sha256}.jsonl").read_bytes() == jsonl(ROWS)
-        assert list((data / "transfers").iterdir()) == []
+        await until(lambda: not list((data / "transfers").iterdir()))
 
 
 async def test_a_damaged_copy_is_named_and_never_used(tmp_path, stored):
@@ -119,7 +119,7 @@ async def test_a_damaged_copy_is_named_and_never_used(tmp_path, stored):
         assert dict(info.metadata) == {"path": f"jobs/{uid}/attempts/1/artifacts/adapter", "file": "weights.bin"}
         assert str(tmp_path) not in error.value.details()
         assert await refused(talk.train(dataset=dataset.name)) == ("FAILED_PRECONDITION", "OBJECT_DAMAGED")
-        assert list((tmp_path / "data" / "transfers").iterdir()) == []
+        await until(lambda: not list((tmp_path / "data" / "transfers").iterdir()))
 
 
 async def test_what_is_deleted_is_deleted_in_the_store_too(tmp_path, stored):
