@@ -59,7 +59,7 @@ class RayCluster:
 
     def serve(self, queue: JobQueue) -> None:
         """Tell a queue of nodes that come and go, and which to take last; its holders are those of the memory."""
-        self._on_nodes, self.memory.holders = queue.follow_devices, queue.holders
+        self._on_nodes, self.memory.held_on = queue.follow_devices, queue.slots.held_on
         queue.rank_slots = self._rank_slots
 
     async def open(self) -> None:
