@@ -20,19 +20,20 @@ MEAN_SECONDS = MEDIAN_SECONDS * math.exp(SIGMA**2 / 2)
 def walls(found: dict[str, Any], databases: dict[str, Any], load: dict[str, Any]) -> dict[str, Any]:
     """The largest number of devices by each limit of one trainer, the lowest first, and what was put in."""
     large = max(found["sizes"], key=lambda each: (each["devices"], each["jobs"]))
-    jobs_of_a_device = large["most_running"] / large["devices"]
+    running = large["most_running"]
+    jobs_of_a_device = running / large["devices"]
     server, watching = databases["postgresql"]["jobs_100"], load["watchers"]["all_read"]
     changes = server["changes_per_second"]
     core = 1e6 / server["cpu_us_per_change"]
-    # A round's cost grows with the devices, and so does the number of rounds: their product with the square.
-    busy = large["rounds_cpu_of_a_second"]
+    ends = running / MEAN_SECONDS
+    # Rounds of one end of a job cost more with more devices, and there are more ends: their product has the square.
+    busy = ends * rounds_of_an_end(large)
     devices = {
         "database_commits": changes / EVENTS_PER_SECOND / jobs_of_a_device,
         "one_core_of_the_trainer": core / EVENTS_PER_SECOND / jobs_of_a_device,
         "starts_of_workers": STARTS_PER_SECOND * MEAN_SECONDS / jobs_of_a_device,
         "scheduling_rounds": large["devices"] / math.sqrt(busy),
     }
-    running = large["most_running"]
     return {
         "events_per_second_of_a_job": EVENTS_PER_SECOND,
         "jobs_of_a_device": round(jobs_of_a_device, 4),
@@ -41,7 +42,12 @@ def walls(found: dict[str, Any], databases: dict[str, Any], load: dict[str, Any]
         "changes_needed_per_second": {str(batch): round(running * EVENTS_PER_SECOND / batch) for batch in BATCHES},
         "postgresql_changes_per_second": changes,
         "postgresql_events_per_second": server["events_per_second"],
-        "starts_needed_per_second": round(running / MEAN_SECONDS, 3),
+        "starts_needed_per_second": round(ends, 3),
+        "cores_of_rounds": {
+            str(each["jobs"]): round(ends * rounds_of_an_end(each), 3)
+            for each in sorted(found["sizes"], key=lambda each: each["jobs"])
+            if each["devices"] == large["devices"]
+        },
         "starts_per_second": STARTS_PER_SECOND,
         "devices": {name: round(value, -1) for name, value in sorted(devices.items(), key=lambda each: each[1])},
         "devices_by_events_of_a_change": {
@@ -54,3 +60,8 @@ def walls(found: dict[str, Any], databases: dict[str, Any], load: dict[str, Any]
             "mib": round(WATCHERS * watching["bytes_per_watcher"] / 2**20, 1),
         },
     }
+
+
+def rounds_of_an_end(size: dict[str, Any]) -> float:
+    """CPU seconds of all rounds that follow from one end of a job, on average."""
+    return float(size["rounds_cpu_of_a_second"] * size["virtual_hours"] * 3600 / size["ended"])
