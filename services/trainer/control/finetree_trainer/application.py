@@ -58,6 +58,7 @@ from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout, claim
+from finetree_trainer.limits.planned import PlannedStarts
 from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
 from finetree_trainer.limits.report import LimitReport, server_limits
 from finetree_trainer.models.base_models import BaseModels
@@ -70,6 +71,7 @@ from finetree_trainer.outages import keep_running
 from finetree_trainer.replicas.member import Member
 from finetree_trainer.replicas.servicer import ReplicaServicer
 from finetree_trainer.scheduling import devices
+from finetree_trainer.scheduling.autoscaling.node_types import Plannable
 from finetree_trainer.scheduling.demand import Demand
 from finetree_trainer.scheduling.fit import Blocked, Holder
 from finetree_trainer.scheduling.host import Host
@@ -135,6 +137,8 @@ class Application:
         self._spans: SpanExport | None = None
         self._cluster: RayCluster | None = None
         self._devices: Sequence[devices.Device] = ()
+        self._plannable: Sequence[devices.Device] = ()
+        """Devices that jobs may be created for: those that there are, and those that may come."""
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
@@ -191,14 +195,17 @@ class Application:
         settings, gpus = self._settings, NvmlGpus()
         node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
         if settings.launcher == "ray":
-            self._cluster = RayCluster(settings, self._layout, confinement)
+            self._cluster = RayCluster(settings, self._layout, confinement, clock=self._log.clock)
             await self._cluster.open()
             self._devices, self._node_name = self._cluster.nodes, ""
+            self._plannable = Plannable(self._devices, self._cluster.node_requests.devices)
             self._memory: MemoryLedger = self._cluster.memory
             self._host = Host(self._store, node, self._memory, devices=self._devices, measured_while_idle=False)
+            self._host.node_types = self._cluster.node_requests.describe
             return
         meter = MachineMeter(gpus, devices.gpus_of(node))
         self._devices, self._node_name = node.devices, node.name
+        self._plannable = self._devices
         self._memory = MemoryLedger(meter, node.devices, reserve=settings.memory_reserve_bytes)
         self._host = Host(self._store, node, self._memory, measured_while_idle=settings.prewarm)
         await self._host.load()
@@ -233,15 +240,15 @@ class Application:
             self._cluster.serve(self._queue)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
-        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._devices, rates=rates)
+        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._plannable, rates=rates)
         serving = ServingPlanner(
-            inputs, weights, self._devices, rates=rates, has_free_slot=queue.has_free_slot, free=self._memory.to_give
+            inputs, weights, self._plannable, rates=rates, has_free_slot=queue.has_free_slot, free=self._memory.to_give
         )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
             inputs,
             weights,
-            devices=self._devices,
+            devices=self._plannable,
             estimator=estimator,
             rates=rates,
             capacity=self._memory.capacity,
@@ -250,6 +257,8 @@ class Application:
             exports=exports,
         )
         self._queue.may_start, self._queue.use.weight = self._may_start, quotas.weight
+        if self._cluster is not None:
+            self._cluster.node_requests.starts = lambda: PlannedStarts(quotas, self._objects.data.blocked)
         self._objects = ObjectStorage(
             log,
             layout,
@@ -373,7 +382,7 @@ class Application:
             self._running[name] = asyncio.create_task(work)
 
     def _may_start(self, row: JobRow, demand: Demand) -> Blocked | None:
-        held_back = self._quotas.held_back(row, 0 if demand.prepares else demand.count)
+        held_back = self._quotas.held_back(row, demand.counted)
         if held_back is not None:
             return Blocked(WAITING_FOR_QUOTA, str(held_back), remedy=QUOTA_REMEDY, metadata=held_back.metadata())
         waits = self._objects.data.blocked(row)
