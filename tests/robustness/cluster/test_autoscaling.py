@@ -58,7 +58,7 @@ async def test_a_node_comes_for_a_job_and_goes_after_it(settings, tmp_path):
         assert (small.name, small.present, small.requested, small.maximum) == ("small", 0, 0, 2)
         assert [(device.id, device.threads_per_slot) for device in small.devices] == [("cpu", 1)]
         job = await talk.train()
-        waits = await talk.until(job.name, lambda event: event.queue_changed.code == "NODE_REQUESTED", 120)
+        waits = (await talk.until(job.name, lambda event: event.queue_changed.code == "NODE_REQUESTED", 120))[-1]
         assert waits.queue_changed.metadata["node_type"] == "small"
         assert "a node of type small was asked for at " in waits.queue_changed.blocked_by
         events = await talk.events(job.name, 300)
@@ -82,7 +82,7 @@ async def test_what_no_type_has_is_refused(settings, tmp_path):
 async def test_a_trainer_that_stops_asks_for_no_node_and_the_next_one_asks_again(settings, tmp_path):
     async with trainer(tmp_path, **settings) as talk:
         job = await talk.train()
-        first = await talk.until(job.name, lambda event: event.queue_changed.code == "NODE_REQUESTED", 120)
+        first = (await talk.until(job.name, lambda event: event.queue_changed.code == "NODE_REQUESTED", 120))[-1]
     async with trainer(tmp_path, **settings) as talk:
         events = await talk.events(job.name, 300)
         assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
