@@ -71,7 +71,6 @@ from finetree_trainer.outages import keep_running
 from finetree_trainer.replicas.member import Member
 from finetree_trainer.replicas.servicer import ReplicaServicer
 from finetree_trainer.scheduling import devices
-from finetree_trainer.scheduling.autoscaling.node_types import Plannable
 from finetree_trainer.scheduling.demand import Demand
 from finetree_trainer.scheduling.fit import Blocked, Holder
 from finetree_trainer.scheduling.host import Host
@@ -137,8 +136,7 @@ class Application:
         self._spans: SpanExport | None = None
         self._cluster: RayCluster | None = None
         self._devices: Sequence[devices.Device] = ()
-        self._plannable: Sequence[devices.Device] = ()
-        """Devices that jobs may be created for: those that there are, and those that may come."""
+        self._plannable: Sequence[devices.Device] = ()  # those of nodes that may come, too
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
@@ -198,7 +196,7 @@ class Application:
             self._cluster = RayCluster(settings, self._layout, confinement, clock=self._log.clock)
             await self._cluster.open()
             self._devices, self._node_name = self._cluster.nodes, ""
-            self._plannable = Plannable(self._devices, self._cluster.node_requests.devices)
+            self._plannable = self._cluster.plannable
             self._memory: MemoryLedger = self._cluster.memory
             self._host = Host(self._store, node, self._memory, devices=self._devices, measured_while_idle=False)
             self._host.node_types = self._cluster.node_requests.describe
@@ -237,7 +235,7 @@ class Application:
         )
         self._memory.workers = self._supervisor.heartbeats.processes
         if self._cluster is not None:
-            self._cluster.serve(self._queue)
+            self._cluster.serve(self._queue, lambda: PlannedStarts(quotas, self._objects.data.blocked))
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._plannable, rates=rates)
@@ -257,8 +255,6 @@ class Application:
             exports=exports,
         )
         self._queue.may_start, self._queue.use.weight = self._may_start, quotas.weight
-        if self._cluster is not None:
-            self._cluster.node_requests.starts = lambda: PlannedStarts(quotas, self._objects.data.blocked)
         self._objects = ObjectStorage(
             log,
             layout,

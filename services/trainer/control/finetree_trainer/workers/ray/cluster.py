@@ -21,8 +21,10 @@ from finetree_runtime.server.tls import is_local
 
 from finetree_trainer.layout import Layout
 from finetree_trainer.outages import Pauses
+from finetree_trainer.scheduling.autoscaling.node_types import Plannable
 from finetree_trainer.scheduling.autoscaling.requests import NodeRequests
-from finetree_trainer.scheduling.devices import CPU, PREPARING, Slot
+from finetree_trainer.scheduling.autoscaling.shortage import Starts
+from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.settings import Settings
 from finetree_trainer.store.jobs import JobRow
@@ -70,8 +72,17 @@ class RayCluster:
         self._driver: asyncio.subprocess.Process | None = None
         self._setup: dict[str, Any] = {}
 
-    def serve(self, queue: JobQueue) -> None:
-        """Tell a queue of nodes that come and go, and which to take last; its holders are those of the memory."""
+    @property
+    def plannable(self) -> Sequence[Device]:
+        """Devices that jobs may be created for: those of nodes that there are, and of those that may come."""
+        return Plannable(self.nodes, self.node_requests.devices)
+
+    def serve(self, queue: JobQueue, starts: Callable[[], Starts]) -> None:
+        """Tell a queue of nodes that come and go, and which to take last; its holders are those of the memory.
+
+        `starts` says which jobs could start on nodes that are to come.
+        """
+        self.node_requests.starts = starts
         self._on_nodes, self.memory.holders = queue.follow_devices, queue.holders
         queue.rank_slots = self._rank_slots
         if self.node_requests.types:
