@@ -58,21 +58,21 @@ from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout, claim
-from finetree_trainer.limits.planned import PlannedStarts
-from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
+from finetree_trainer.limits.quotas import Quotas, usual_limits
 from finetree_trainer.limits.report import LimitReport, server_limits
+from finetree_trainer.limits.starting import StartLimits
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
+from finetree_trainer.objects.links import Links
 from finetree_trainer.objects.opening import open_copies
 from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.outages import keep_running
 from finetree_trainer.replicas.member import Member
 from finetree_trainer.replicas.servicer import ReplicaServicer
 from finetree_trainer.scheduling import devices
-from finetree_trainer.scheduling.demand import Demand
-from finetree_trainer.scheduling.fit import Blocked, Holder
+from finetree_trainer.scheduling.fit import Holder
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
@@ -234,8 +234,9 @@ class Application:
             log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
         )
         self._memory.workers = self._supervisor.heartbeats.processes
+        starting = StartLimits(quotas, lambda row: self._objects.data.blocked(row))
         if self._cluster is not None:
-            self._cluster.serve(self._queue, lambda: PlannedStarts(quotas, self._objects.data.blocked))
+            self._cluster.serve(self._queue, starting.planned)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._plannable, rates=rates)
@@ -254,7 +255,7 @@ class Application:
             serving=serving,
             exports=exports,
         )
-        self._queue.may_start, self._queue.use.weight = self._may_start, quotas.weight
+        self._queue.may_start, self._queue.use.weight = starting.may_start, quotas.weight
         self._objects = ObjectStorage(
             log,
             layout,
@@ -298,7 +299,7 @@ class Application:
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
-            artifacts=Artifacts(log, layout, copies),
+            artifacts=Artifacts(log, layout, copies, Links(copies, settings.object_link_time)),
             checkpoints=checkpoints,
             keeping=keeping,
             storage=StorageReport(log, layout, self._policy, copies),
@@ -376,13 +377,6 @@ class Application:
         for name, loop in loops.items():
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
             self._running[name] = asyncio.create_task(work)
-
-    def _may_start(self, row: JobRow, demand: Demand) -> Blocked | None:
-        held_back = self._quotas.held_back(row, demand.counted)
-        if held_back is not None:
-            return Blocked(WAITING_FOR_QUOTA, str(held_back), remedy=QUOTA_REMEDY, metadata=held_back.metadata())
-        waits = self._objects.data.blocked(row)
-        return Blocked(waits.code, waits.text, remedy=waits.remedy) if waits is not None else None
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
