@@ -234,7 +234,7 @@ class Application:
             log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
         )
         self._memory.workers = self._supervisor.heartbeats.processes
-        starting = StartLimits(quotas, lambda row: self._objects.data.blocked(row))
+        starting = StartLimits(quotas, lambda row: self._objects.data.blocked(row))  # noqa: PLW0108 - made below
         if self._cluster is not None:
             self._cluster.serve(self._queue, starting.planned)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
