@@ -60,7 +60,6 @@ from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout, claim
 from finetree_trainer.limits.quotas import Quotas, usual_limits
 from finetree_trainer.limits.report import LimitReport, server_limits
-from finetree_trainer.limits.starting import StartLimits
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
@@ -79,6 +78,7 @@ from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.order.recall import recall_use
 from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.scheduling.starting import StartLimits
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
