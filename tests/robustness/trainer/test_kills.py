@@ -320,7 +320,7 @@ async def test_a_job_whose_dead_worker_is_buried_while_the_service_starts_is_not
     await process.dead.wait()
     recall = application.recall_use
 
-    async def when_it_is_buried(log, use, *, node):
+    async def when_it_is_buried(log, use, *, node) -> None:
         while (await log.row(job.uid)).state != job_pb2.JOB_STATE_RECOVERING:
             await asyncio.sleep(0.01)
         await recall(log, use, node=node)

@@ -64,6 +64,7 @@ from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
+from finetree_trainer.objects.links import Links
 from finetree_trainer.objects.opening import open_copies
 from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.outages import keep_running
@@ -293,7 +294,7 @@ class Application:
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
-            artifacts=Artifacts(log, layout, copies),
+            artifacts=Artifacts(log, layout, copies, Links(copies, settings.object_link_time)),
             checkpoints=checkpoints,
             keeping=keeping,
             storage=StorageReport(log, layout, self._policy, copies),
