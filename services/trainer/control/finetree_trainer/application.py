@@ -414,18 +414,18 @@ class Application:
         for damaged in (row.uid for row in found if row.damaged):
             get_logger().error("job_record_damaged", job=damaged)
         by_uid = {row.uid: row for row in rows}
+        # Before adoption closes attempts of the dead: of those changes the parts are told, and these rows are older.
+        for part in (self._quotas, self._queue, self._time_limits, self._leases, self._preempting):
+            part.recover(rows)
+        if self._metrics is not None:
+            self._metrics.jobs.recover(rows)
         fail_point("start.before_recovery")
         for worker in await self._supervisor.adopt(self._node_name):
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
-        self._quotas.recover(rows)
         await recall_use(self._log, self._queue.use, node=self._node_name)
-        self._queue.recover(rows)
-        if self._metrics is not None:
-            self._metrics.jobs.recover(rows)
-        for part in (self._time_limits, self._leases, self._pausing, self._preempting):
-            part.recover(rows)
+        self._pausing.recover(rows)
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._stop_again(row)
