@@ -31,7 +31,7 @@ def no_worker_is_left(tmp_path):
 async def replicas(tmp_path, postgresql):
     made = []
 
-    def make(script, **changes):
+    def make(script, **changes: object) -> object:
         group = sys.modules["replica_group"].Replicas
         made.append(group(tmp_path, script, postgresql, postgresql.new_schema(), **changes))
         return made[-1]
