@@ -64,6 +64,7 @@ from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
+from finetree_trainer.objects.links import Links
 from finetree_trainer.objects.opening import open_copies
 from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.outages import keep_running
@@ -296,7 +297,7 @@ class Application:
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
-            artifacts=Artifacts(log, layout, copies),
+            artifacts=Artifacts(log, layout, copies, Links(copies, settings.object_link_time)),
             checkpoints=checkpoints,
             keeping=keeping,
             storage=StorageReport(log, layout, self._policy, copies),
@@ -418,17 +419,18 @@ class Application:
         for damaged in (row.uid for row in found if row.damaged):
             get_logger().error("job_record_damaged", job=damaged)
         by_uid = {row.uid: row for row in rows}
+        # Before adoption closes attempts of the dead: of those changes the parts are told, and these rows are older.
+        for part in (self._quotas, self._queue, self._time_limits, self._leases, self._preempting):
+            part.recover(rows)
+        if self._metrics is not None:
+            self._metrics.jobs.recover(rows)
         fail_point("start.before_recovery")
         for worker in await self._supervisor.adopt(self._node_name):
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
-        self._quotas.recover(rows)
         await recall_use(self._log, self._queue.use, node=self._node_name)
-        self._queue.recover(rows)
-        if self._metrics is not None:
-            self._metrics.jobs.recover(rows)
-        for part in (self._time_limits, self._leases, self._pausing, self._preempting, self._jobs):
+        for part in (self._pausing, self._jobs):
             part.recover(rows)
 
     def _begin_prewarming(self) -> None:

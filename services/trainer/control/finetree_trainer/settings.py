@@ -38,6 +38,14 @@ class Settings(ServiceSettings):
     object_cache_bytes: Size = setting(
         0, "Most bytes in data_dir of what the object store has and no job needs now; 0: any number."
     )
+    object_link_time: Duration = setting(
+        900.0, "Longest time that a signed link to a file in the object store works, at most 7 d; 0: none are given."
+    )
+    object_link_endpoint: str = setting(
+        "",
+        "URL of the object store (s3:// alone) as those who follow links reach it. Default: the endpoint that the "
+        "trainer uses.",
+    )
     estimator_address: str = setting("127.0.0.1:50052", "Address of the estimator; jobs run without it, too.")
     service_token_file: Path | None = setting(
         None, "File with the token that calls to the estimator carry; read again when it is refused."
