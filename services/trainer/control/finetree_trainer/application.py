@@ -430,8 +430,8 @@ class Application:
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
         await recall_use(self._log, self._queue.use, node=self._node_name)
-        for part in (self._pausing, self._jobs):
-            part.recover(rows)
+        self._pausing.recover(rows)
+        self._jobs.recover(rows)
 
     def _begin_prewarming(self) -> None:
         self._queue.prewarm = self._supervisor.prewarm
