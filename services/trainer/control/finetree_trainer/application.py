@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import trainer_pb2_grpc
 from finetree_data.fail_points import fail_point
 from finetree_runtime.config.service_token import service_token
 from finetree_runtime.errors import DomainError
@@ -174,6 +174,8 @@ class Application:
 
     async def _take_over(self) -> None:
         """Take over what an earlier run left, and listen for workers."""
+        if self._member is not None:
+            self._objects.take_over()
         await self._recover()
         workers = worker_servicer.WorkerServicer(
             self._supervisor, self._log, self._settings, on_profile=self._on_profile
@@ -267,6 +269,7 @@ class Application:
         )
         datasets.contents.on_ready = self._objects.uploads.wake
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
+        self._jobs = jobs
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
         self._pausing = Pausing(log, self._supervisor)
@@ -426,17 +429,7 @@ class Application:
         fail_point("start.after_adoption")
         await recall_use(self._log, self._queue.use, node=self._node_name)
         self._pausing.recover(rows)
-        for row in rows:
-            if row.state == job_pb2.JOB_STATE_CANCELLING:
-                self._stop_again(row)
-
-    def _stop_again(self, row: JobRow) -> None:
-        """Repeat the command to a worker whose job is about to end: by a limit, or on request."""
-        ended_by = job_pb2.Job.FromString(row.snapshot).state_reason.code
-        if ended_by in states.LIMITS and row.task == job_pb2.TASK_KIND_TRAIN:
-            self._supervisor.finish(row.uid, row.attempt)
-        else:
-            self._supervisor.cancel(row.uid, row.attempt, save=ended_by == states.CANCEL_SAVING)
+        self._jobs.recover(rows)
 
     def _begin_prewarming(self) -> None:
         self._queue.prewarm = self._supervisor.prewarm
