@@ -37,6 +37,7 @@ from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.layout import Layout
 from finetree_trainer.store import events, jobs
 from finetree_trainer.store.database import Store
+from finetree_worker.process.core import cpu_name
 from sqlalchemy import Connection
 
 EVENTS = 3
@@ -232,7 +233,11 @@ def main() -> None:
     parser.add_argument("--creations", type=int, default=300, help="jobs that are created; 0: none")
     parser.add_argument("--folder", help="where the temporary folders are; the disk counts")
     options = parser.parse_args()
-    found: dict[str, Any] = {"machine": platform.platform(), "cores": os.cpu_count(), "events_of_a_change": EVENTS}
+    found: dict[str, Any] = {
+        "machine": f"{cpu_name()}, {platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "events_of_a_change": EVENTS,
+    }
     found["embedded"] = measure(options, None)
     url = os.environ.get("FINETREE_TRAINER_DATABASE_URL", "")
     with suppress(KeyboardInterrupt):

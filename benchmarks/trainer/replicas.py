@@ -34,6 +34,7 @@ from finetree_runtime.config.settings import SecretUrl
 from finetree_runtime.server import logging
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import Transaction
+from finetree_worker.process.core import cpu_name
 from sqlalchemy import Connection
 
 EVENTS = 3
@@ -210,7 +211,10 @@ def main() -> None:
     if options.watch:
         asyncio.run(watch(options.watch, options.names, options.seconds))
         return
-    found: dict[str, Any] = {"machine": platform.platform(), "cores": os.cpu_count()}
+    found: dict[str, Any] = {
+        "machine": f"{cpu_name()}, {platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+    }
     found |= {"jobs": options.jobs, "events_of_a_change": EVENTS, "changes_per_second_and_job": options.changes}
     logging.configure("error")
     url = os.environ.get("FINETREE_TRAINER_DATABASE_URL", "")

@@ -15,7 +15,7 @@ sys.path.remove(str(FOLDER))
 HOUR = fleet_workload.HOUR
 
 
-def run(**changes):
+def run(**changes):  # noqa: ANN003 - fields of the plan
     """A small fleet: its world at the end."""
     return fleet_world.simulate(fleet_workload.Plan(**({"devices": 24, "jobs": 80} | changes)))
 
@@ -47,13 +47,14 @@ def test_the_same_seed_gives_the_same_run(world):
 
 
 def test_projects_hold_what_their_weights_say_while_all_wait():
-    """Jobs of eight devices on few nodes make it coarse: a node is a third of this fleet."""
-    seen = run(devices=7, jobs=200, node_mtbf=0.0).seen
+    seen = run(devices=39, jobs=250, node_mtbf=0.0).seen
     weights = fleet_workload.WEIGHTS
     total = sum(seen.contended.values())
     shares = {name: seen.contended[name] / total for name in weights}
+    # Whole nodes of five make it coarse.
     for name in weights:
-        assert shares[name] == pytest.approx(weights[name] / sum(weights.values()), abs=0.06), (name, shares)
+        assert shares[name] == pytest.approx(weights[name] / sum(weights.values()), abs=0.07), (name, shares)
+    assert max(shares, key=shares.__getitem__) == "a"
 
 
 def test_rounds_are_counted_on_a_fleet_that_is_full():

@@ -79,6 +79,26 @@ def trained():
     yield f"LoRA trains {ratio['lora']} times as many tokens"
     yield f"QLoRA {ratio['qlora']}, prefix tuning {ratio['prefix']} and full fine-tuning {ratio['full']} times"
     yield f"adapter layers {ratio['adapter']} times"
+    (amx,) = result("worker/against_trl_amx.json", "methods")
+    assert amx["method"] == "lora"
+    assert amx["same_curve"]
+    memory = amx["own"]["peak_bytes"] / amx["peer_figures"]["peak_bytes"]
+    yield f"with AMX LoRA is {amx['ratio']:.2f} times as fast, in {percent(memory)} of the memory"
+
+
+def stored():
+    """What both databases take, and how late replicas see it."""
+    both = [result("trainer/databases.json", name) for name in ("embedded", "postgresql")]
+    for jobs, row in ((1, "events a second, 1 job"), (10, "10 jobs"), (100, "100 jobs")):
+        yield f"| {row} | " + " | ".join(f"{each[f'jobs_{jobs}']['events_per_second']:,.0f}" for each in both) + " |"
+    yield "p99 with 10 jobs | " + " | ".join(f"{each['jobs_10']['p99_ms']:.1f} ms" for each in both)
+    created = (each["create_job"] for each in both)
+    yield "p50 and p99 | " + " | ".join(f"{each['p50_ms']:.0f} and {each['p99_ms']:.0f} ms" for each in created)
+    one, three = (result("trainer/replicas.json", "replicas", count) for count in ("1", "3"))
+    late = three["lag"]
+    yield f"at the leader, p99 | {one['lag']['leader']['p99_ms']} ms | {late['leader']['p99_ms']} ms"
+    yield f"at another replica, p99 | | {max(each['p99_ms'] for name, each in late.items() if name != 'leader')} ms"
+    yield f"events a second at most | {one['events_per_second']:,.0f} | {three['events_per_second']:,.0f}"
 
 
 def test_the_tables_of_the_page_on_accuracy_are_those_of_the_results():
@@ -88,6 +108,6 @@ def test_the_tables_of_the_page_on_accuracy_are_those_of_the_results():
     assert accuracy_page.page(text) == text
 
 
-@pytest.mark.parametrize("words", [*estimated(), *compared(), *recommended(), *trained()])
+@pytest.mark.parametrize("words", [*estimated(), *compared(), *recommended(), *trained(), *stored()])
 def test_a_figure_of_the_page_on_results_is_the_measured_one(words):
     assert words in RESULTS_PAGE

@@ -65,6 +65,10 @@ class Slots:
         """Every slot, with the job that holds it."""
         return self._holders
 
+    def free_in_order(self) -> Sequence[Slot]:
+        """Free slots in the order of their devices."""
+        return sorted(self.free, key=self._ranks.__getitem__)
+
     def free_of(self, group: Group) -> FreeSlots:
         """Free slots that jobs of a group can run in, in the order of their devices."""
         if group not in self._free_of:
