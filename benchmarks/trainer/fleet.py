@@ -25,9 +25,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from fleet_meters import Costs
 from fleet_walls import walls
 from fleet_workload import NODE_MTBF, WEIGHTS, Plan
-from fleet_world import Costs, World, simulate
+from fleet_world import World, simulate
 
 RESULTS = Path(__file__).parents[1] / "results/trainer"
 LARGEST = (10_000, 100_000)

@@ -91,8 +91,8 @@ def nodes(plan: Plan) -> list[dict[str, Any]]:
     found = []
     for number, first in enumerate(range(0, plan.devices, GPUS_OF_A_NODE)):
         gpus = min(GPUS_OF_A_NODE, plan.devices - first)
-        node = {"name": f"node-{number:05d}", "id": f"id-{number}", "cpus": 96, "gpus": gpus, "resources": {}, "problem": ""}
-        node |= {"memory": 1024 * GIB, "memory_found": 1024 * GIB, "cpu_name": "CPU"}
+        node = {"name": f"node-{number:05d}", "id": f"id-{number}", "cpus": 96, "gpus": gpus, "resources": {}}
+        node |= {"problem": "", "memory": 1024 * GIB, "memory_found": 1024 * GIB, "cpu_name": "CPU"}
         found.append(node | {"gpus_found": [("NVIDIA H100 80GB HBM3", 80 * GIB)] * gpus})
     return found
 

@@ -14,13 +14,13 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from unittest import mock
 
 from finetree_api.trainer.v1 import job_pb2
@@ -32,21 +32,19 @@ from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quot
 from finetree_trainer.scheduling.demand import Demand
 from finetree_trainer.scheduling.devices import CPU, Slot, placements
 from finetree_trainer.scheduling.fit import Blocked, Holder
-from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts, database, jobs
 from finetree_trainer.store.database import Store
 from finetree_trainer.workers.ray.nodes import ClusterMemory, ClusterNodes
+from fleet_meters import Costs, Metered, MeteredQueue, MeteredWriter
 from fleet_workload import WEIGHTS, Plan, Work, limits_file, nodes, record, work
 from sqlalchemy import Connection
 
 sys.path.append(str(Path(__file__).parents[2] / "tests/robustness/simulation"))  # how the control plane is simulated
 
-from machine import SimulatedWriter
 from virtual_loop import VirtualLoop
 
-T = TypeVar("T")
 EPOCH = 1_767_225_600
 """Seconds since 1970 at which the virtual clock begins."""
 PREPARING_SECONDS = 30.0
@@ -56,82 +54,6 @@ LOOKS = 5
 CHECKPOINT_SECONDS = 600.0
 """Between two checkpoints: what a job has done since the last one is lost with its node."""
 _SHM = Path("/dev/shm")
-
-
-@dataclass(slots=True)
-class Costs:
-    """CPU and wall seconds of each piece of work of one sort."""
-
-    cpu: list[float] = field(default_factory=list)
-    wall: list[float] = field(default_factory=list)
-
-    def add(self, cpu: float, wall: float) -> None:
-        """Note one piece."""
-        self.cpu.append(cpu)
-        self.wall.append(wall)
-
-
-class Metered(Awaitable[T]):
-    """Awaits something, and adds up what its own steps take: not what others do while it waits."""
-
-    def __init__(self, inner: Awaitable[T]) -> None:
-        self._inner = inner
-        self.cpu = self.wall = 0.0
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        """Drive it step by step."""
-        steps, error = self._inner.__await__(), None
-        while True:
-            cpu, wall = time.thread_time(), time.perf_counter()
-            try:
-                waits_for = next(steps) if error is None else steps.throw(error)
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                self.cpu += time.thread_time() - cpu
-                self.wall += time.perf_counter() - wall
-            error = None
-            try:
-                yield waits_for
-            except BaseException as raised:  # noqa: BLE001 - a cancellation, for whoever waits inside
-                error = raised
-
-
-class MeteredQueue(JobQueue):
-    """The queue; notes what each round, each change of a job and each change of the nodes costs."""
-
-    def __init__(self, *given: Any) -> None:
-        self.first_round: dict[str, float] = {}
-        self.rounds, self.changes, self.node_changes = Costs(), Costs(), Costs()
-        self.started_in_round = 0
-        self.on_round: Callable[[], None] = lambda: None
-        super().__init__(*given)
-
-    async def start_all(self) -> None:
-        """One round, without what tells of places in the queue."""
-        self._round, self.started_in_round = Metered(super().start_all()), 0
-        await self._round
-
-    async def _announce_positions(self) -> None:
-        telling = Metered(super()._announce_positions())
-        await telling
-        cpu, wall = self._round.cpu + telling.cpu, self._round.wall + telling.wall
-        if self.first_round:
-            self.rounds.add(cpu, wall)
-            self.on_round()
-        elif self.started_in_round:
-            self.first_round = {"starts": self.started_in_round, "cpu_seconds": cpu, "wall_seconds": wall}
-
-    def _on_change(self, row: jobs.JobRow) -> None:
-        cpu, wall = time.thread_time(), time.perf_counter()
-        super()._on_change(row)
-        self.changes.add(time.thread_time() - cpu, time.perf_counter() - wall)
-
-    def follow_devices(self) -> None:
-        """Take devices that have come or gone."""
-        cpu, wall = time.thread_time(), time.perf_counter()
-        super().follow_devices()
-        self.node_changes.add(time.thread_time() - cpu, time.perf_counter() - wall)
 
 
 @dataclass(slots=True)
@@ -181,7 +103,7 @@ class World:
         self.seen, self.store_cpu, self.virtual_seconds = Seen(), 0.0, 0.0
         self._progress, self._said = progress, time.monotonic()
         self._failing = random.Random(plan.seed + 1)
-        SimulatedWriter.machine = self  # type: ignore[assignment]  # of it, it needs the loop and chance
+        MeteredWriter.machine = self  # type: ignore[assignment]  # of it, it needs the loop and chance
         settings = Settings(data_dir=folder, launcher="ray", max_queued=plan.jobs)
         self.lease = settings.orphan_grace + settings.checkpoint_grace
         limits = folder / "limits.toml"
@@ -492,25 +414,12 @@ def _move(transaction: Transaction, _connection: Connection, *, state: job_pb2.J
     transaction.move(state, code, "Training.")
 
 
-class _MeteredWriter(SimulatedWriter):
-    """The store's writer; notes what commits cost."""
-
-    def close(self) -> None:
-        super().close()
-        self._hang_up()
-
-    def _turn(self) -> None:
-        cpu = time.thread_time()
-        super()._turn()
-        self.machine.store_cpu += time.thread_time() - cpu
-
-
 def simulate(plan: Plan, *, progress: Callable[[str], None] = lambda _text: None) -> World:
     """Run a plan; the world as it is at the end."""
     loop = VirtualLoop(random.Random(plan.seed + 2))
     with ExitStack() as stack:
         stack.callback(loop.close)
-        stack.enter_context(mock.patch.object(database, "Writer", _MeteredWriter))
+        stack.enter_context(mock.patch.object(database, "Writer", MeteredWriter))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-", dir=_SHM if _SHM.is_dir() else None))
 
         async def live() -> World:

@@ -40,18 +40,17 @@ def test_jobs_of_failed_nodes_run_again(world):
     assert world.queue.node_changes.cpu
 
 
-def test_the_same_seed_gives_the_same_run(world):
-    again = run(arrivals="both", node_mtbf=5 * HOUR)
-    assert again.seen.checksum == world.seen.checksum
-    assert run(arrivals="both", node_mtbf=5 * HOUR, seed=2).seen.checksum != world.seen.checksum
+def test_the_same_seed_gives_the_same_run():
+    first, again, other = (run(jobs=20, node_mtbf=5 * HOUR, seed=seed).seen.checksum for seed in (1, 1, 2))
+    assert first == again != other
 
 
 def test_projects_hold_what_their_weights_say_while_all_wait():
-    seen = run(devices=39, jobs=250, node_mtbf=0.0).seen
+    seen = run(devices=104, jobs=200, node_mtbf=0.0).seen
     weights = fleet_workload.WEIGHTS
     total = sum(seen.contended.values())
     shares = {name: seen.contended[name] / total for name in weights}
-    # Whole nodes of five make it coarse.
+    # Thirteen nodes, some jobs of a whole one: what a project has begun with it keeps for hours.
     for name in weights:
         assert shares[name] == pytest.approx(weights[name] / sum(weights.values()), abs=0.07), (name, shares)
     assert max(shares, key=shares.__getitem__) == "a"
