@@ -162,6 +162,6 @@ def test_a_figure_of_the_page_on_results_is_the_measured_one(words):
     assert words in RESULTS_PAGE
 
 
-@pytest.mark.parametrize("words", fleet())
+@pytest.mark.parametrize("words", [*fleet()])
 def test_a_figure_of_the_page_on_limits_of_scale_is_the_measured_one(words):
     assert words in LIMITS_PAGE
