@@ -29,6 +29,8 @@ class FaultyProxy(socketserver.ThreadingTCPServer):
         self.numbers = itertools.count(1)
         self.faults = 0
         """Connections that something has happened to."""
+        self.sent = 0
+        """Bytes that clients have sent through it."""
 
     @property
     def endpoint(self) -> str:
@@ -65,16 +67,19 @@ class _Connection(socketserver.BaseRequestHandler):
         with socket.create_connection(("127.0.0.1", self.server.target)) as upstream:
             back = threading.Thread(target=self._forward, args=(upstream, self.request, fault), daemon=True)
             back.start()
-            self._forward(self.request, upstream, fault, cut=fault == "cut")
+            self._forward(self.request, upstream, fault, cut=fault == "cut", counted=True)
             back.join()
 
-    def _forward(self, source: socket.socket, target: socket.socket, fault: str, *, cut: bool = False) -> None:
+    def _forward(
+        self, source: socket.socket, target: socket.socket, fault: str, *, cut: bool = False, counted: bool = False
+    ) -> None:
         left = self.server.cut_bytes
         with suppress(OSError):
             while piece := source.recv(65536):
                 if fault == "slow":
                     time.sleep(self.server.slow_seconds)
                 left -= len(piece)
+                self.server.sent += len(piece) if counted else 0
                 if cut and left < 0:
                     break
                 target.sendall(piece)

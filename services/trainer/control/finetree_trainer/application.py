@@ -172,6 +172,8 @@ class Application:
 
     async def _take_over(self) -> None:
         """Take over what an earlier run left, and listen for workers."""
+        if self._member is not None:
+            self._objects.take_over()
         await self._recover()
         workers = worker_servicer.WorkerServicer(
             self._supervisor, self._log, self._settings, on_profile=self._on_profile
