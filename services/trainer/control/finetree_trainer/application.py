@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import trainer_pb2_grpc
 from finetree_data.fail_points import fail_point
 from finetree_runtime.config.service_token import service_token
 from finetree_runtime.errors import DomainError
@@ -263,6 +263,7 @@ class Application:
         )
         datasets.contents.on_ready = self._objects.uploads.wake
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
+        self._jobs = jobs
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
         self._pausing = Pausing(log, self._supervisor)
@@ -427,19 +428,8 @@ class Application:
         self._queue.recover(rows)
         if self._metrics is not None:
             self._metrics.jobs.recover(rows)
-        for part in (self._time_limits, self._leases, self._pausing, self._preempting):
+        for part in (self._time_limits, self._leases, self._pausing, self._preempting, self._jobs):
             part.recover(rows)
-        for row in rows:
-            if row.state == job_pb2.JOB_STATE_CANCELLING:
-                self._stop_again(row)
-
-    def _stop_again(self, row: JobRow) -> None:
-        """Repeat the command to a worker whose job is about to end: by a limit, or on request."""
-        ended_by = job_pb2.Job.FromString(row.snapshot).state_reason.code
-        if ended_by in states.LIMITS and row.task == job_pb2.TASK_KIND_TRAIN:
-            self._supervisor.finish(row.uid, row.attempt)
-        else:
-            self._supervisor.cancel(row.uid, row.attempt, save=ended_by == states.CANCEL_SAVING)
 
     def _begin_prewarming(self) -> None:
         self._queue.prewarm = self._supervisor.prewarm
