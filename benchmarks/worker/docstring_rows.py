@@ -9,6 +9,7 @@ hang on the Python version alone; results name the file's hash.
 import ast
 import hashlib
 import json
+import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,13 @@ def write(path: Path, chats: list[dict[str, Any]]) -> str:
     text = "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats)
     path.write_text(text, encoding="utf-8")
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sentences() -> list[str]:
+    """Different sentences of the docstrings, of 20 to 200 characters, in an order that a hash of their text decides."""
+    texts = (row["messages"][-1]["content"] for name in MODULES for row in _rows_of(name))
+    cut = (sentence for text in texts for sentence in re.split(r"(?<=[.?!])\s+", " ".join(text.split())))
+    return sorted({sentence for sentence in cut if 20 <= len(sentence) <= 200}, key=_hashed)
 
 
 def _hashed(text: str) -> str:

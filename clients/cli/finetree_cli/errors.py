@@ -245,6 +245,8 @@ _REMEDIES: dict[str, str] = {
     "TARGET_NOT_LOADED": "`finetree targets load` loads it",
     "RULE_PACK_NOT_FOUND": "`finetree packs list` lists the rule packs",
     "JOB_NOT_FOUND": "`finetree jobs list` lists the jobs",
+    "LINKS_UNSUPPORTED": "`finetree jobs download JOB` gets the files without them",
+    "FILE_NOT_IN_OBJECT_STORE": "`finetree jobs download JOB` gets the files without links, or try again in a moment",
     "PLAN_DRIFT": "`finetree train --check` shows the present plan",
     "REQUEST_ID_REUSED": "the request id belongs to another job; leave --request-id out",
 }

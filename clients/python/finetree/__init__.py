@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from finetree._async.trainer.serving import AsyncGeneration, AsyncServing
     from finetree._shared.listing import Page
     from finetree._shared.status import error_of_status
+    from finetree._shared.trainer.links import ArtifactLink
     from finetree._shared.trainer.serving import AnswerPiece
     from finetree._sync.client import Client
     from finetree._sync.events import EventStream
@@ -76,6 +77,7 @@ _HOMES = {
     "finetree._async.pages": ("AsyncPages",),
     "finetree._async.trainer.serving": ("AsyncGeneration", "AsyncServing"),
     "finetree._shared.listing": ("Page",),
+    "finetree._shared.trainer.links": ("ArtifactLink",),
     "finetree._shared.trainer.serving": ("AnswerPiece",),
     "finetree.metadata": ("call_metadata",),
     "finetree.config.options": ("TLS",),
@@ -122,6 +124,7 @@ __all__ = [
     "Aborted",
     "AlreadyExists",
     "AnswerPiece",
+    "ArtifactLink",
     "AsyncClient",
     "AsyncEventStream",
     "AsyncGeneration",

@@ -292,6 +292,15 @@ def test_artifacts_are_downloaded(run, job_file, tmp_path):
     assert f"Model.from_pretrained('{folders[0]}')" in shown.err
 
 
+def test_links_that_there_are_none_of_are_refused_with_what_helps(run, job_file, tmp_path):
+    job = run("train", job_file, "--json").lines[0]["job"]
+    ran = run("jobs", "download", job, "--links")
+    assert (ran.code, ran.out) == (2, "")
+    assert "LINKS_UNSUPPORTED" in ran.err
+    assert "finetree jobs download JOB" in ran.err
+    assert run("jobs", "download", job, "--direct", "--output", tmp_path / "out").code == 0
+
+
 def test_a_model_that_is_not_prepared_is_prepared_first(run, suite, job_file):
     # As the trainer refuses it: the model is named as the field at fault.
     violations = [finetree.Violation("job.train.spec.model", "it is not prepared")]

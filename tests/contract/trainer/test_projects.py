@@ -59,6 +59,9 @@ JOBS = {
     "DownloadArtifact": lambda job: artifact_pb2.DownloadArtifactRequest(
         name=f"{job}/artifacts/adapter", path="weights.bin"
     ),
+    "GetArtifactLink": lambda job: artifact_pb2.GetArtifactLinkRequest(
+        name=f"{job}/artifacts/adapter", path="weights.bin"
+    ),
     "PreviewDataset": lambda job: dataset_pb2.PreviewDatasetRequest(job=job),
     "Generate": lambda job: serving_pb2.GenerateRequest(job=job, prompt="who?"),
     "LoadTarget": lambda job: serving_pb2.LoadTargetRequest(job=job, target=TARGET, request_id="load"),

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from finetree_api.trainer.v1 import capacity_pb2, event_log_pb2, event_pb2, job_pb2, trainer_pb2
 from finetree_data.journal import FILE_NAME
+from finetree_trainer import application
 from trainer_harness import ROWS, Server, assert_whole, jsonl, server, states, steps, trainer
 
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
@@ -307,6 +308,28 @@ async def test_a_service_that_stops_while_it_begins_an_attempt_costs_the_job_non
         events = await talk.events(job.name)
         assert_whole(events)
         assert steps(events) == [(1, 1), (1, 2), (1, 3)]
+
+
+async def test_a_job_whose_dead_worker_is_buried_while_the_service_starts_is_not_forgotten(tmp_path, monkeypatch):
+    """What the start read of it before says that it runs; the queue must not take that for news."""
+    async with trainer(tmp_path, {"steps": 1000, "delay": 0.05}) as talk:
+        job = await talk.train()
+        await after_step(talk, job, 1)
+        process = talk.application._supervisor.worker_of(job.uid, 1).process
+    os.kill(process.pid, signal.SIGKILL)
+    await process.dead.wait()
+    recall = application.recall_use
+
+    async def when_it_is_buried(log, use, *, node) -> None:
+        while (await log.row(job.uid)).state != job_pb2.JOB_STATE_RECOVERING:
+            await asyncio.sleep(0.01)
+        await recall(log, use, node=node)
+
+    monkeypatch.setattr(application, "recall_use", when_it_is_buried)
+    async with trainer(tmp_path, {"steps": 4}) as talk:
+        events = await talk.events(job.name)
+    assert_whole(events)
+    assert states(events) == ["QUEUED", "PREPARING", "RUNNING", "RECOVERING", "PREPARING", "RUNNING", "SUCCEEDED"]
 
 
 async def test_a_dead_prewarmed_worker_harms_no_job(tmp_path):

@@ -235,7 +235,14 @@ def cancel(settings: Settings, job: str, checkpoint: bool, wait: float | None) -
         settings.out.text(state_name(found.state))
 
 
-@jobs.command(examples=("finetree jobs download JOB --output ./out", "finetree jobs download JOB --json"))
+@jobs.command(
+    examples=(
+        "finetree jobs download JOB --output ./out",
+        "finetree jobs download JOB --json",
+        "finetree jobs download JOB --direct",
+        "finetree jobs download JOB --links",
+    )
+)
 @click.argument("job")
 @click.option(
     "--output",
@@ -244,9 +251,24 @@ def cancel(settings: Settings, job: str, checkpoint: bool, wait: float | None) -
     show_default="the current folder",
     help="Folder for the artifacts; each gets a folder of its own.",
 )
+@click.option(
+    "--direct",
+    is_flag=True,
+    help="Fetch the files straight from the trainer's object store, and from the trainer what cannot be.",
+)
+@click.option(
+    "--links",
+    is_flag=True,
+    help="Print a URL for each file, from which anybody can fetch it until it expires, and download nothing.",
+)
 @pass_settings
-def download(settings: Settings, job: str, output: Path) -> None:
+def download(settings: Settings, /, *, job: str, output: Path, direct: bool, links: bool) -> None:
     """Download a job's artifacts, and say what loads them; an interrupted download is resumed."""
+    if links:
+        if direct or output != Path():
+            raise click.UsageError("--links downloads nothing: leave --output and --direct out.")
+        _print_links(settings, job)
+        return
     from finetree_cli.errors import BadInput
     from finetree_cli.render.trainer.artifacts import show_next
     from finetree_cli.render.transfer import transfer
@@ -254,7 +276,7 @@ def download(settings: Settings, job: str, output: Path) -> None:
     try:
         with settings.client() as client, transfer(settings.out, "downloading") as on_progress:
             handle = client.job(job)
-            folders = handle.download(output, on_progress=on_progress)
+            folders = handle.download(output, direct=direct, on_progress=on_progress)
             artifacts = handle.artifacts()
     except OSError as error:
         raise BadInput(f"{output}: {error.strerror or error}", remedy="give a writable folder with --output") from error
@@ -266,6 +288,32 @@ def download(settings: Settings, job: str, output: Path) -> None:
             settings.out.text(str(folders[artifact.name]))
             show_next(settings.out, artifact, folders[artifact.name])
     if not folders:
+        settings.out.say("the job has no artifacts")
+
+
+def _print_links(settings: Settings, job: str) -> None:
+    """Print URLs alone on stdout, one a line, and on stderr what each is of and until when."""
+    with settings.client() as client:
+        handle = client.job(job)
+        found = [handle.artifact_link(made.name, file.path) for made in handle.artifacts() for file in made.files]
+    if settings.out.json:
+        shown = [
+            {
+                "artifact": link.artifact,
+                "path": link.file.path,
+                "size_bytes": link.file.size_bytes,
+                "sha256": link.file.sha256,
+                "url": link.url,
+                "expire_time": link.expire_time.isoformat().replace("+00:00", "Z"),
+            }
+            for link in found
+        ]
+        settings.out.document({"links": shown})
+        return
+    for link in found:
+        settings.out.say(f"{link.file.path}: sha256 {link.file.sha256}, until {link.expire_time:%Y-%m-%d %H:%M:%S} UTC")
+        settings.out.text(link.url)
+    if not found:
         settings.out.say("the job has no artifacts")
 
 

@@ -13,8 +13,9 @@ from finetree_api.trainer.v1 import artifact_pb2, job_log_pb2
 from finetree._async.transport import AsyncTransport, Stream
 from finetree._shared import rpcs
 from finetree._shared.downloads import Download, Progress, TransferProgress, artifact_folder
-from finetree._shared.retry import STALLED, Backoff, stalled
+from finetree._shared.retry import STALLED, Backoff, stalled, within
 from finetree._shared.rpcs import R
+from finetree._shared.trainer.links import LinkReader
 from finetree.errors import FinetreeError
 
 
@@ -25,8 +26,12 @@ async def download(
     *,
     on_progress: Progress | None,
     deadline: float | None,
+    direct: bool = False,
 ) -> dict[str, Path]:
-    """Download artifacts into a folder each, and return the folders by artifact name."""
+    """Download artifacts into a folder each, and return the folders by artifact name.
+
+    With `direct` by links to the object store, as far as there are any.
+    """
     progress = TransferProgress(sum(file.size_bytes for each in artifacts for file in each.files), on_progress)
     folders = {artifact.name: artifact_folder(directory, artifact) for artifact in artifacts}
     for artifact in artifacts:
@@ -34,6 +39,8 @@ async def download(
             folder = folders[artifact.name]
             target = await asyncio.to_thread(Download, artifact.name, file, folder=folder, progress=progress)
             try:
+                if direct:
+                    await _fetch_by_links(transport, target, deadline)
                 await _fetch(transport, target, Backoff(transport.options.reconnect_timeout, deadline))
             finally:
                 target.close()
@@ -127,6 +134,27 @@ async def _fetch(transport: AsyncTransport, target: Download, backoff: Backoff) 
             await _stream(transport, target, backoff)
         except FinetreeError as error:
             await asyncio.sleep(backoff.delay(error))
+
+
+async def _fetch_by_links(transport: AsyncTransport, target: Download, deadline: float | None) -> None:
+    """Fetch what links give; a new one goes on where one has ended, until one brings nothing."""
+    target.report()
+    before = -1
+    while before < target.offset and not target.complete:
+        before = target.offset
+        seconds = within(deadline, transport.options.timeout or rpcs.GET_ARTIFACT_LINK.timeout)
+        try:
+            link = await transport.unary(rpcs.GET_ARTIFACT_LINK, target.link_request(), timeout=seconds)
+        except FinetreeError:
+            return
+        reader = LinkReader(link.url, target, within(deadline, STALLED) or STALLED)
+        try:
+            while await asyncio.to_thread(reader.move):
+                target.report()
+                within(deadline, None)
+        finally:
+            reader.close()
+        target.report()
 
 
 async def _stream(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:

@@ -352,7 +352,12 @@ class AsyncJob(AsyncJobWeights, AsyncJobLifecycle, AsyncJobWaiting, AsyncJobLogs
         return [artifact async for artifact in pages]
 
     async def download(
-        self, directory: str | Path, *, on_progress: Progress | None = None, timeout: float | None = None
+        self,
+        directory: str | Path,
+        *,
+        direct: bool = False,
+        on_progress: Progress | None = None,
+        timeout: float | None = None,
     ) -> dict[str, Path]:
         """Download every file of every artifact into a folder per artifact.
 
@@ -361,6 +366,8 @@ class AsyncJob(AsyncJobWeights, AsyncJobLifecycle, AsyncJobWaiting, AsyncJobLogs
 
         Args:
             directory: folder to put them in; made when it is not there.
+            direct: fetch them by links straight from the trainer's object store; what has no link, or cannot be
+                reached by it, comes from the trainer.
             on_progress: called with (bytes so far, bytes in all).
             timeout: seconds for the whole; None means as long as bytes arrive.
 
@@ -374,7 +381,9 @@ class AsyncJob(AsyncJobWeights, AsyncJobLifecycle, AsyncJobWaiting, AsyncJobLogs
         deadline = deadline_after(timeout)
         pages = AsyncPages(self._transport, trainer_requests.list_artifacts(self.name), None, deadline=deadline)
         artifacts = [artifact async for artifact in pages]
-        return await download(self._transport, artifacts, Path(directory), on_progress=on_progress, deadline=deadline)
+        return await download(
+            self._transport, artifacts, Path(directory), on_progress=on_progress, deadline=deadline, direct=direct
+        )
 
     async def read_file(
         self, artifact: str, path: str, *, offset: int = 0, timeout: float | None = None

@@ -87,6 +87,10 @@ class Download:
         """Build the request of what is missing."""
         return artifact_pb2.DownloadArtifactRequest(name=self._artifact, path=self._file.path, offset=self.offset)
 
+    def link_request(self) -> artifact_pb2.GetArtifactLinkRequest:
+        """Build the request of a link to the file."""
+        return artifact_pb2.GetArtifactLinkRequest(name=self._artifact, path=self._file.path)
+
     def write(self, offset: int, chunk: bytes) -> None:
         """Write bytes that belong at `offset`.
 
@@ -108,6 +112,11 @@ class Download:
     def complete(self) -> bool:
         """Whether every byte has arrived."""
         return self.offset == self._file.size_bytes
+
+    @property
+    def missing(self) -> int:
+        """Bytes that have not arrived."""
+        return int(self._file.size_bytes) - self.offset
 
     def cut(self) -> Unavailable:
         """Make the error for a stream that ended too early."""

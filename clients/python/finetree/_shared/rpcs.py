@@ -203,6 +203,9 @@ LIST_ARTIFACTS = _of("trainer", "ListArtifacts", artifact_pb2.ListArtifactsReque
 DOWNLOAD_ARTIFACT = _of(
     "trainer", "DownloadArtifact", artifact_pb2.DownloadArtifactRequest, artifact_pb2.DownloadArtifactResponse, None
 )
+GET_ARTIFACT_LINK = _of(
+    "trainer", "GetArtifactLink", artifact_pb2.GetArtifactLinkRequest, artifact_pb2.GetArtifactLinkResponse
+)
 GENERATE = _of("trainer", "Generate", serving_pb2.GenerateRequest, serving_pb2.GenerateResponse, None)
 LOAD_TARGET = _of("trainer", "LoadTarget", serving_pb2.LoadTargetRequest, serving_pb2.LoadTargetResponse, SEGMENT)
 UNLOAD_TARGET = _of("trainer", "UnloadTarget", serving_pb2.UnloadTargetRequest, serving_pb2.UnloadTargetResponse)

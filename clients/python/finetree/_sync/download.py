@@ -12,7 +12,8 @@ from finetree_api.trainer.v1 import artifact_pb2, job_log_pb2
 
 from finetree._shared import rpcs
 from finetree._shared.downloads import Download, Progress, TransferProgress, artifact_folder
-from finetree._shared.retry import STALLED, Backoff, stalled
+from finetree._shared.retry import STALLED, Backoff, stalled, within
+from finetree._shared.trainer.links import LinkReader
 from finetree._sync.transport import Silence, Transport
 from finetree.errors import FinetreeError
 
@@ -24,14 +25,20 @@ def download(
     *,
     on_progress: Progress | None,
     deadline: float | None,
+    direct: bool = False,
 ) -> dict[str, Path]:
-    """Download artifacts into a folder each, and return the folders by artifact name."""
+    """Download artifacts into a folder each, and return the folders by artifact name.
+
+    With `direct` by links to the object store, as far as there are any.
+    """
     progress = TransferProgress(sum(file.size_bytes for each in artifacts for file in each.files), on_progress)
     folders = {artifact.name: artifact_folder(directory, artifact) for artifact in artifacts}
     for artifact in artifacts:
         for file in artifact.files:
             folder = folders[artifact.name]
             with closing(Download(artifact.name, file, folder=folder, progress=progress)) as target:
+                if direct:
+                    _fetch_by_links(transport, target, deadline)
                 _fetch(transport, target, Backoff(transport.options.reconnect_timeout, deadline))
     return folders
 
@@ -111,6 +118,24 @@ def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
             _stream(transport, target, backoff)
         except FinetreeError as error:
             time.sleep(backoff.delay(error))
+
+
+def _fetch_by_links(transport: Transport, target: Download, deadline: float | None) -> None:
+    """Fetch what links give; a new one goes on where one has ended, until one brings nothing."""
+    target.report()
+    before = -1
+    while before < target.offset and not target.complete:
+        before = target.offset
+        seconds = within(deadline, transport.options.timeout or rpcs.GET_ARTIFACT_LINK.timeout)
+        try:
+            link = transport.unary(rpcs.GET_ARTIFACT_LINK, target.link_request(), timeout=seconds)
+        except FinetreeError:
+            return
+        with closing(LinkReader(link.url, target, within(deadline, STALLED) or STALLED)) as reader:
+            while reader.move():
+                target.report()
+                within(deadline, None)
+        target.report()
 
 
 def _stream(transport: Transport, target: Download, backoff: Backoff) -> None:

@@ -347,7 +347,12 @@ class Job(JobWeights, JobLifecycle, JobWaiting, JobLogs):
         return list(Pages(self._transport, trainer_requests.list_artifacts(self.name), timeout))
 
     def download(
-        self, directory: str | Path, *, on_progress: Progress | None = None, timeout: float | None = None
+        self,
+        directory: str | Path,
+        *,
+        direct: bool = False,
+        on_progress: Progress | None = None,
+        timeout: float | None = None,
     ) -> dict[str, Path]:
         """Download every file of every artifact into a folder per artifact.
 
@@ -356,6 +361,8 @@ class Job(JobWeights, JobLifecycle, JobWaiting, JobLogs):
 
         Args:
             directory: folder to put them in; made when it is not there.
+            direct: fetch them by links straight from the trainer's object store; what has no link, or cannot be
+                reached by it, comes from the trainer.
             on_progress: called with (bytes so far, bytes in all).
             timeout: seconds for the whole; None means as long as bytes arrive.
 
@@ -368,7 +375,9 @@ class Job(JobWeights, JobLifecycle, JobWaiting, JobLogs):
         """
         deadline = deadline_after(timeout)
         pages = Pages(self._transport, trainer_requests.list_artifacts(self.name), None, deadline=deadline)
-        return download(self._transport, list(pages), Path(directory), on_progress=on_progress, deadline=deadline)
+        return download(
+            self._transport, list(pages), Path(directory), on_progress=on_progress, deadline=deadline, direct=direct
+        )
 
     def read_file(self, artifact: str, path: str, *, offset: int = 0, timeout: float | None = None) -> Generator[bytes]:
         """Read a file of an artifact piece by piece; a cut stream continues where it was.

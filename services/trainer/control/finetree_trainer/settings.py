@@ -38,6 +38,14 @@ class Settings(ServiceSettings):
     object_cache_bytes: Size = setting(
         0, "Most bytes in data_dir of what the object store has and no job needs now; 0: any number."
     )
+    object_link_time: Duration = setting(
+        900.0, "Longest time that a signed link to a file in the object store works, at most 7 d; 0: none are given."
+    )
+    object_link_endpoint: str = setting(
+        "",
+        "URL of the object store (s3:// alone) as those who follow links reach it. Default: the endpoint that the "
+        "trainer uses.",
+    )
     estimator_address: str = setting("127.0.0.1:50052", "Address of the estimator; jobs run without it, too.")
     service_token_file: Path | None = setting(
         None, "File with the token that calls to the estimator carry; read again when it is refused."
@@ -70,6 +78,14 @@ class Settings(ServiceSettings):
     ray_address: str = setting("", "Head of the Ray cluster, HOST:PORT; this machine must be one of its nodes.")
     ray_resources: tuple[str, ...] = setting(
         (), "Custom resources of Ray that a node must have and each worker takes, NAME=NUMBER."
+    )
+    ray_node_types_file: Path | None = setting(
+        None,
+        "Types of nodes that Ray's autoscaler may bring (TOML, docs/scale.md). Default: the trainer asks for no nodes.",
+    )
+    ray_node_wait: Duration = setting(
+        900.0,
+        "How long a node that was asked for may take to come; then the jobs that wait for it say that it does not.",
     )
     worker_address: str = setting(
         "", "HOST:PORT where the trainer listens for workers of other machines, which connect to it by this name."

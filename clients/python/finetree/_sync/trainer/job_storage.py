@@ -10,7 +10,8 @@ from finetree_api.trainer.v1 import checkpoint_pb2
 from finetree._shared import rpcs
 from finetree._shared.downloads import Progress
 from finetree._shared.retry import deadline_after, within
-from finetree._shared.trainer import storage
+from finetree._shared.trainer import links, storage
+from finetree._shared.trainer.links import ArtifactLink
 from finetree._sync.download import download
 from finetree._sync.transport import Transport
 
@@ -109,6 +110,29 @@ class JobStorage:
         request = storage.delete_checkpoint(self.name, step, request_id)
         reply = self._transport.unary(rpcs.DELETE_CHECKPOINT, request, timeout=timeout, request_id=request.request_id)
         return int(reply.freed_bytes)
+
+    def artifact_link(
+        self, artifact: str, path: str, *, time_to_live: float | None = None, timeout: float | None = None
+    ) -> ArtifactLink:
+        """Get a URL by which anybody can fetch a file of an artifact from the trainer's object store, until it expires.
+
+        It needs no token, and nothing takes it back: give it to whom you would give the file.
+
+        Args:
+            artifact: resource name of the artifact.
+            path: path of the file inside of it.
+            time_to_live: seconds that it is to work at most, from 1 on; None means as long as the trainer allows.
+            timeout: seconds; None means the client's timeout, else 10.
+
+        Raises:
+            NotFound: ARTIFACT_NOT_FOUND, FILE_NOT_FOUND.
+            FailedPrecondition: LINKS_UNSUPPORTED: this trainer gives none; FILE_NOT_IN_OBJECT_STORE: it is not uploaded
+                yet; OBJECT_DAMAGED. `download` gets the file all the same, but for the last one.
+            Unavailable: OBJECT_STORE_UNAVAILABLE.
+        """
+        request = links.get_link(artifact, path, time_to_live)
+        reply = self._transport.unary(rpcs.GET_ARTIFACT_LINK, request, timeout=timeout)
+        return links.link_of(artifact, reply)
 
     def download_checkpoint(
         self,

@@ -102,6 +102,7 @@ class FakeTrainer:
         handlers.unary(rpcs.QUERY_METRICS, lambda r: query_metrics(r, self.find(r.name)))
         handlers.unary(rpcs.LIST_ARTIFACTS, self._artifacts)
         handlers.stream(rpcs.DOWNLOAD_ARTIFACT, self._download)
+        handlers.unary(rpcs.GET_ARTIFACT_LINK, self._link)
         handlers.unary(rpcs.DELETE_DATASET, self._delete_dataset)
         handlers.unary(rpcs.PREVIEW_DATASET, lambda r: self._previews.answer(r, self._jobs))
         handlers.unary(rpcs.GET_CAPACITY, self._capacity)
@@ -324,14 +325,7 @@ class FakeTrainer:
     def _download(
         self, request: artifact_pb2.DownloadArtifactRequest, context: grpc.ServicerContext
     ) -> Iterator[artifact_pb2.DownloadArtifactResponse]:
-        name, own = artifact_name(request.name)
-        job = self.find(name)
-        artifact = next((each for each in job.artifacts() if each.name == f"{name}/artifacts/{own}"), None)
-        if artifact is None:
-            raise NotFound(f"There is no artifact {own!r}; ListArtifacts shows them.", reason="ARTIFACT_NOT_FOUND")
-        file = next((each for each in artifact.files if each.path == request.path), None)
-        if file is None:
-            raise NotFound(f"The artifact has no file {request.path[:80]!r}.", reason="FILE_NOT_FOUND")
+        job, own, file = self._file(request)
         if own not in job.files:
             raise not_promised("has no files of a recorded log's artifacts")
         data = job.files[own][request.path]
@@ -348,6 +342,25 @@ class FakeTrainer:
             if not context.is_active():
                 return
             yield artifact_pb2.DownloadArtifactResponse(chunk=data[offset : min(end, offset + step)], offset=offset)
+
+    def _link(self, request: artifact_pb2.GetArtifactLinkRequest) -> artifact_pb2.GetArtifactLinkResponse:
+        self._file(request)
+        text = "This trainer gives no links: it has no object store; use DownloadArtifact."
+        raise FailedPrecondition(text, reason="LINKS_UNSUPPORTED")
+
+    def _file(
+        self, request: artifact_pb2.DownloadArtifactRequest | artifact_pb2.GetArtifactLinkRequest
+    ) -> tuple[FakeJob, str, artifact_pb2.ArtifactFile]:
+        """The job, the artifact's id and the file that a request names."""
+        name, own = artifact_name(request.name)
+        job = self.find(name)
+        artifact = next((each for each in job.artifacts() if each.name == f"{name}/artifacts/{own}"), None)
+        if artifact is None:
+            raise NotFound(f"There is no artifact {own!r}; ListArtifacts shows them.", reason="ARTIFACT_NOT_FOUND")
+        file = next((each for each in artifact.files if each.path == request.path), None)
+        if file is None:
+            raise NotFound(f"The artifact has no file {request.path[:80]!r}.", reason="FILE_NOT_FOUND")
+        return job, own, file
 
     def _delete_dataset(self, request: dataset_pb2.DeleteDatasetRequest) -> dataset_pb2.DeleteDatasetResponse:
         name = full_name(request.name, "datasets")

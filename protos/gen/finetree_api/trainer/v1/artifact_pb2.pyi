@@ -7,6 +7,7 @@ from collections import abc as _abc
 from finetree_api.types.v1 import serving_pb2 as _serving_pb2
 from finetree_api.types.v1 import training_data_pb2 as _training_data_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -571,3 +572,71 @@ class DownloadArtifactResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
 Global___DownloadArtifactResponse: _TypeAlias = DownloadArtifactResponse  # noqa: Y015
+
+@_typing.final
+class GetArtifactLinkRequest(_message.Message):
+    """Asks for a URL from which anybody can fetch one file of an artifact by HTTP for some time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"projects/{project}/jobs/{job}/artifacts/{artifact}"."""
+    path: _builtins.str
+    """ArtifactFile.path of the file. Any other is refused with FILE_NOT_FOUND."""
+    @_builtins.property
+    def time_to_live(self) -> _duration_pb2.Duration:
+        """How long it is to work at most, 1 s to 7 days; whole seconds count. The server's own limit shortens it. Unset: the
+        server's limit, 15 minutes unless it is started with another.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        path: _builtins.str = ...,
+        time_to_live: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time_to_live", b"time_to_live"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "path", b"path", "time_to_live", b"time_to_live"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetArtifactLinkRequest: _TypeAlias = GetArtifactLinkRequest  # noqa: Y015
+
+@_typing.final
+class GetArtifactLinkResponse(_message.Message):
+    """A signed URL: whoever has it can read the file until it expires, and nothing takes it back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Answers GET with the file, also of a Range of bytes. It is a secret, as a token is."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the store refuses it, on the clock of the trainer's machine; sooner where the credentials that signed it end before."""
+
+    @_builtins.property
+    def file(self) -> Global___ArtifactFile:
+        """The file with size and hash, to compare with what arrives."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        file: Global___ArtifactFile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "file", b"file"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "file", b"file", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetArtifactLinkResponse: _TypeAlias = GetArtifactLinkResponse  # noqa: Y015

@@ -249,6 +249,11 @@ class TrainerServiceStub(object):
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.FromString,
                 _registered_method=True)
+        self.GetArtifactLink = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/GetArtifactLink',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.GetArtifactLinkRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.GetArtifactLinkResponse.FromString,
+                _registered_method=True)
         self.Generate = channel.unary_stream(
                 '/finetree_api.trainer.v1.TrainerService/Generate',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.GenerateRequest.SerializeToString,
@@ -524,6 +529,12 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetArtifactLink(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Generate(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -762,6 +773,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.DownloadArtifact,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.SerializeToString,
+            ),
+            'GetArtifactLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetArtifactLink,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.GetArtifactLinkRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.GetArtifactLinkResponse.SerializeToString,
             ),
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
@@ -1874,6 +1890,33 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/DownloadArtifact',
             finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetArtifactLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/GetArtifactLink',
+            finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.GetArtifactLinkRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.GetArtifactLinkResponse.FromString,
             options,
             channel_credentials,
             insecure,

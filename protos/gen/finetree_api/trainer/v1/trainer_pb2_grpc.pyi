@@ -387,6 +387,16 @@ class TrainerServiceStub:
     restore the trainer's data, or run the job again; OBJECT_DAMAGED: so is its copy in the object store), UNAVAILABLE
     (OBJECT_STORE_UNAVAILABLE: it is only there; try again after the time in RetryInfo).
     """
+    GetArtifactLink: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.GetArtifactLinkRequest, _artifact_pb2.GetArtifactLinkResponse]
+    """Gives a URL by which one file of an artifact is fetched straight from the object store, without the trainer and its
+    credentials, until it expires. DownloadArtifact gives every file, also where there is no such URL.
+
+    Errors: INVALID_ARGUMENT (INVALID_NAME: name an artifact, checkpoints have no links), NOT_FOUND (ARTIFACT_NOT_FOUND:
+    take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of the artifact), FAILED_PRECONDITION
+    (LINKS_UNSUPPORTED: this trainer gives none, use DownloadArtifact; FILE_NOT_IN_OBJECT_STORE: it is not uploaded yet,
+    use DownloadArtifact or ask again later; OBJECT_DAMAGED: the store has lost it, restore it), UNAVAILABLE
+    (OBJECT_STORE_UNAVAILABLE: try again after the time in RetryInfo).
+    """
     Generate: _grpc.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
     job is one with a ServeTask that is RUNNING. The stream ends after the response with `usage`; one that ends without
@@ -780,6 +790,16 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
     restore the trainer's data, or run the job again; OBJECT_DAMAGED: so is its copy in the object store), UNAVAILABLE
     (OBJECT_STORE_UNAVAILABLE: it is only there; try again after the time in RetryInfo).
+    """
+    GetArtifactLink: _aio.UnaryUnaryMultiCallable[_artifact_pb2.GetArtifactLinkRequest, _artifact_pb2.GetArtifactLinkResponse]  # type: ignore[assignment]
+    """Gives a URL by which one file of an artifact is fetched straight from the object store, without the trainer and its
+    credentials, until it expires. DownloadArtifact gives every file, also where there is no such URL.
+
+    Errors: INVALID_ARGUMENT (INVALID_NAME: name an artifact, checkpoints have no links), NOT_FOUND (ARTIFACT_NOT_FOUND:
+    take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of the artifact), FAILED_PRECONDITION
+    (LINKS_UNSUPPORTED: this trainer gives none, use DownloadArtifact; FILE_NOT_IN_OBJECT_STORE: it is not uploaded yet,
+    use DownloadArtifact or ask again later; OBJECT_DAMAGED: the store has lost it, restore it), UNAVAILABLE
+    (OBJECT_STORE_UNAVAILABLE: try again after the time in RetryInfo).
     """
     Generate: _aio.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]  # type: ignore[assignment]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
@@ -1411,6 +1431,22 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
         restore the trainer's data, or run the job again; OBJECT_DAMAGED: so is its copy in the object store), UNAVAILABLE
         (OBJECT_STORE_UNAVAILABLE: it is only there; try again after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def GetArtifactLink(
+        self,
+        request: _artifact_pb2.GetArtifactLinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifact_pb2.GetArtifactLinkResponse, _abc.Awaitable[_artifact_pb2.GetArtifactLinkResponse]]:
+        """Gives a URL by which one file of an artifact is fetched straight from the object store, without the trainer and its
+        credentials, until it expires. DownloadArtifact gives every file, also where there is no such URL.
+
+        Errors: INVALID_ARGUMENT (INVALID_NAME: name an artifact, checkpoints have no links), NOT_FOUND (ARTIFACT_NOT_FOUND:
+        take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of the artifact), FAILED_PRECONDITION
+        (LINKS_UNSUPPORTED: this trainer gives none, use DownloadArtifact; FILE_NOT_IN_OBJECT_STORE: it is not uploaded yet,
+        use DownloadArtifact or ask again later; OBJECT_DAMAGED: the store has lost it, restore it), UNAVAILABLE
+        (OBJECT_STORE_UNAVAILABLE: try again after the time in RetryInfo).
         """
 
     @_abc_1.abstractmethod

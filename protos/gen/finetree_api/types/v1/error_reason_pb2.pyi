@@ -588,6 +588,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     trainer that read datasets, checkpoints and artifacts, and job errors); the metadata has its path and file. Restore
     it, or make it again.
     """
+    ERROR_REASON_LINKS_UNSUPPORTED: _ErrorReason.ValueType  # 373
+    """The trainer gives no links (FAILED_PRECONDITION, GetArtifactLink): it has no object store, the store is a folder, its
+    credentials cannot sign, or its settings allow none. Use DownloadArtifact.
+    """
+    ERROR_REASON_FILE_NOT_IN_OBJECT_STORE: _ErrorReason.ValueType  # 374
+    """The object store does not have the file with the artifact's hash (FAILED_PRECONDITION, GetArtifactLink): uploads
+    follow the artifact's event. Use DownloadArtifact, or ask again later.
+    """
     ERROR_REASON_NOT_SERVING: _ErrorReason.ValueType  # 235
     """Generation on a base model that is served.
 
@@ -1389,6 +1397,14 @@ ERROR_REASON_OBJECT_DAMAGED: ErrorReason.ValueType  # 372
 """A copy in the object store is not what its manifest says, and nothing of it is used (FAILED_PRECONDITION, rpcs of the
 trainer that read datasets, checkpoints and artifacts, and job errors); the metadata has its path and file. Restore
 it, or make it again.
+"""
+ERROR_REASON_LINKS_UNSUPPORTED: ErrorReason.ValueType  # 373
+"""The trainer gives no links (FAILED_PRECONDITION, GetArtifactLink): it has no object store, the store is a folder, its
+credentials cannot sign, or its settings allow none. Use DownloadArtifact.
+"""
+ERROR_REASON_FILE_NOT_IN_OBJECT_STORE: ErrorReason.ValueType  # 374
+"""The object store does not have the file with the artifact's hash (FAILED_PRECONDITION, GetArtifactLink): uploads
+follow the artifact's event. Use DownloadArtifact, or ask again later.
 """
 ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 235
 """Generation on a base model that is served.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of each call goes to the audit log: calls that change something, and those that are refused for lack of rights.
+"""Which calls the audit log has: those that change something, give a secret, or are refused for lack of rights.
 
 A record has names, numbers and codes, and never a body: no text of a request but its resource names.
 """
@@ -25,7 +25,7 @@ from finetree_runtime.server.access.requirement import requirement_of
 from finetree_runtime.server.audit.log import AuditLog
 
 Mode = Literal["changes", "all"]
-"""Which calls are recorded: those that change something or are refused for lack of rights, or every one."""
+"""Which calls are recorded: those that change something, give a secret or are refused for lack of rights, or all."""
 
 REFUSED = frozenset({Code.PERMISSION_DENIED.name, Code.UNAUTHENTICATED.name})
 """Codes of calls that are refused for lack of rights."""
@@ -54,11 +54,11 @@ class Auditor:
         return Trail(self, call, peer)
 
     async def begin(self, trail: Trail) -> None:
-        """Record the start of an upload, and of every change where the log is required.
+        """Record the start of an upload, and of every change and secret where the log is required.
 
         Raises Unavailable AUDIT_UNAVAILABLE where it is required and cannot be written.
         """
-        if self._log is None or not changes(trail.method):
+        if self._log is None or not (changes(trail.method) or gives_secret(trail.method)):
             return
         if self._required:
             await self._log.durable("begin", trail.fields())
@@ -72,7 +72,7 @@ class Auditor:
         refused = code in REFUSED
         if refused and self._is_flood(trail, code):
             return
-        if refused or self._mode == "all" or changes(trail.method):
+        if refused or self._mode == "all" or changes(trail.method) or gives_secret(trail.method):
             self._log.note("call", trail.fields(code))
 
     def show(self, meter: Meter) -> None:
@@ -185,6 +185,13 @@ def changes(method: str) -> bool:
     if found is None or found.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS:
         return found is None
     return bool(found.client_streaming or not found.server_streaming)
+
+
+@functools.cache
+def gives_secret(method: str) -> bool:
+    """Whether a method replies with a secret: a field that the contract marks with debug_redact."""
+    found = _descriptor(method)
+    return found is not None and any(field.GetOptions().debug_redact for field in found.output_type.fields)
 
 
 @functools.cache

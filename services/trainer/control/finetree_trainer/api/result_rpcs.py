@@ -95,6 +95,14 @@ class ResultRpcs(trainer_pb2_grpc.TrainerServiceServicer):
         ):
             yield piece
 
+    async def GetArtifactLink(
+        self, request: artifact_pb2.GetArtifactLinkRequest, context_: Any
+    ) -> artifact_pb2.GetArtifactLinkResponse:
+        """Sign a link to a file of an artifact."""
+        job, artifact = await self.names.artifact(request.name)
+        seconds = request.time_to_live.seconds if request.HasField("time_to_live") else None
+        return await self.artifacts.link(job.id, artifact, request.path, seconds=seconds)
+
     async def DeleteJob(
         self, request: retention_pb2.DeleteJobRequest, context_: Any
     ) -> retention_pb2.DeleteJobResponse:

@@ -13,6 +13,7 @@ from finetree_runtime.errors import FailedPrecondition, NotFound, OutOfRange
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
 from finetree_trainer.objects.copies import Copies
+from finetree_trainer.objects.links import Links
 from finetree_trainer.store import artifacts
 
 CHUNK_BYTES = 256 * 1024
@@ -25,8 +26,8 @@ KNOWN_WHOLE = 10_000
 class Artifacts:
     """Lists and reads artifacts."""
 
-    def __init__(self, log: EventLog, layout: Layout, copies: Copies) -> None:
-        self._log, self._layout, self._copies = log, layout, copies
+    def __init__(self, log: EventLog, layout: Layout, copies: Copies, links: Links) -> None:
+        self._log, self._layout, self._copies, self._links = log, layout, copies, links
         self._whole: dict[Path, tuple[int, ...]] = {}
 
     async def page(self, uid: str, *, after: str, limit: int) -> list[tuple[str, artifact_pb2.Artifact]]:
@@ -44,20 +45,11 @@ class Artifacts:
         ARTIFACT_NOT_FOUND or FILE_NOT_FOUND, OutOfRange OFFSET_BEYOND_END, FailedPrecondition (ARTIFACT_DAMAGED,
         OBJECT_DAMAGED), Unavailable OBJECT_STORE_UNAVAILABLE.
         """
-        record = await self._log.store.read(lambda connection: artifacts.load(connection, uid, artifact))
-        if record is None:
-            raise NotFound(
-                "ARTIFACT_NOT_FOUND", f"There is no artifact {artifact!r}; ListArtifacts shows the ones that exist."
-            )
-        described = artifact_pb2.Artifact.FromString(record)
-        entry = next((file for file in described.files if file.path == path), None)
-        folder = self._layout.artifacts(uid, described.attempt) / artifact
+        folder, entry = await self._entry(uid, artifact, path)
         file = folder / path
         await self._copies.ensure(folder)
-        if entry is None or not await asyncio.to_thread(_is_inside, folder, file):
-            raise NotFound(
-                "FILE_NOT_FOUND", f"The artifact has no file {path[:80]!r}; its `files` names those that it has."
-            )
+        if not await asyncio.to_thread(_is_inside, folder, file):
+            raise _no_file(path)
         if offset > entry.size_bytes:
             text = f"offset {offset} is beyond the file's {entry.size_bytes} bytes."
             raise OutOfRange("OFFSET_BEYOND_END", text, metadata={"size_bytes": str(entry.size_bytes)})
@@ -70,6 +62,26 @@ class Artifacts:
                 raise NotFound("FILE_NOT_FOUND", f"The file {path[:80]!r} was cut short on the server.")
             yield artifact_pb2.DownloadArtifactResponse(chunk=chunk, offset=offset)
             offset, left = offset + len(chunk), left - len(chunk)
+
+    async def link(
+        self, uid: str, artifact: str, path: str, *, seconds: int | None
+    ) -> artifact_pb2.GetArtifactLinkResponse:
+        """Sign a link to a file of an artifact, for so many seconds at most. Raises what GetArtifactLink documents."""
+        folder, entry = await self._entry(uid, artifact, path)
+        return await self._links.give(folder, entry, asked=seconds)
+
+    async def _entry(self, uid: str, artifact: str, path: str) -> tuple[Path, artifact_pb2.ArtifactFile]:
+        """The folder of an artifact, and a file of it by its manifest. Raises NotFound."""
+        record = await self._log.store.read(lambda connection: artifacts.load(connection, uid, artifact))
+        if record is None:
+            raise NotFound(
+                "ARTIFACT_NOT_FOUND", f"There is no artifact {artifact!r}; ListArtifacts shows the ones that exist."
+            )
+        described = artifact_pb2.Artifact.FromString(record)
+        entry = next((file for file in described.files if file.path == path), None)
+        if entry is None:
+            raise _no_file(path)
+        return self._layout.artifacts(uid, described.attempt) / artifact, entry
 
     async def _require_whole(self, file: Path, entry: artifact_pb2.ArtifactFile) -> None:
         """Raise FailedPrecondition ARTIFACT_DAMAGED for a file that is not what its artifact's manifest says.
@@ -88,6 +100,11 @@ class Artifacts:
         if len(self._whole) >= KNOWN_WHOLE:
             self._whole.clear()
         self._whole[file] = seen
+
+
+def _no_file(path: str) -> NotFound:
+    text = f"The artifact has no file {path[:80]!r}; its `files` names those that it has."
+    return NotFound("FILE_NOT_FOUND", text)
 
 
 def _identity(file: Path) -> tuple[int, ...]:

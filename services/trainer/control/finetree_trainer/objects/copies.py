@@ -316,6 +316,16 @@ class Copies:
 
         return await self._use(work)
 
+    async def sign(self, place: Path, name: str, *, sha256: str, seconds: int) -> str | None:
+        """Make a URL of a file of a unit; None where the store does not have the file with this hash (hex).
+
+        Raises FailedPrecondition OBJECT_DAMAGED, ObjectStoreRefusedError LINKS_UNSUPPORTED.
+        """
+        manifest = self.find(place) or await self._use(units.find, self._path(place))
+        if manifest is None or name not in manifest.files or manifest.files[name].sha256 != sha256:
+            return None
+        return await self._use(units.sign, manifest, name, seconds)
+
     def close(self) -> None:
         """End the transfers that run; what they have sent so far is used by the next ones."""
         self._stopping = True

@@ -7,6 +7,7 @@ import time
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from finetree_data.objects.bucket import Bucket
 from finetree_data.objects.errors import ObjectStoreRefusedError, ObjectStoreUnavailableError
@@ -16,6 +17,7 @@ from sqlalchemy import Connection, insert, select
 
 from finetree_trainer.layout import Layout
 from finetree_trainer.objects.copies import Copies
+from finetree_trainer.objects.links import LONGEST_SECONDS
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import schema
 from finetree_trainer.store.database import Store
@@ -45,7 +47,7 @@ async def open_copies(settings: Settings, store: Store, layout: Layout) -> Copie
 async def open_bucket(settings: Settings, store: Store) -> Bucket | None:
     """Open the store; None where there is none.
 
-    Raises SettingsError: OBJECT_STORE_URL_INVALID, OBJECT_STORE_OPTIONS_INVALID, OBJECT_STORE_MISSING,
+    Raises SettingsError: SETTING_INVALID, OBJECT_STORE_URL_INVALID, OBJECT_STORE_OPTIONS_INVALID, OBJECT_STORE_MISSING,
     OBJECT_STORE_CREDENTIALS, OBJECT_STORE_READ_ONLY, OBJECT_STORE_UNSUPPORTED, OBJECT_STORE_UNREACHABLE,
     OBJECT_STORE_OF_OTHER_TRAINER; SETTING_INVALID at a replica whose leader has none.
     """
@@ -54,7 +56,7 @@ async def open_bucket(settings: Settings, store: Store) -> Bucket | None:
     options = _options(settings.object_store_options_file)
     name = await (store.write(_own_name) if store.leads else _name_by_leader(store))
     try:
-        bucket = Bucket.open(settings.object_store, options)
+        bucket = Bucket.open(settings.object_store, options, link_endpoint=_link_endpoint(settings))
         await asyncio.to_thread(_claim, bucket, name)
     except ObjectStoreRefusedError as error:
         raise SettingsError(f"OBJECT_STORE_{error.problem}", f"object_store: {error}") from None
@@ -95,6 +97,25 @@ async def _name_by_leader(store: Store) -> str:
             raise SettingsError("SETTING_INVALID", text)
         await asyncio.sleep(_LOOK_SECONDS)
     return found
+
+
+def _link_endpoint(settings: Settings) -> str:
+    """Check the settings of links, and return the endpoint that they name."""
+    if settings.object_link_time > LONGEST_SECONDS:
+        raise SettingsError("SETTING_INVALID", "object_link_time: links work for at most 7 days")
+    endpoint = settings.object_link_endpoint
+    if endpoint and not _is_endpoint(endpoint):
+        raise SettingsError("SETTING_INVALID", "object_link_endpoint: write it as https://HOST or https://HOST:PORT")
+    return endpoint
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    plain = not parts.query and not parts.fragment and "@" not in parts.netloc
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and plain
 
 
 def _options(file: Path | None) -> dict[str, Any]:

@@ -21,7 +21,15 @@ READ_HERE = frozenset(
     {
         *("GetServerInfo", "GetJob", "ListJobs", "CompareJobs", "WaitJob", "WatchJob", "WatchJobs", "ListEvents"),
         *("QueryMetrics", "ListJobLogs", "ReadJobLog", "ListCheckpoints", "GetCheckpoint", "ListArtifacts"),
-        *("DownloadArtifact", "GetDataset", "ListDatasets", "PreviewDataset", "ListSweeps", "ListBaseModels"),
+        *(
+            "DownloadArtifact",
+            "GetArtifactLink",
+            "GetDataset",
+            "ListDatasets",
+            "PreviewDataset",
+            "ListSweeps",
+            "ListBaseModels",
+        ),
         *("GetBaseModel", "GetStorage"),
     }
 )

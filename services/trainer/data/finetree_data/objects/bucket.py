@@ -8,13 +8,13 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 import obstore
 from obstore import exceptions
-from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, S3Store, from_url
+from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from finetree_data.confinement.own_files import open_own
 from finetree_data.objects.errors import (
@@ -34,20 +34,24 @@ REQUEST_SECONDS = 60
 """Longest time of one request: a part in it is a link of 1.2 Mbit/s."""
 CLIENT_OPTIONS = ("allow_http", "allow_invalid_certificates", "proxy_url", "timeout", "connect_timeout", "user_agent")
 """Options that are the connection's, not the store's."""
+ENDPOINTS = frozenset({"endpoint", "endpoint_url", "endpoint_url_s3"})
+"""Options, with "aws_" before them or not, that name an S3 server."""
 _STATUS = re.compile(r"status code: (\d{3})")
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9 ._()+@=-]")
 
 
 class Bucket:
     """A prefix in a bucket of a store, or a folder."""
 
-    def __init__(self, store: S3Store | GCSStore | AzureStore | LocalStore | MemoryStore) -> None:
-        self._store = store
+    def __init__(self, store: ObjectStore, *, signer: ObjectStore | None = None) -> None:
+        """Use a store; `signer` is the same one as others reach it, None for by the same name."""
+        self._store, self._signer = store, signer or store
         self.stopped: Callable[[], bool] = lambda: False
         """Whether transfers are to end: asked before each part."""
 
     @classmethod
-    def open(cls, url: str, options: Mapping[str, Any]) -> "Bucket":
-        """Open a place by its URL; nothing is connected yet.
+    def open(cls, url: str, options: Mapping[str, Any], *, link_endpoint: str = "") -> "Bucket":
+        """Open a place by its URL; nothing is connected yet. Links name `link_endpoint`, an S3 server's URL, if given.
 
         Raises ObjectStoreRefusedError URL_INVALID, OPTIONS_INVALID; neither repeats a value.
         """
@@ -60,25 +64,17 @@ class Bucket:
             raise _bad_url("it is not of the form s3://BUCKET/PREFIX, gs://…, az://… or file:///FOLDER")
         if "@" in parts.netloc:
             raise _bad_url("it carries credentials; give those by the environment or the file of options")
+        if link_endpoint and parts.scheme != "s3":
+            raise ObjectStoreRefusedError("OPTIONS_INVALID", "only links to s3:// can name another endpoint")
         if parts.scheme == "file":
             if not Path(parts.path).is_dir():
                 raise ObjectStoreRefusedError("MISSING", "its folder does not exist; make it first")
             return cls(LocalStore(parts.path))
-        client = {name: options[name] for name in CLIENT_OPTIONS if name in options}
-        config: Any = {name: str(value) for name, value in options.items() if name not in CLIENT_OPTIONS}
-        usual: Any = {"connect_timeout": "5s", "timeout": f"{REQUEST_SECONDS}s"}
-        # Whoever calls tries again, for hours if need be; here a lost packet alone is made up for.
-        retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
-        try:
-            store: Any = from_url(url, config=config, client_options=usual | client, retry_config=retry)
-        except exceptions.UnknownConfigurationKeyError:
-            known = "such as endpoint, region, access_key_id and secret_access_key of S3"
-            raise ObjectStoreRefusedError(
-                "OPTIONS_INVALID", f"an option is not known to this kind of store, {known}"
-            ) from None
-        except (exceptions.BaseError, TypeError, ValueError):
-            raise ObjectStoreRefusedError("OPTIONS_INVALID", "the options do not make a store of this kind") from None
-        return cls(store)
+        store = _open(url, options)
+        if not link_endpoint:
+            return cls(store)
+        others = {name: value for name, value in options.items() if name.lower().removeprefix("aws_") not in ENDPOINTS}
+        return cls(store, signer=_open(url, others | {"endpoint": link_endpoint}))
 
     def probe(self) -> None:
         """List, put with create-only twice, and delete: what everything else relies on.
@@ -117,22 +113,26 @@ class Bucket:
             raise _unavailable(error) from None
         return True
 
-    def put_file(self, key: str, file: Path, *, sha256: str, size: int) -> None:
+    def put_file(self, key: str, file: Path, *, name: str, sha256: str, size: int) -> None:
         """Put a file whose hash and size are known. Of one that differs from them nothing becomes visible.
+
+        `name` is what a program that fetches it by a link calls it.
 
         Raises ObjectDamagedError, ObjectStoreUnavailableError; OSError of the file.
         """
         with open_own(file) as stream:
             parts = _hashed(stream.read, file, sha256=sha256, size=size, stopped=self.stopped)
+            attributes = None if isinstance(self._store, LocalStore) else _saved_as(name)
             try:
                 if size <= PART_BYTES:
-                    obstore.put(self._store, key, b"".join(parts), use_multipart=False)
+                    obstore.put(self._store, key, b"".join(parts), attributes=attributes, use_multipart=False)
                 else:
                     large = max(PART_BYTES, size // MAX_PARTS + 1)
                     obstore.put(
                         self._store,
                         key,
                         parts,
+                        attributes=attributes,
                         use_multipart=True,
                         chunk_size=large,
                         max_concurrency=PARTS_AT_ONCE,
@@ -190,6 +190,45 @@ class Bucket:
         for key in keys:  # one by one: not every store has the request for many
             with _reading():
                 obstore.delete(self._store, key)
+
+    def sign(self, key: str, seconds: int) -> str:
+        """Make a URL from which anybody can GET an object for some time. No object is looked for.
+
+        Raises ObjectStoreRefusedError LINKS_UNSUPPORTED, ObjectStoreUnavailableError.
+        """
+        if not isinstance(self._signer, S3Store | GCSStore | AzureStore):
+            raise ObjectStoreRefusedError("LINKS_UNSUPPORTED", "a folder has no links")
+        try:
+            return obstore.sign(self._signer, "GET", key, timedelta(seconds=seconds))
+        except (exceptions.BaseError, OSError) as error:
+            # Some credentials sign by a call of their own, which may fail as any other.
+            if (status := _status(error)) == 429 or status >= 500:
+                raise _unavailable(error) from None
+            raise ObjectStoreRefusedError("LINKS_UNSUPPORTED", "its credentials cannot sign links") from None
+
+
+def _open(url: str, options: Mapping[str, Any]) -> ObjectStore:
+    client = {name: options[name] for name in CLIENT_OPTIONS if name in options}
+    config: Any = {name: str(value) for name, value in options.items() if name not in CLIENT_OPTIONS}
+    usual: Any = {"connect_timeout": "5s", "timeout": f"{REQUEST_SECONDS}s"}
+    # Whoever calls tries again, for hours if need be; here a lost packet alone is made up for.
+    retry: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
+    try:
+        store: ObjectStore = from_url(url, config=config, client_options=usual | client, retry_config=retry)
+    except exceptions.UnknownConfigurationKeyError:
+        known = "such as endpoint, region, access_key_id and secret_access_key of S3"
+        raise ObjectStoreRefusedError(
+            "OPTIONS_INVALID", f"an option is not known to this kind of store, {known}"
+        ) from None
+    except (exceptions.BaseError, TypeError, ValueError):
+        raise ObjectStoreRefusedError("OPTIONS_INVALID", "the options do not make a store of this kind") from None
+    return store
+
+
+def _saved_as(name: str) -> dict[str, str]:
+    """Attributes of an object that is saved under a name, and never shown, by what fetches it."""
+    plain = _NOT_IN_A_NAME.sub("_", PurePosixPath(name).name)
+    return {"Content-Disposition": f'attachment; filename="{plain}"'}
 
 
 def _hashed(

@@ -98,7 +98,8 @@ def upload(bucket: Bucket, manifest: Manifest, place: Path) -> int:
         if bucket.size(key) == file.size:
             continue
         try:
-            bucket.put_file(key, place / name if name else place, sha256=file.sha256, size=file.size)
+            target, shown = place / name if name else place, name or manifest.path
+            bucket.put_file(key, target, name=shown, sha256=file.sha256, size=file.size)
         except ObjectDamagedError:
             raise ObjectDamagedError(manifest.path, name) from None
         sent += file.size
@@ -192,6 +193,19 @@ def is_stored(bucket: Bucket, manifest: Manifest) -> bool:
     if there is None or there.files != manifest.files:
         return False
     return all(bucket.size(_key(manifest.path, file)) == file.size for file in manifest.files.values())
+
+
+def sign(bucket: Bucket, manifest: Manifest, name: str, seconds: int) -> str:
+    """Make a URL from which anybody can GET a file of a unit for some time.
+
+    Raises ObjectDamagedError where the store does not have it as the manifest says, and what Bucket.sign does.
+    """
+    file = manifest.files[name]
+    key = _key(manifest.path, file)
+    url = bucket.sign(key, seconds)
+    if bucket.size(key) != file.size:
+        raise ObjectDamagedError(manifest.path, name)
+    return url
 
 
 def hash_of(file: Path) -> str:

@@ -124,7 +124,9 @@ class _Pieces:
             return
         # Settings for other texts (truncation, padding) were reset by `leading_bos`, which calls the tokenizer.
         # As the words of one text, each is tokenized alone, in two thirds of the time that as many texts take.
-        new = self._tokenizer.backend_tokenizer.encode(self._new, is_pretokenized=True, add_special_tokens=False)
+        # `encode` holds Python's global lock meanwhile, and so stops the thread that reads; a batch of one does not.
+        backend = self._tokenizer.backend_tokenizer
+        (new,) = backend.encode_batch([self._new], is_pretokenized=True, add_special_tokens=False)
         sizes = np.fromiter(map(len, self._new), np.int64, len(self._new))
         offsets = np.array(new.offsets, np.int64).reshape(-1, 2)
         lengths = np.bincount(np.array(new.word_ids, np.int64), minlength=len(sizes))

@@ -8,7 +8,7 @@ from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.recommender.v1 import recommender_pb2
 from finetree_api.trainer.v1 import dataset_pb2, job_pb2, serving_pb2, trainer_pb2
 from finetree_cli.backends.audit.records import lines
-from finetree_runtime.server.audit.calls import REFUSALS_A_SECOND, Auditor, changes, uploads
+from finetree_runtime.server.audit.calls import REFUSALS_A_SECOND, Auditor, changes, gives_secret, uploads
 from finetree_runtime.server.audit.log import AuditLog
 from finetree_runtime.server.context import Call
 
@@ -41,6 +41,12 @@ def test_what_changes_something_is_read_from_the_contract():
     assert uploads(TRAINER + "WriteDataset")
     assert not uploads(TRAINER + "CreateDataset")
     assert changes("/unknown.Service/Method")
+
+
+def test_what_gives_a_secret_is_read_from_the_contract():
+    methods = [f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods]
+    assert [name.rpartition("/")[2] for name in methods if gives_secret(name)] == ["GetArtifactLink"]
+    assert not gives_secret("/unknown.Service/Method")
 
 
 def test_a_record_names_what_was_asked_for_and_what_was_made():

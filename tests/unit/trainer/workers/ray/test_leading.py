@@ -104,3 +104,11 @@ def test_the_driver_of_one_that_leads_no_more_ends_no_worker(former, file):
         driver._ray, driver._lead = ray, lead
         driver.obey({"do": "keep", "workers": ["mine"]})
         assert ended == expected
+
+
+def test_the_driver_of_one_that_leads_no_more_asks_for_no_node(former):
+    driver = Driver.__new__(Driver)
+    driver._lead, driver._bundles, driver._asked = former.mark, [{"CPU": 1.0}], (None, 0.0)
+    driver.ask_for_nodes()
+    driver.withdraw()
+    assert driver._asked == (None, 0.0)
