@@ -82,7 +82,9 @@ async def test_a_client_with_the_addresses_of_two_replicas_goes_on_when_one_dies
             if event.seq == 20:
                 await group.kill(first)
         # Of the replica that is left, which leads now, also what changes something.
-        again = await client.create_job({"model": {"path": "tiny"}, "lora": {}, "dataset": made.train.spec.dataset.name})
+        again = await client.create_job(
+            {"model": {"path": "tiny"}, "lora": {}, "dataset": made.train.spec.dataset.name}
+        )
         assert (await again.wait()).state == "SUCCEEDED"
     assert [event.seq for event in seen] == list(range(1, len(seen) + 1))
 
