@@ -8,8 +8,8 @@ import asyncio
 import contextlib
 import time
 
-import grpc
 import finetree
+import grpc
 import pytest
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 from finetree_trainer.replicas.role import EXIT_CODE
@@ -83,7 +83,7 @@ async def test_a_client_with_the_addresses_of_two_replicas_goes_on_when_one_dies
                 await group.kill(first)
         # Of the replica that is left, which leads now, also what changes something.
         again = await client.create_job(
-            {"model": {"path": "tiny"}, "lora": {}, "dataset": made.train.spec.dataset.name}
+            {"model": {"path": "tiny"}, "lora": {}, "dataset": {"name": made.train.spec.dataset.name}}
         )
         assert (await again.wait()).state == "SUCCEEDED"
     assert [event.seq for event in seen] == list(range(1, len(seen) + 1))
