@@ -85,7 +85,7 @@ async def test_a_client_with_the_addresses_of_two_replicas_goes_on_when_one_dies
         again = await client.create_job(
             {"model": {"path": "tiny"}, "lora": {}, "dataset": {"name": made.train.spec.dataset.name}}
         )
-        assert (await again.wait()).state == "SUCCEEDED"
+        assert (await again.wait()).state == job_pb2.JOB_STATE_SUCCEEDED
     assert [event.seq for event in seen] == list(range(1, len(seen) + 1))
 
 
