@@ -29,10 +29,19 @@ class FaultyProxy(socketserver.ThreadingTCPServer):
         self.numbers = itertools.count(1)
         self.faults = 0
         """Connections that something has happened to."""
+        self.open: set[socket.socket] = set()
+        self.sent = 0
+        """Bytes that clients have sent through it, as far as one thread sees those of the others."""
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def drop(self) -> None:
+        """End every connection, so that the next request comes on a new one: clients keep theirs for many requests."""
+        for connection in list(self.open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, *_: object) -> None:
         """Say nothing: connections that end are what this is for."""
@@ -63,10 +72,12 @@ class _Connection(socketserver.BaseRequestHandler):
                 )
             return
         with socket.create_connection(("127.0.0.1", self.server.target)) as upstream:
+            self.server.open.add(self.request)
             back = threading.Thread(target=self._forward, args=(upstream, self.request, fault), daemon=True)
             back.start()
             self._forward(self.request, upstream, fault, cut=fault == "cut")
             back.join()
+            self.server.open.discard(self.request)
 
     def _forward(self, source: socket.socket, target: socket.socket, fault: str, *, cut: bool = False) -> None:
         left = self.server.cut_bytes
@@ -78,6 +89,8 @@ class _Connection(socketserver.BaseRequestHandler):
                 if cut and left < 0:
                     break
                 target.sendall(piece)
+                if source is self.request:
+                    self.server.sent += len(piece)
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

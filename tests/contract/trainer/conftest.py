@@ -29,6 +29,14 @@ def serve(served_by):
     return sys.modules["trainer_harness"].trainer
 
 
+@pytest.fixture
+def stored(tmp_path):
+    """Settings of a trainer with an object store, which is a folder."""
+    place = tmp_path / "store"
+    place.mkdir()
+    return {"object_store": f"file://{place}"}
+
+
 @pytest.fixture(autouse=True)
 def no_worker_is_left(tmp_path):
     """End the workers that outlive the trainer of a test, as they should."""

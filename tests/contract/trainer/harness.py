@@ -146,7 +146,7 @@ class Talker:
                     if condition(event):
                         call.cancel()
                         return found
-        raise AssertionError(f"the stream ended after {[event.type for event in found]}")
+        raise AssertionError(f"the stream ended after {[event.kind for event in found]}")
 
     async def pause(self, name: str, **fields) -> job_pb2.Job:
         return (await self.stub.PauseJob(lifecycle_pb2.PauseJobRequest(name=name, **fields))).job

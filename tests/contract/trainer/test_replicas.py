@@ -56,6 +56,12 @@ REPEATED = (
         "test_what_another_project_holds_is_neither_shown_nor_changed_nor_told_from_what_does_not_exist",
         "test_a_token_of_another_project_gets_one_answer_whether_a_name_exists_or_not",
     )
+    | repeated(
+        HERE / "test_object_store.py",
+        "test_what_the_disk_has_lost_is_listed_downloaded_and_used_again",
+        "test_a_damaged_copy_is_named_and_never_used",
+        "test_what_is_deleted_is_deleted_in_the_store_too",
+    )
 )
 globals().update(REPEATED)
 
@@ -105,6 +111,7 @@ def test_every_rpc_is_read_or_sent_on_and_no_change_is_read():
     # A rpc of these words that changes nothing, and is not read here, asks for what the leader alone has.
     asks = {name for name in unread if name.startswith(("Get", "List", "Read", "Watch", "Query"))}
     assert asks == {"GetCapacity", "GetLimits", "GetSweep", "ListTargets"}
+    assert servicer.ASKS_STORE <= servicer.READ_HERE
 
 
 def shown(error: grpc.aio.AioRpcError) -> tuple:

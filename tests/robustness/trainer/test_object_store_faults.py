@@ -3,19 +3,22 @@
 """An object store that is refused, dies, answers 500, cuts and is slow: a real server, and a proxy before it."""
 
 import asyncio
+import json
 import os
 import shutil
 import socket
+from pathlib import Path
 
 import grpc
 import pytest
 from faulty_proxy import faulty_proxy
+from finetree_api.trainer.v1 import artifact_pb2
 from finetree_data.objects import units
-from finetree_data.objects.bucket import Bucket
+from finetree_data.objects.bucket import PART_BYTES, Bucket
 from finetree_data.objects.errors import ObjectStoreUnavailableError
 from finetree_runtime.config.settings import SettingsError
 from finetree_trainer import outages
-from trainer_harness import ROWS, assert_whole, jsonl, refusal, states, trainer
+from trainer_harness import ROWS, assert_whole, jsonl, refusal, server, states, trainer
 
 SCRIPT = {"steps": 6, "checkpoints": [2, 4, 6], "artifact": True}
 
@@ -27,10 +30,10 @@ def soon(monkeypatch):
     monkeypatch.setattr(outages, "LONGEST_RETRY_SECONDS", 0.2)
 
 
-def settings(server, tmp_path, bucket: str, **options: str) -> dict:
+def settings(store, tmp_path, bucket: str, **options: str) -> dict:
     return {
         "object_store": f"s3://{bucket}/finetree",
-        "object_store_options_file": server.options_file(tmp_path, **options),
+        "object_store_options_file": store.options_file(tmp_path, **options),
     }
 
 
@@ -44,6 +47,10 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def environment_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -126,19 +133,20 @@ async def test_training_goes_on_while_the_store_is_away_and_what_waits_is_upload
 @pytest.mark.timeout(300)
 async def test_a_kill_of_the_service_in_the_middle_of_a_save_loses_nothing(object_store, tmp_path):
     bucket = object_store.new_bucket()
+    store = _direct(object_store, bucket, "finetree")
     with faulty_proxy(object_store.port) as proxy:
-        # Some connections are answered with 500, some are cut, the rest is slow.
-        proxy.fault = lambda number: ("500", "cut", "slow", "slow")[number % 4] if number > 8 else ""
         given = settings(object_store, tmp_path, bucket, endpoint=proxy.endpoint)
-        async with trainer(tmp_path, SCRIPT, **given) as talk:
+        async with server(tmp_path, SCRIPT, **given) as (running, talk):
+            # Two requests are answered with 500, two are cut, the rest is slow.
+            faults = iter(("500", "cut") * 2)
+            proxy.fault = lambda _number: next(faults, "slow")
+            proxy.drop()
             job = await talk.train()
-            await talk.events(job.name, 60)
-            # It ends wherever the uploads are.
-        async with trainer(tmp_path, SCRIPT, **given) as talk:
-            await until(
-                lambda: len(list(talk.application._copies)) == 4 and not talk.application._objects.uploads.waiting
-            )
-    store = Bucket.open(f"s3://{bucket}/finetree", object_store.options() | {"allow_http": True})
+            await until(lambda: proxy.faults > 4)
+            await running.kill()
+            again = await running.start()
+            await again.events(job.name, 60)
+            await until(lambda: len(units.find_below(store)[0]) == 4)
     found, damaged = units.find_below(store)
     assert not damaged
     assert len(found) == 4
@@ -147,6 +155,74 @@ async def test_a_kill_of_the_service_in_the_middle_of_a_save_loses_nothing(objec
         shutil.rmtree(tmp_path / "draft", ignore_errors=True)
         units.fetch(store, manifest, tmp_path / "draft" / "unit")
         assert units.is_whole(manifest, tmp_path / "draft" / "unit", hashed=True)
+
+
+@pytest.mark.timeout(300)
+async def test_a_service_that_is_killed_while_it_sends_parts_of_a_file_sends_it_again_whole(object_store, tmp_path):
+    bucket = object_store.new_bucket()
+    row = {"prompt": "Why?", "completion": "because " * 1000}
+    content = jsonl([row] * (PART_BYTES // 8000 + 100))
+    assert len(content) > PART_BYTES
+    with faulty_proxy(object_store.port) as proxy:
+        given = settings(object_store, tmp_path, bucket, endpoint=proxy.endpoint)
+        async with server(tmp_path, {}, **given) as (running, talk):
+            proxy.slow_seconds, proxy.fault = 0.5, lambda _number: "slow"
+            proxy.drop()
+            dataset = await talk.create_dataset(content)
+            pieces = [(start, content[start : start + 2**20]) for start in range(0, len(content), 2**20)]
+            before = proxy.sent
+            await talk.write(dataset.name, pieces)
+            await until(lambda: proxy.sent > before + 500_000)
+            await running.kill()
+            path = f"datasets/{dataset.sha256}.jsonl"
+            assert units.find(_direct(object_store, bucket, "finetree"), path) is None
+            proxy.slow_seconds = 0.0
+            await running.start()
+            await until(lambda: units.find(_direct(object_store, bucket, "finetree"), path) is not None)
+    store = _direct(object_store, bucket, "finetree")
+    found = units.find(store, path)
+    assert found is not None
+    assert found.files == {"": units.StoredFile(dataset.sha256, len(content))}
+    units.fetch(store, found, tmp_path / "draft")
+    assert (tmp_path / "draft").read_bytes() == content
+
+
+@pytest.mark.timeout(300)
+async def test_no_secret_is_logged_answered_kept_or_given_to_a_worker_while_requests_fail(
+    object_store, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "writer")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "writer-secret")
+    options, seen = tmp_path / "object-store.toml", []
+    with faulty_proxy(object_store.port) as proxy:
+        options.write_text(f'allow_http = true\nregion = "us-east-1"\nendpoint = "{proxy.endpoint}"\n')
+        given = {"object_store": f"s3://{object_store.new_bucket()}/x", "object_store_options_file": options}
+        async with trainer(tmp_path, SCRIPT | {"delay": 0.2}, log_level="debug", **given) as talk:
+            proxy.fault, proxy.cut_bytes = lambda number: ("500", "cut")[number % 2], 500
+            proxy.drop()
+            job = await talk.train()
+            await talk.until(job.name, lambda event: event.step_metrics.step == 1)
+            notes = [json.loads(note.read_text()) for note in (tmp_path / "data" / "workers").glob("*/process.json")]
+            environments = [environment_of(note["pid"]) for note in notes]
+            assert len(environments) == 1
+            seen += [str(await talk.events(job.name))]
+            await until(lambda: talk.application._copies.traffic.failures > 2)
+            proxy.fault = lambda _number: ""
+            await until(lambda: len(list(talk.application._copies)) == 4)
+            shutil.rmtree(tmp_path / "data" / "jobs" / job.name.rpartition("/")[2] / "attempts")
+            proxy.fault = lambda _number: "500"
+            proxy.drop()
+            request = artifact_pb2.DownloadArtifactRequest(name=f"{job.name}/artifacts/adapter", path="weights.bin")
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await talk.stub.DownloadArtifact(request).read()
+            assert refusal(error.value)[:2] == ("UNAVAILABLE", "OBJECT_STORE_UNAVAILABLE")
+            seen += [f"{error.value.details()}{error.value.trailing_metadata()}"]
+    seen += capfd.readouterr()
+    assert "OBJECT_STORE_UNAVAILABLE" in "".join(seen[2:])
+    kept = [file.read_bytes() for file in (tmp_path / "data").rglob("*") if file.is_file()]
+    texts = [*kept, *environments, *(text.encode() for text in seen)]
+    for secret in (b"writer-secret", b"Signature=", b"AWS4-HMAC"):
+        assert not any(secret in text for text in texts)
 
 
 def test_an_upload_through_500s_and_cuts_is_whole_in_the_end(object_store, tmp_path):
@@ -173,5 +249,5 @@ def test_an_upload_through_500s_and_cuts_is_whole_in_the_end(object_store, tmp_p
     assert units.is_whole(manifest, tmp_path / "draft", hashed=True)
 
 
-def _direct(server, name: str) -> Bucket:
-    return Bucket.open(f"s3://{name}", server.options() | {"allow_http": True})
+def _direct(store, name: str, prefix: str = "") -> Bucket:
+    return Bucket.open(f"s3://{name}/{prefix}".rstrip("/"), store.options() | {"allow_http": True})

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import trainer_pb2_grpc
 from finetree_data.fail_points import fail_point
 from finetree_runtime.config.service_token import service_token
 from finetree_runtime.errors import DomainError
@@ -58,7 +58,7 @@ from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout, claim
-from finetree_trainer.limits.quotas import QUOTA_REMEDY, WAITING_FOR_QUOTA, Quotas, usual_limits
+from finetree_trainer.limits.quotas import Quotas, usual_limits
 from finetree_trainer.limits.report import LimitReport, server_limits
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
@@ -71,20 +71,19 @@ from finetree_trainer.outages import keep_running
 from finetree_trainer.replicas.member import Member
 from finetree_trainer.replicas.servicer import ReplicaServicer
 from finetree_trainer.scheduling import devices
-from finetree_trainer.scheduling.demand import Demand
-from finetree_trainer.scheduling.fit import Blocked, Holder
+from finetree_trainer.scheduling.fit import Holder
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.machine.meter import MachineMeter
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
 from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.order.recall import recall_use
 from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.scheduling.starting import StartLimits
 from finetree_trainer.scheduling.watch import MachineWatch
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
-from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.telemetry import service_metrics
 from finetree_trainer.telemetry.job_metrics import JobMetrics
 from finetree_trainer.telemetry.place_metrics import PlaceMetrics
@@ -136,6 +135,7 @@ class Application:
         self._spans: SpanExport | None = None
         self._cluster: RayCluster | None = None
         self._devices: Sequence[devices.Device] = ()
+        self._plannable: Sequence[devices.Device] = ()  # those of nodes that may come, too
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
@@ -173,6 +173,8 @@ class Application:
 
     async def _take_over(self) -> None:
         """Take over what an earlier run left, and listen for workers."""
+        if self._member is not None:
+            self._objects.take_over()
         await self._recover()
         workers = worker_servicer.WorkerServicer(
             self._supervisor, self._log, self._settings, on_profile=self._on_profile
@@ -192,14 +194,17 @@ class Application:
         settings, gpus = self._settings, NvmlGpus()
         node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
         if settings.launcher == "ray":
-            self._cluster = RayCluster(settings, self._layout, confinement)
+            self._cluster = RayCluster(settings, self._layout, confinement, clock=self._log.clock)
             await self._cluster.open()
             self._devices, self._node_name = self._cluster.nodes, ""
+            self._plannable = self._cluster.plannable
             self._memory: MemoryLedger = self._cluster.memory
             self._host = Host(self._store, node, self._memory, devices=self._devices, measured_while_idle=False)
+            self._host.node_types = self._cluster.node_requests.describe
             return
         meter = MachineMeter(gpus, devices.gpus_of(node))
         self._devices, self._node_name = node.devices, node.name
+        self._plannable = self._devices
         self._memory = MemoryLedger(meter, node.devices, reserve=settings.memory_reserve_bytes)
         self._host = Host(self._store, node, self._memory, measured_while_idle=settings.prewarm)
         await self._host.load()
@@ -230,19 +235,20 @@ class Application:
             log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
         )
         self._memory.workers = self._supervisor.heartbeats.processes
+        starting = StartLimits(quotas, lambda row: self._objects.data.blocked(row))  # noqa: PLW0108 - made below
         if self._cluster is not None:
-            self._cluster.serve(self._queue)
+            self._cluster.serve(self._queue, starting.planned)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
-        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._devices, rates=rates)
+        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._plannable, rates=rates)
         serving = ServingPlanner(
-            inputs, weights, self._devices, rates=rates, has_free_slot=queue.has_free_slot, free=self._memory.to_give
+            inputs, weights, self._plannable, rates=rates, has_free_slot=queue.has_free_slot, free=self._memory.to_give
         )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
             inputs,
             weights,
-            devices=self._devices,
+            devices=self._plannable,
             estimator=estimator,
             rates=rates,
             capacity=self._memory.capacity,
@@ -250,7 +256,7 @@ class Application:
             serving=serving,
             exports=exports,
         )
-        self._queue.may_start, self._queue.use.weight = self._may_start, quotas.weight
+        self._queue.may_start, self._queue.use.weight = starting.may_start, quotas.weight
         self._objects = ObjectStorage(
             log,
             layout,
@@ -262,6 +268,7 @@ class Application:
         )
         datasets.contents.on_ready = self._objects.uploads.wake
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
+        self._jobs = jobs
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
         self._pausing = Pausing(log, self._supervisor)
@@ -373,13 +380,6 @@ class Application:
             work = keep_running(loop, name=name, on_death=self._service.end_readiness)
             self._running[name] = asyncio.create_task(work)
 
-    def _may_start(self, row: JobRow, demand: Demand) -> Blocked | None:
-        held_back = self._quotas.held_back(row, 0 if demand.prepares else demand.count)
-        if held_back is not None:
-            return Blocked(WAITING_FOR_QUOTA, str(held_back), remedy=QUOTA_REMEDY, metadata=held_back.metadata())
-        waits = self._objects.data.blocked(row)
-        return Blocked(waits.code, waits.text, remedy=waits.remedy) if waits is not None else None
-
     async def drain(self) -> None:
         """Send the watchers their last cursor, and end what is generated, so that their calls end."""
         self._watches.drain()
@@ -428,17 +428,7 @@ class Application:
         fail_point("start.after_adoption")
         await recall_use(self._log, self._queue.use, node=self._node_name)
         self._pausing.recover(rows)
-        for row in rows:
-            if row.state == job_pb2.JOB_STATE_CANCELLING:
-                self._stop_again(row)
-
-    def _stop_again(self, row: JobRow) -> None:
-        """Repeat the command to a worker whose job is about to end: by a limit, or on request."""
-        ended_by = job_pb2.Job.FromString(row.snapshot).state_reason.code
-        if ended_by in states.LIMITS and row.task == job_pb2.TASK_KIND_TRAIN:
-            self._supervisor.finish(row.uid, row.attempt)
-        else:
-            self._supervisor.cancel(row.uid, row.attempt, save=ended_by == states.CANCEL_SAVING)
+        self._jobs.recover(rows)
 
     def _begin_prewarming(self) -> None:
         self._queue.prewarm = self._supervisor.prewarm

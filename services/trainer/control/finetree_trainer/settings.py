@@ -79,6 +79,14 @@ class Settings(ServiceSettings):
     ray_resources: tuple[str, ...] = setting(
         (), "Custom resources of Ray that a node must have and each worker takes, NAME=NUMBER."
     )
+    ray_node_types_file: Path | None = setting(
+        None,
+        "Types of nodes that Ray's autoscaler may bring (TOML, docs/scale.md). Default: the trainer asks for no nodes.",
+    )
+    ray_node_wait: Duration = setting(
+        900.0,
+        "How long a node that was asked for may take to come; then the jobs that wait for it say that it does not.",
+    )
     worker_address: str = setting(
         "", "HOST:PORT where the trainer listens for workers of other machines, which connect to it by this name."
     )

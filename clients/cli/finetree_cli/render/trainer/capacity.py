@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer's capacity as text."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from finetree_api.trainer.v1 import capacity_pb2
@@ -35,7 +36,7 @@ def show_capacity(out: Output, found: capacity_pb2.GetCapacityResponse) -> None:
             if slot.processors:
                 numbers = ", ".join(map(str, slot.processors))
                 out.text(f"  slot {slot.slot}, processors {numbers}: {short_name(slot.job) if slot.job else 'free'}")
-    out.text(f"Queue: {found.queue_length}")
+    out.text("\n".join([*node_types(found.node_types), f"Queue: {found.queue_length}"]))
     for lease in (lease for node in found.nodes for item in node.devices for lease in item.leases):
         until = lease.expire_time.ToJsonString()
         out.text(f"Serving: {short_name(lease.job)} until {until}, {lease.generations} being answered")
@@ -48,6 +49,17 @@ def show_capacity(out: Output, found: capacity_pb2.GetCapacityResponse) -> None:
             out.text(f"{node.name}: {processors(node.processors)}")
     if found.confinement:
         out.text(confinement(found.confinement))
+
+
+def node_types(types: Iterable[capacity_pb2.NodeType]) -> list[str]:
+    """A line for each type of nodes that may come."""
+    lines = []
+    for each in types:
+        kinds = Counter(item.hardware.accelerator or "cpu" for item in each.devices)
+        devices = ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in kinds.items())
+        asked = f", {each.requested} asked for" if each.requested else ""
+        lines.append(f"Nodes of type {each.name} ({devices}): {each.present} of at most {each.maximum}{asked}")
+    return lines
 
 
 def memory_cells(item: capacity_pb2.Device) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from finetree_cli.backends.project_events import project_events
 from finetree_cli.output import Output, as_dict, plain, short_name
 from finetree_cli.render import units
 from finetree_cli.render.chart.curve import LossCurve
+from finetree_cli.render.trainer.capacity import node_types
 from finetree_cli.render.trainer.jobs import state_name
 from finetree_cli.render.trainer.metrics import sparkline
 
@@ -70,6 +71,8 @@ def show_overview(out: Output, found: Overview) -> None:
     out.text(_heading(found))
     if found.capacity is not None:
         out.table(DEVICE_COLUMNS, _devices(found))
+        for line in node_types(found.capacity.node_types):
+            out.text(line)
     out.table(JOB_COLUMNS, [_job(found, job) for job in found.jobs.values()])
 
 
@@ -98,9 +101,12 @@ def screen(found: Overview, width: int, height: int) -> "RenderableType":
     parts: list[RenderableType] = [Text(plain(_heading(found)), style="bold")]
     if found.capacity is not None:
         parts.append(_table(DEVICE_COLUMNS, _devices(found)))
+        parts += [Text(plain(line)) for line in node_types(found.capacity.node_types)]
     parts.append(_table(JOB_COLUMNS, [_job(found, job) for job in found.jobs.values()]))
     parts += [Text(plain(line)) for line in _ranks(found)]
-    devices = sum(len(node.devices) for node in found.capacity.nodes) if found.capacity is not None else 0
+    devices = 0
+    if found.capacity is not None:
+        devices = sum(len(node.devices) for node in found.capacity.nodes) + len(found.capacity.node_types)
     room = height - TABLE_LINES - devices - len(found.jobs) - len(_ranks(found))
     for job in found.jobs.values():
         curve = _curve(found, job)

@@ -379,6 +379,46 @@ class Node(_message.Message):
 Global___Node: _TypeAlias = Node  # noqa: Y015
 
 @_typing.final
+class NodeType(_message.Message):
+    """A type of nodes that an autoscaler may bring when jobs need them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    PRESENT_FIELD_NUMBER: _builtins.int
+    REQUESTED_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the type."""
+    present: _builtins.int
+    """Nodes of it that are there."""
+    requested: _builtins.int
+    """Nodes of it that were asked for and have not come yet."""
+    maximum: _builtins.int
+    """Most nodes of it at once."""
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]:
+        """The devices of a node of it, as jobs will find them."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        devices: _abc.Iterable[Global___Device] | None = ...,
+        present: _builtins.int = ...,
+        requested: _builtins.int = ...,
+        maximum: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "maximum", b"maximum", "name", b"name", "present", b"present", "requested", b"requested"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeType: _TypeAlias = NodeType  # noqa: Y015
+
+@_typing.final
 class TrainingCapabilities(_message.Message):
     """What this server really trains, as values of RunSpec's settings; lists are complete. Anything else is refused with
     TASK_NOT_SUPPORTED, METHOD_NOT_SUPPORTED or SETTING_NOT_SUPPORTED when a job is created, and can only be estimated.
@@ -553,6 +593,7 @@ class GetCapacityResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     CONFINEMENT_FIELD_NUMBER: _builtins.int
+    NODE_TYPES_FIELD_NUMBER: _builtins.int
     queue_length: _builtins.int
     """Jobs that wait for a device, suspended ones included."""
     @_builtins.property
@@ -573,6 +614,10 @@ class GetCapacityResponse(_message.Message):
     def confinement(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConfinementMeasure]:
         """How the processes that read models and data are confined, and what of that this system does not allow."""
 
+    @_builtins.property
+    def node_types(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeType]:
+        """Types of nodes that may come when jobs need them. Empty: the nodes are those that there are."""
+
     def __init__(
         self,
         *,
@@ -581,10 +626,11 @@ class GetCapacityResponse(_message.Message):
         limits: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         capabilities: Global___TrainingCapabilities | None = ...,
         confinement: _abc.Iterable[Global___ConfinementMeasure] | None = ...,
+        node_types: _abc.Iterable[Global___NodeType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "confinement", b"confinement", "limits", b"limits", "nodes", b"nodes", "queue_length", b"queue_length"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "confinement", b"confinement", "limits", b"limits", "node_types", b"node_types", "nodes", b"nodes", "queue_length", b"queue_length"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

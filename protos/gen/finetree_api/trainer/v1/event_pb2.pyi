@@ -510,7 +510,8 @@ class QueueChanged(_message.Message):
     programs), "KEPT_FOR_ANOTHER" (what is free is kept for a larger job that others have passed), "DEVICE_LOST" (its
     devices do not work), "NO_SUCH_DEVICE" (its devices are there no more), "WAITING_FOR_NODE" (Ray has started no worker on
     the cluster yet), "WAITING_FOR_DATA" (what it reads is fetched from the object store), "OBJECT_STORE_UNAVAILABLE" (what
-    it reads is only there, and the store does not answer), or a limit. Empty: it is suspended, or is tried again later.
+    it reads is only there, and the store does not answer), "NODE_REQUESTED" (a node that may come was asked for),
+    "NODE_OVERDUE" (it was, and has not come in time), or a limit. Empty: it is suspended, or is tried again later.
     """
     remedy: _builtins.str
     """What would end the wait, for people. Empty: its place in the queue."""
@@ -522,8 +523,9 @@ class QueueChanged(_message.Message):
         project, and least_share, of those that wait for the same devices. Of WAITING_FOR_QUOTA: limit, subject, value, used,
         needed. Of MEMORY_IN_USE: device ("cpu" is the machine's own memory), needed_bytes, free_bytes (left to promise),
         others_bytes (held by other programs). Of KEPT_FOR_ANOTHER: kept_for, where that is a job of its project. Of
-        DEVICE_LOST: devices. Of NO_SUCH_DEVICE: device_kind, needed, devices (kinds that there are, by commas). Later versions
-        may add keys. A change of them alone is no event.
+        DEVICE_LOST: devices. Of NO_SUCH_DEVICE: device_kind, needed, devices (kinds that there are, by commas). Of
+        NODE_REQUESTED and NODE_OVERDUE: node_type, requested_time (RFC 3339), requested_nodes (of that type, for all jobs),
+        maximum_nodes. Later versions may add keys. A change of them alone is no event.
         """
 
     def __init__(

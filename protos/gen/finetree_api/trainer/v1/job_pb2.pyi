@@ -382,8 +382,9 @@ class StateReason(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable code: "WAITING_FOR_DEVICE", "FAIR_SHARE", "WAITING_FOR_QUOTA", "MEMORY_IN_USE", "KEPT_FOR_ANOTHER", "DEVICE_LOST",
-    "NO_SUCH_DEVICE", "WAITING_FOR_NODE", "WAITING_FOR_DATA", "OBJECT_STORE_UNAVAILABLE" (see QueueChanged), "PREEMPTED",
-    "STARTING", "TRAINING", "WORKER_LOST" and others; of a failed job an ErrorReason without its prefix.
+    "NO_SUCH_DEVICE", "WAITING_FOR_NODE", "WAITING_FOR_DATA", "OBJECT_STORE_UNAVAILABLE", "NODE_REQUESTED", "NODE_OVERDUE"
+    (see QueueChanged), "PREEMPTED", "STARTING", "TRAINING", "WORKER_LOST" and others; of a failed job an ErrorReason without
+    its prefix.
     """
     text: _builtins.str
     """One line for people."""

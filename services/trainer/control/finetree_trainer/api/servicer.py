@@ -64,6 +64,7 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
             limits=self.limits,
             capabilities=capabilities.CAPABILITIES,
             confinement=self.confinement.describe(),
+            node_types=self.host.node_types(),
         )
         hide_jobs(reply, context.principal().grants)
         return reply

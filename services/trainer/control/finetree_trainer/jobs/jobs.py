@@ -2,7 +2,7 @@
 """Jobs: created once for each request, read, listed, updated, cancelled."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, job_pb2, serving_pb2, trainer_pb2
 from finetree_api.types.v1 import training_data_pb2
@@ -179,6 +179,17 @@ class Jobs:
             else:
                 self._supervisor.cancel(uid, row.attempt, save=save, may_rest=may_rest)
         return await self.get(uid)
+
+    def recover(self, rows: Iterable[JobRow]) -> None:
+        """Repeat the command to workers whose jobs are about to end: by a limit, or on request."""
+        for row in rows:
+            if row.state != job_pb2.JOB_STATE_CANCELLING:
+                continue
+            ended_by = job_pb2.Job.FromString(row.snapshot).state_reason.code
+            if ended_by in states.LIMITS and row.task == job_pb2.TASK_KIND_TRAIN:
+                self._supervisor.finish(row.uid, row.attempt)
+            else:
+                self._supervisor.cancel(row.uid, row.attempt, save=ended_by == states.CANCEL_SAVING)
 
     def to_message(self, row: JobRow) -> job_pb2.Job:
         """Build the contract's message from a row, its record and its place in the queue; see `message_of`."""

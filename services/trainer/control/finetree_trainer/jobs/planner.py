@@ -34,7 +34,7 @@ from finetree_trainer.models import locate, weight_settings
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
 from finetree_trainer.scheduling.demand import figures_of
-from finetree_trainer.scheduling.devices import CPU, Device, resolve_hardware
+from finetree_trainer.scheduling.devices import CPU, Device, matching, resolve_hardware
 
 _TRAIN, _PREPARE = "job.train", "job.prepare"
 _SPEC = f"{_TRAIN}.spec"
@@ -86,7 +86,7 @@ class Planner:
         inputs: Inputs,
         weights: WeightsLocator,
         *,
-        devices: Iterable[Device],
+        devices: Sequence[Device],
         estimator: estimates.Estimator,
         rates: estimates.Rates,
         capacity: Callable[[Device], int],
@@ -94,7 +94,7 @@ class Planner:
         serving: ServingPlanner,
         exports: ExportPlanner,
     ) -> None:
-        self._inputs, self._weights, self._devices = inputs, weights, list(devices)
+        self._inputs, self._weights, self._devices = inputs, weights, devices
         self._evaluations, self._serving, self._exports = evaluations, serving, exports
         self._estimator, self._rates, self._capacity = estimator, rates, capacity
 
@@ -238,6 +238,9 @@ class Planner:
         # Processes on a CPU share its memory; GPUs have each their own.
         sharers = job.task.spec.hardware.count if device.id == CPU else 1
         figures = figures_of(job.estimate.device_bytes) if job.estimate is not None else ()
+        # A node that is larger than the first one may be there, or come.
+        alike = matching(self._devices, job.task.spec.hardware, f"{_SPEC}.hardware")
+        device = max(alike, key=self._capacity, default=device)
         capacity = self._capacity(device) // max(1, sharers)
         if not figures or figures[-1] <= capacity:
             return

@@ -8,7 +8,7 @@ the transaction that adds to it. Open streams are counted in memory, and running
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from finetree_api.trainer.v1 import job_pb2
@@ -91,6 +91,20 @@ def usual_limits(settings: Settings) -> dict[str, dict[str, int]]:
         "projects": {"dataset_bytes": settings.max_project_bytes},
         "principals": {"watchers": settings.max_watchers_per_caller},
     }
+
+
+@dataclass(slots=True)
+class Planned:
+    """Jobs that do not run yet and are to: how many, and their devices, by subject."""
+
+    jobs: Counter[str] = field(default_factory=Counter)
+    devices: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: JobRow, devices: int) -> None:
+        """Count a job of so many devices."""
+        for subject in Caller(row.owner, row.project).subjects:
+            self.jobs[subject] += 1
+            self.devices[subject] += devices
 
 
 class Quotas:
@@ -225,15 +239,20 @@ class Quotas:
         """How many devices the running jobs of a subject hold; a slot of a CPU is one."""
         return self._devices[subject]
 
-    def held_back(self, row: JobRow, devices: int) -> HeldBack | None:
-        """Return the limit for which a waiting job that needs so many devices may not start yet; None: it may."""
+    def held_back(self, row: JobRow, devices: int, beside: "Planned | None" = None) -> HeldBack | None:
+        """Return the limit for which a waiting job that needs so many devices may not start yet; None: it may.
+
+        `beside`: jobs that count as if they ran.
+        """
         if row.uid in self._running:
             return None
-        needs = (("running_jobs", self._jobs, 1), ("devices", self._devices, devices))
-        for limit, used, needed in needs:
+        more = beside or Planned()
+        needs = (("running_jobs", self._jobs, more.jobs, 1), ("devices", self._devices, more.devices, devices))
+        for limit, running, planned, needed in needs:
             for subject, value in self._numbers(limit, Caller(row.owner, row.project)):
-                if needed and used[subject] + needed > value:
-                    return HeldBack(limit, subject, value, used[subject], needed)
+                used = running[subject] + planned[subject]
+                if needed and used + needed > value:
+                    return HeldBack(limit, subject, value, used, needed)
         return None
 
     def weight(self, project: str) -> float | None:

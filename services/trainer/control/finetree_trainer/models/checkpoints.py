@@ -39,6 +39,7 @@ class Checkpoints:
         Raises NotFound JOB_NOT_FOUND, FailedPrecondition EVENTS_DAMAGED.
         """
         row = await self._log.row(uid)
+        await self._copies.catch_up(self._layout.checkpoints(uid))
         stored = self._copies.steps(self._layout.checkpoints(uid))
         there = {step: _stored(step, copy) for step, copy in stored.items() if step > after}
         there |= await asyncio.to_thread(_on_disk, self._layout.checkpoints(uid), after)

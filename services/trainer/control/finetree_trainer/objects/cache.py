@@ -45,7 +45,8 @@ class Cache:
         """Drop units until the limit is kept, as far as nobody needs them and the store proves to have them."""
         found = await in_thread(self._on_disk)
         self.bytes = sum(size for _, size, _ in found)
-        if not self._limit or self.bytes <= self._limit:
+        # What a replica that led before may still remove from the store must be on the disk.
+        if not self._limit or self.bytes <= self._limit or not self._copies.settled:
             return
         used = await self._in_use()
         until = time.time() - self._recent

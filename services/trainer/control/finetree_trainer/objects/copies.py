@@ -6,6 +6,7 @@ an object store there are no copies, and nothing here does anything.
 """
 
 import asyncio
+import errno
 import os
 import shutil
 import time
@@ -23,12 +24,12 @@ from finetree_data.objects.errors import ObjectDamagedError, ObjectStoreUnavaila
 from finetree_data.objects.units import Manifest
 from finetree_data.weights import checkpoint
 from finetree_runtime.errors import DomainError, FailedPrecondition, Unavailable
-from finetree_runtime.ids import uuid7
 from finetree_runtime.server.logging import get_logger
 
-from finetree_trainer.disk import full_disk_refused, private_folder, remove_tree, sync_folder, uninterrupted
+from finetree_trainer.disk import full_disk_refused, private_folder, sync_folder, uninterrupted
 from finetree_trainer.layout import Layout
 from finetree_trainer.locks import Locks
+from finetree_trainer.objects.drafts import Drafts
 from finetree_trainer.worker_user import give, lend, own_folder, passage
 
 T = TypeVar("T")
@@ -72,11 +73,20 @@ class Copies:
         self._owners, self._fetches = Locks(), Locks()
         self._whole: dict[str, tuple[tuple[int, ...], ...]] = {}
         """What the files looked like of units that were found whole, by path."""
+        self._drafts = Drafts(layout.transfers)
+        self._removals: list[set[str]] = []
+        """For each reading of the store that is under way: paths of what was removed since it began."""
         self._threads = ThreadPoolExecutor(TRANSFERS, "object-store")
         self._stopping = False
         self.traffic = Traffic()
         self.on_fetched: Callable[[], None] = lambda: None
         """Called when the data folder has grown."""
+        self.require_lead: Callable[[], None] = lambda: None
+        """Called on a thread before anything is removed; raises where another replica may lead by now."""
+        self.current = True
+        """Whether what is known of the store is all that it has; another replica may have changed it."""
+        self.settled = True
+        """Whether no replica that led before can change the store any more."""
         if bucket is not None:
             bucket.stopped = lambda: self._stopping
 
@@ -89,19 +99,46 @@ class Copies:
         """Learn what the store has, at the start of the service."""
         if self._bucket is None:
             return
-        await asyncio.to_thread(remove_tree, self._layout.transfers)
+        await asyncio.to_thread(self._drafts.open)
+        await self.learn()
+
+    def take_over(self) -> None:
+        """Begin to lead: until it is learned anew, what is known of the store is what it had some time ago."""
+        self.current = self.settled = False
+
+    async def learn(self) -> None:
+        """Learn all that the store has, and forget what it has no longer."""
         await self._learn("")
+        self.current = True
 
     async def refresh(self, folder: Path) -> None:
         """Learn what the store has below a folder: another trainer or a node may have put it there."""
         if self._bucket is not None:
             await self._learn(self._path(folder))
 
+    async def catch_up(self, folder: Path) -> None:
+        """Learn what the store has below a folder where others may have changed it; what is known counts without it."""
+        if not self.current:
+            with suppress(DomainError):
+                await self.refresh(folder)
+
     async def _learn(self, folder: str) -> None:
-        found, damaged = await self._use(units.find_below, folder)
+        below = f"{folder}/" if folder else ""
+        before = {manifest.path: manifest for _, manifest in self if manifest.path.startswith(below)}
+        removed: set[str] = set()
+        self._removals.append(removed)
+        try:
+            found, damaged = await self._use(units.find_below, folder)
+        finally:
+            self._removals.remove(removed)
+        there = [manifest for manifest in found if manifest.path not in removed]
+        for path in before.keys() - {manifest.path for manifest in there}:
+            place = self._layout.root / path
+            if self.find(place) is before[path]:  # else it was put there meanwhile
+                self._forget(place)
         for path in damaged:
             get_logger().error("object_damaged", path=path)
-        for manifest in found:
+        for manifest in there:
             self._note(manifest)
 
     def find(self, place: Path) -> Manifest | None:
@@ -141,6 +178,11 @@ class Copies:
                 manifest = await self._use(units.find, self._path(place))
             if manifest is None or await self._run(self._is_good, place, manifest):
                 return
+            # Another replica may have removed it since, or put another version there.
+            manifest = await self._use(units.find, self._path(place))
+            if manifest is None:
+                self._forget(place)
+                return
             started = time.monotonic()
             await self._use(self._fetch, place, manifest)
             self._note(manifest)
@@ -166,14 +208,21 @@ class Copies:
         return True
 
     def _fetch(self, bucket: Bucket, place: Path, manifest: Manifest) -> None:
-        draft = private_folder(self._layout.transfers) / str(uuid7())
+        draft = self._drafts.new()
         try:
             with full_disk_refused():
                 units.fetch(bucket, manifest, draft)
                 self._hand_over(draft, place)
                 if os.path.lexists(place):
+                    if self._is_good(place, manifest):  # fetched or made by others meanwhile
+                        return
                     place.rename(draft.with_suffix(".replaced"))
-                draft.rename(place)
+                try:
+                    draft.rename(place)
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise
+                    return  # fetched by another replica a moment ago
                 sync_folder(place.parent)
         finally:
             for left in (draft, draft.with_suffix(".replaced")):
@@ -209,7 +258,7 @@ class Copies:
 
     def _upload(self, bucket: Bucket, unit: Unit) -> tuple[int, Manifest]:
         # A worker that rotates removes names: links keep the files until they are sent.
-        links = private_folder(self._layout.transfers) / str(uuid7())
+        links = self._drafts.new()
         try:
             _link(unit.place, links)
             path = self._path(unit.place)
@@ -217,6 +266,7 @@ class Copies:
             manifest = Manifest(path, unit.place.stat().st_mtime_ns, manifest.files)
             there = units.find(bucket, path)
             if there is not None and there.files != manifest.files:
+                self.require_lead()
                 units.remove(bucket, path)
             return units.upload(bucket, manifest, links), manifest
         finally:
@@ -227,8 +277,8 @@ class Copies:
         if self._bucket is None:
             return
         async with self._owners.held(self._owner(place)):
-            if self.find(place) is not None:
-                await self._use(units.remove, self._path(place))
+            if self.find(place) is not None or not self.current:
+                await self._use(self._remove, units.remove, self._path(place))
                 self._forget(place)
 
     async def remove_below(self, folder: Path) -> None:
@@ -236,10 +286,14 @@ class Copies:
         if self._bucket is None:
             return
         async with self._owners.held(self._owner(folder)):
-            await self._use(units.remove_below, self._path(folder))
+            await self._use(self._remove, units.remove_below, self._path(folder))
             for place, _ in self:
                 if place.is_relative_to(folder):
                     self._forget(place)
+
+    def _remove(self, bucket: Bucket, remove: Callable[[Bucket, str], None], path: str) -> None:
+        self.require_lead()
+        remove(bucket, path)
 
     # -------------------------------------------------------------------------------------------------- in between
 
@@ -248,7 +302,8 @@ class Copies:
         manifest = self.find(place)
         if manifest is None or not units.is_whole(manifest, place, hashed=False):
             return False
-        trash = private_folder(self._layout.transfers) / str(uuid7())
+        self.require_lead()
+        trash = self._drafts.new()
         place.rename(trash)
         _discard(trash)
         return True
@@ -274,6 +329,7 @@ class Copies:
     def close(self) -> None:
         """End the transfers that run; what they have sent so far is used by the next ones."""
         self._stopping = True
+        self._drafts.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, work: Callable[..., T], *arguments: object) -> T:
@@ -299,6 +355,8 @@ class Copies:
     def _forget(self, place: Path) -> None:
         self._stored.get(self._path(place.parent), {}).pop(place.name, None)
         self._whole.pop(self._path(place), None)
+        for removed in self._removals:
+            removed.add(self._path(place))
 
     def _path(self, place: Path) -> str:
         # The task of a worker names absolute paths.

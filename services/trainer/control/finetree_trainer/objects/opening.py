@@ -3,6 +3,7 @@
 
 import asyncio
 import secrets
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,21 @@ OWNER_KEY = "object_store"
 """Key in `meta` of the name by which the store knows the database that it belongs to."""
 MARK = "owner"
 """Object that holds this name."""
+LEADER_SECONDS = 30.0
+"""How long a replica waits for one that begins to lead, and has not named the store yet."""
+_LOOK_SECONDS = 0.1
 
 
 async def open_copies(settings: Settings, store: Store, layout: Layout) -> Copies:
     """Open the store, and learn what it has; without one there are no copies. Raises as `open_bucket`."""
     copies = Copies(layout, await open_bucket(settings, store))
+    if settings.replica_address:
+        copies.require_lead = store.require_lead
     try:
         await copies.load()
     except DomainError as error:
         raise SettingsError("OBJECT_STORE_UNREACHABLE", f"object_store: {error.message} Start again") from None
+    copies.current = store.leads
     return copies
 
 
@@ -42,12 +49,12 @@ async def open_bucket(settings: Settings, store: Store) -> Bucket | None:
 
     Raises SettingsError: SETTING_INVALID, OBJECT_STORE_URL_INVALID, OBJECT_STORE_OPTIONS_INVALID, OBJECT_STORE_MISSING,
     OBJECT_STORE_CREDENTIALS, OBJECT_STORE_READ_ONLY, OBJECT_STORE_UNSUPPORTED, OBJECT_STORE_UNREACHABLE,
-    OBJECT_STORE_OF_OTHER_TRAINER.
+    OBJECT_STORE_OF_OTHER_TRAINER; SETTING_INVALID at a replica whose leader has none.
     """
     if not settings.object_store:
         return None
     options = _options(settings.object_store_options_file)
-    name = await store.write(_own_name)
+    name = await (store.write(_own_name) if store.leads else _name_by_leader(store))
     try:
         bucket = Bucket.open(settings.object_store, options, link_endpoint=_link_endpoint(settings))
         await asyncio.to_thread(_claim, bucket, name)
@@ -68,13 +75,28 @@ def _claim(bucket: Bucket, name: str) -> None:
         raise ObjectStoreRefusedError("OF_OTHER_TRAINER", f"{text}; name another bucket or prefix")
 
 
+def _name(connection: Connection) -> str | None:
+    found = connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == OWNER_KEY)).scalar()
+    return None if found is None else str(found)
+
+
 def _own_name(connection: Connection) -> str:
-    meta = schema.meta.c
-    found = connection.execute(select(meta.value).where(meta.key == OWNER_KEY)).scalar()
+    found = _name(connection)
     if found is None:
         found = secrets.token_hex(16)
         connection.execute(insert(schema.meta), {"key": OWNER_KEY, "value": found})
-    return str(found)
+    return found
+
+
+async def _name_by_leader(store: Store) -> str:
+    """Return the name that the replica which leads has given; one that begins gives it in a moment."""
+    deadline = time.monotonic() + LEADER_SECONDS
+    while (found := await store.read(_name)) is None:
+        if time.monotonic() >= deadline:
+            text = "object_store: the replica that leads has none; stop all replicas, then start them with the same one"
+            raise SettingsError("SETTING_INVALID", text)
+        await asyncio.sleep(_LOOK_SECONDS)
+    return found
 
 
 def _link_endpoint(settings: Settings) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The object store of a running trainer: its copies, and what works on them beside the queue."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from finetree_trainer.objects.cache import Cache
 from finetree_trainer.objects.copies import Copies
 from finetree_trainer.objects.uploads import Uploads
 from finetree_trainer.objects.waiting import DataWait
+
+SETTLE_SECONDS = 60.0
+"""Time after which a replica that led before has ended: it looks at the database every two seconds."""
 
 
 class ObjectStorage:
@@ -33,6 +37,12 @@ class ObjectStorage:
         self.data = DataWait(log, layout, copies, locate=locate, wake=wake)
         self.cache = Cache(copies, cache_bytes, in_use)
         self.uploads = Uploads(log, layout, copies, self.cache.trim)
+
+    def take_over(self) -> None:
+        """Begin to lead as one of several replicas, of which another may have led before and live for a moment."""
+        if self.copies.enabled:
+            self.copies.take_over()
+            asyncio.get_running_loop().call_later(SETTLE_SECONDS, self.uploads.settle)
 
     def loops(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Background loops by their names."""

@@ -52,12 +52,19 @@ class Uploads:
         self._wake = asyncio.Event()
         self._jobs: set[str] = set()
         """Jobs that may have something new."""
+        self._settles = False
+        """Whether the next look at all of the store is the last one that a change of leader calls for."""
         self.waiting = 0
         """Units that are known to wait for their upload."""
         log.followers.append(self._on_change)
 
     def wake(self) -> None:
         """Look again: a dataset is ready."""
+        self._wake.set()
+
+    def settle(self) -> None:
+        """Look at all of the store once more: what the replica that led before has changed to the last is seen."""
+        self._settles, self._copies.current = True, False
         self._wake.set()
 
     def _on_change(self, change: Change[Any]) -> None:
@@ -74,6 +81,11 @@ class Uploads:
             await self._wake.wait()
 
     async def _round(self) -> None:
+        if not self._copies.current:
+            settles = self._settles
+            await self._copies.learn()
+            self._copies.settled |= settles
+            self._jobs |= set(await self._log.store.read(_all_jobs))
         chosen, self._jobs = self._jobs, set()
         try:
             units = await self._datasets()
@@ -159,7 +171,7 @@ def _all_jobs(connection: Connection) -> list[str]:
 
 def _ready_contents(connection: Connection) -> list[str]:
     datasets = schema.datasets.c
-    return list(connection.execute(select(datasets.sha256).where(datasets.ready).distinct()).scalars())
+    return list(connection.execute(select(datasets.sha256).where(datasets.ready == 1).distinct()).scalars())
 
 
 def _files_of(connection: Connection, uid: str) -> _JobFiles | None:

@@ -15,7 +15,7 @@ from finetree_trainer.replicas.following import Following
 from finetree_trainer.replicas.leader import LeaderConnection
 from finetree_trainer.replicas.opening import open_replica
 from finetree_trainer.replicas.role import Replica, end_process
-from finetree_trainer.replicas.servicer import ReplicaServicer
+from finetree_trainer.replicas.servicer import ASKS_STORE, READ_HERE, ReplicaServicer
 from finetree_trainer.settings import Settings
 from finetree_trainer.store.backends.folder_mark import FolderMark
 from finetree_trainer.store.database import Store
@@ -27,10 +27,8 @@ class Member:
     def __init__(self, settings: Settings, layout: Layout) -> None:
         if not settings.database_url:
             raise _invalid("replicas share a PostgreSQL database; give database_url, too")
-        if settings.launcher != "local" or settings.object_store:
-            raise _invalid(
-                "replicas have workers of their machine alone, and no object store; leave those settings out"
-            )
+        if settings.launcher != "local":
+            raise _invalid("replicas have workers of their machine alone; leave launcher out")
         if settings.tls_client_ca is not None:
             raise _invalid("a call that is sent on has no client's certificate; leave tls_client_ca out, use tokens")
         self._address, self._settings, self._layout = settings.replica_address, settings, layout
@@ -58,7 +56,8 @@ class Member:
         self._role = role = Replica(self._address, log.store, self._backend, following=following, take_over=take_over)
         self._leader = LeaderConnection(lambda: role.leader, self._credentials, meter)
         meter.gauge("finetree_leader", "Whether this replica leads: 1 or 0.", read=lambda: {(): float(role.leading)})
-        return ReplicaServicer(servicer, role, self._leader)
+        here = READ_HERE - ASKS_STORE if self._settings.object_store else READ_HERE
+        return ReplicaServicer(servicer, role, self._leader, here=here)
 
     def lead(self) -> None:
         """Answer every call here: this process writes, and has taken over."""

@@ -36,12 +36,17 @@ READ_HERE = frozenset(
 """Rpcs that every replica answers, from the database and the folder. The others change something, or ask for what the
 leader alone has in memory: its workers, its machine, its queue, the calls that wait for a sweep."""
 
+ASKS_STORE = frozenset({"GetStorage"})
+"""Those of them that tell all that an object store has, where there is one: the leader changes it, and alone knows."""
+
 
 class ReplicaServicer:
-    """Every rpc of the trainer: `own` answers it, or the leader does."""
+    """Every rpc of the trainer: `own` answers those of `here`, and all of them once it leads; else the leader does."""
 
-    def __init__(self, own: TrainerServicer, replica: Replica, leader: LeaderConnection) -> None:
-        self._own, self._replica, self._leader = own, replica, leader
+    def __init__(
+        self, own: TrainerServicer, replica: Replica, leader: LeaderConnection, *, here: frozenset[str]
+    ) -> None:
+        self._own, self._replica, self._leader, self._here = own, replica, leader, here
         for method in descriptor_pool.Default().FindServiceByName(SERVICE).methods:
             setattr(self, method.name, self._behavior(method))
 
@@ -52,7 +57,7 @@ class ReplicaServicer:
         forward = self._stream if method.server_streaming else self._unary
 
         def behavior(request: Any, rpc: Any) -> Any:
-            if self._replica.leading or method.name in READ_HERE:
+            if self._replica.leading or method.name in self._here:
                 return own(request, rpc)
             return forward(method, request, rpc)
 

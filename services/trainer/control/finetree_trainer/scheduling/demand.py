@@ -20,9 +20,10 @@ PREPARE_BYTES = 2 * 1024**3
 class Demand:
     """The devices that a job needs: their kind, for people, how many, and the ids of those that it can run on.
 
-    `candidates` is empty for a job whose devices no longer exist: it waits. `prepares`: it takes the slot for PREPARE
-    jobs alone. `memory` is what it needs of each device, `host` of the host beside GPUs: estimates in bytes, the
-    largest first, of which `needed` chooses one; empty where nothing is known or needed.
+    `candidates` is empty for a job whose devices no longer exist: it waits. `may_come`: the same of nodes that an
+    autoscaler may bring, by the names of their types. `prepares`: it takes the slot for PREPARE jobs alone. `memory` is
+    what it needs of each device, `host` of the host beside GPUs: estimates in bytes, the largest first, of which
+    `needed` chooses one; empty where nothing is known or needed.
     """
 
     kind: str
@@ -31,11 +32,17 @@ class Demand:
     prepares: bool = False
     memory: tuple[int, ...] = ()
     host: tuple[int, ...] = ()
+    may_come: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def on_cpu(self) -> bool:
         """Whether the memory that it needs of its device is the host's."""
-        return any(device == CPU for _, device in self.candidates)
+        return any(device == CPU for _, device in self.candidates or self.may_come)
+
+    @property
+    def counted(self) -> int:
+        """Devices that limits of projects count: a job that only prepares takes none."""
+        return 0 if self.prepares else self.count
 
     def takes(self, slot: Slot) -> bool:
         """Return whether the job can run in a slot."""
@@ -67,14 +74,14 @@ def figures_of(interval: evidence_pb2.Interval) -> tuple[int, ...]:
 
 
 class Demands:
-    """Reads from records what jobs need. `devices` are all that there are.
+    """Reads from records what jobs need. `devices` are all that there are, `may_come` those that may come beside them.
 
     Devices of a kind are looked up once: of ten thousand, each of as many jobs would hold a set of its own.
     """
 
-    def __init__(self, devices: Sequence[Device]) -> None:
-        self._devices = devices
-        self._cpus = _places([device for device in devices if device.id == CPU])
+    def __init__(self, devices: Sequence[Device], may_come: Sequence[Device] = ()) -> None:
+        self._devices, self._may_come = devices, may_come
+        self._cpus, self._cpus_to_come = _cpus(devices), _cpus(may_come)
         self._found: dict[bytes, _Found | None] = {}
 
     def of(self, record: job_pb2.Job) -> Demand:
@@ -82,7 +89,8 @@ class Demands:
         task = record.WhichOneof("task")
         figures = figures_of(record.estimate.device_bytes)
         if task not in ("train", "evaluate", "serve"):
-            return Demand(CPU, 1, self._cpus, prepares=True, memory=figures or (PREPARE_BYTES,))
+            memory = figures or (PREPARE_BYTES,)
+            return Demand(CPU, 1, self._cpus, prepares=True, memory=memory, may_come=self._cpus_to_come)
         hardware = record.train.spec.hardware
         if task != "train":
             hardware = record.serve.hardware if task == "serve" else record.evaluate.hardware
@@ -92,19 +100,16 @@ class Demands:
         if found.kind == CPU:
             # Several are processes in one slot, and each takes what one was estimated to take.
             memory = tuple(count * figure for figure in figures or (PREPARE_BYTES,))
-            return Demand(CPU, 1, found.places, memory=memory)
+            return Demand(CPU, 1, found.places, memory=memory, may_come=found.may_come)
         host = figures_of(record.estimate.host_bytes) or (PREPARE_BYTES,)
-        return Demand(found.kind, count, found.places, memory=figures, host=host)
+        return Demand(found.kind, count, found.places, memory=figures, host=host, may_come=found.may_come)
 
     def _matching(self, hardware: hardware_pb2.Hardware) -> "_Found | None":
         key = hardware.SerializeToString(deterministic=True)
         if key not in self._found:
-            try:
-                devices = matching(self._devices, hardware)
-            except DomainError:
-                self._found[key] = None
-            else:
-                self._found[key] = _Found(devices[0].kind, _places(devices))
+            there, coming = _matching(self._devices, hardware), _matching(self._may_come, hardware)
+            kinds = [device.kind for device in (*there, *coming)]
+            self._found[key] = _Found(kinds[0], _places(there), _places(coming)) if kinds else None
         return self._found[key]
 
 
@@ -112,6 +117,18 @@ class Demands:
 class _Found:
     kind: str
     places: frozenset[tuple[str, str]]
+    may_come: frozenset[tuple[str, str]]
+
+
+def _matching(devices: Sequence[Device], hardware: hardware_pb2.Hardware) -> list[Device]:
+    try:
+        return matching(devices, hardware)
+    except DomainError:
+        return []
+
+
+def _cpus(devices: Sequence[Device]) -> frozenset[tuple[str, str]]:
+    return _places([device for device in devices if device.id == CPU])
 
 
 def _places(devices: Sequence[Device]) -> frozenset[tuple[str, str]]:

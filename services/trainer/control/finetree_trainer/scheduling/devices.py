@@ -3,6 +3,7 @@
 
 import re
 import socket
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,9 +159,10 @@ def matching(
 ) -> list[Device]:
     """Find the devices that a job can run on; those like the first one when it asks for none.
 
-    `field_path` is where a request asks for them, for errors. On the CPU several are processes that share the threads
-    of one slot. Raises FailedPrecondition NO_SUCH_DEVICE where there are none of the kind, or fewer than it asks for,
-    and InvalidArgument THREADS_TOO_FEW where a slot of the CPU has not a thread for each process.
+    `field_path` is where a request asks for them, for errors. All devices of a job are on one node; on the CPU several
+    are processes that share the threads of one slot. Raises FailedPrecondition NO_SUCH_DEVICE where there are none of
+    the kind, or no node has as many, and InvalidArgument THREADS_TOO_FEW where no slot of a CPU has a thread for each
+    process.
     """
     match wanted.WhichOneof("device"):
         case None if not devices:
@@ -177,11 +179,13 @@ def matching(
             marketed_gb = wanted.unknown_accelerator.marketed_memory_gb
             found, what = _by_memory(devices, marketed_gb), f"accelerator with {marketed_gb:g} GB"
     if found and found[0].id == CPU:
-        _require_threads(found[0], wanted.count, f"{field_path}.count")
-    elif len(found) < wanted.count or not found:
+        _require_threads(max(found, key=lambda cpu: cpu.threads), wanted.count, f"{field_path}.count")
+        return [cpu for cpu in found if threads_problem(wanted.count, cpu.threads) is None]
+    on_node = Counter(device.node for device in found)
+    if not found or max(on_node.values()) < wanted.count:
         count = f"{wanted.count} devices of the kind: " if found else ""
         raise _missing(devices, f"{count}{what}", field_path)
-    return found
+    return [device for device in found if on_node[device.node] >= wanted.count]
 
 
 def resolve_hardware(devices: Sequence[Device], wanted: hardware_pb2.Hardware, field_path: str) -> Device:
@@ -222,7 +226,13 @@ def _by_memory(devices: Sequence[Device], marketed_gb: float) -> list[Device]:
 
 def _missing(devices: Sequence[Device], what: str, field: str) -> FailedPrecondition:
     have = ", ".join(device.kind for device in devices) or "none"
+    by_node: dict[str, list[str]] = {}
+    for device in devices:
+        by_node.setdefault(device.node, []).append(device.kind)
     text = f"this server has no {what}; it has {have}"
+    if len(by_node) > 1:
+        name, kinds = max(by_node.items(), key=lambda item: len(item[1]))
+        text = f"this server has no {what} on one node; the largest, {name}, has {', '.join(kinds)}"
     return FailedPrecondition(
         "NO_SUCH_DEVICE", f"{field}: {text}.", metadata={"devices": have}, violations=[(field, text, "NO_SUCH_DEVICE")]
     )

@@ -46,6 +46,8 @@ class Host:
         self.node, self._memory = node, memory
         self._devices = node.devices if devices is None else devices
         self._measured_while_idle = measured_while_idle
+        self.node_types: Callable[[], Sequence[capacity_pb2.NodeType]] = tuple
+        """Returns the types of nodes that may come."""
         self._store = store
         self._profile = worker_pb2.HostProfile()
         self._measured = asyncio.Event()

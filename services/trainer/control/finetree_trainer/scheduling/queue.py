@@ -12,14 +12,13 @@ from operator import attrgetter
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import DomainError
-from sqlalchemy import Connection
 
 from finetree_trainer.clock import timestamp
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
-from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.outages import Pauses, log_failure
 from finetree_trainer.scheduling import reasons
+from finetree_trainer.scheduling.autoscaling.requests import NodeRequests
 from finetree_trainer.scheduling.demand import Demand, Demands
 from finetree_trainer.scheduling.devices import PREPARING, Device, Slot
 from finetree_trainer.scheduling.fit import (
@@ -36,7 +35,7 @@ from finetree_trainer.scheduling.order.fair import DeviceUse, in_turn
 from finetree_trainer.scheduling.order.positions import Group, Positions
 from finetree_trainer.scheduling.slots import Slots
 from finetree_trainer.scheduling.starting import start_or_fail
-from finetree_trainer.scheduling.waiting import Line, Position, WaitingJob, WaitingJobs
+from finetree_trainer.scheduling.waiting import Line, Position, WaitingJob, WaitingJobs, announce
 from finetree_trainer.store.jobs import JobRow
 
 ANNOUNCED_POSITIONS = 20
@@ -87,6 +86,8 @@ class JobQueue:
         self.may_start: Callable[[JobRow, Demand], Blocked | None] = lambda _row, _demand: None
         """Says why a job may not start now although its devices are free, as a limit of its project; None: it may. It
         is asked of each waiting job in each round; `wake` is called when an answer may have changed."""
+        self.nodes: NodeRequests | None = None
+        """Asks for nodes that an autoscaler may bring; None: there is none."""
         self.make_way: Callable[[WaitingJob], Awaitable[None]] | None = None
         """Has running jobs give up devices for the next job in turn, where they may have to; None: no job ever has."""
         log.listeners.append(self._on_change)
@@ -148,7 +149,7 @@ class JobQueue:
         """Take devices that have come or gone: jobs that wait get their demands anew."""
         self._slots.follow_devices()
         self.use.follow_devices(self._devices)
-        self._reader = Demands(self._devices)
+        self._reader = Demands(self._devices, self.nodes.devices if self.nodes is not None else ())
         for waiting in list(self._waiting):
             self._read(waiting.uid)
             self._waiting.remove(waiting.uid)
@@ -252,6 +253,7 @@ class JobQueue:
             self._troubled = False
             await self.start_all()
             await self._ask_for_devices()
+            self._ask_for_nodes()
             await self._announce_positions()
             self._maybe_prewarm()
             await self._rest()
@@ -318,6 +320,12 @@ class JobQueue:
             if blocked and first.row.priority > job_pb2.JOB_PRIORITY_LOW and self._positions.number(first.uid) == 1:
                 self._polls = True
                 await self.make_way(first)
+
+    def _ask_for_nodes(self) -> None:
+        if self.nodes is not None:
+            ready = (job for job in self._in_expected_order() if self._may_begin(job))
+            # A node that is late is told of without news.
+            self._polls = self.nodes.look(ready, self._slots) or self._polls
 
     def _may_begin(self, waiting: WaitingJob) -> bool:
         """Return whether a job is to start as soon as there is room."""
@@ -391,10 +399,10 @@ class JobQueue:
         if not self._may_begin(waiting):
             when = f"{timestamp(self._later[waiting.uid]).ToDatetime():%H:%M:%S} UTC"
             return Blocked("", f"its next attempt begins at {when}")
-        if not waiting.demand.candidates:
+        if not (waiting.demand.candidates or waiting.demand.may_come):
             return reasons.no_such_device(waiting.demand, [device.kind for device in self._devices])
         blocked = self._in_the_way(waiting)
-        if blocked is not None and blocked.code != WAITING_FOR_DEVICE:
+        if blocked is not None and (blocked.code != WAITING_FOR_DEVICE or blocked.text):
             return reasons.told_to(blocked, waiting.project)
         return reasons.for_devices(
             waiting.demand,
@@ -415,6 +423,8 @@ class JobQueue:
 
     def _in_the_way(self, waiting: WaitingJob) -> Blocked | None:
         """What was in a job's way in the last round; of one that was not looked at, what is so of its line."""
+        if self.nodes is not None and (coming := self.nodes.about(waiting)) is not None:
+            return self.may_start(waiting.row, waiting.demand) or coming
         if waiting.looked_at == self._rounds:
             return waiting.blocked
         first = self._waiting.lines[waiting.project, waiting.group][0].blocked
@@ -427,17 +437,4 @@ class JobQueue:
             position = self.position(waiting.row.uid)
             if not position.says_the_same(waiting.announced):
                 changed.append((waiting, position))
-        await asyncio.gather(*(self._announce(waiting, position) for waiting, position in changed))
-
-    async def _announce(self, waiting: WaitingJob, position: Position) -> None:
-        waiting.announced = position
-
-        def decide(transaction: Transaction, _connection: Connection) -> None:
-            if transaction.row.state in states.WAITING:
-                if position.code and transaction.row.state == job_pb2.JOB_STATE_QUEUED:
-                    transaction.snapshot.state_reason.CopyFrom(position.reason())
-                transaction.add(position.event())
-
-        # Ended meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry.
-        with suppress(DomainError, FinishedError):
-            await self._log.change(waiting.row.uid, decide)
+        await asyncio.gather(*(announce(self._log, waiting, position) for waiting, position in changed))

@@ -4,11 +4,17 @@
 import heapq
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import attrgetter
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_runtime.errors import DomainError
+from sqlalchemy import Connection
 
+from finetree_trainer.joblog import states
+from finetree_trainer.joblog.log import EventLog
+from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.scheduling.demand import Demand
 from finetree_trainer.scheduling.fit import MEMORY_IN_USE, Blocked
 from finetree_trainer.scheduling.order import place
@@ -139,3 +145,18 @@ class WaitingJobs:
     def snapshot(self) -> Mapping[Line, list[WaitingJob]]:
         """The lines as they are now, to go through while jobs come and leave."""
         return {key: list(line) for key, line in self.lines.items()}
+
+
+async def announce(log: EventLog, waiting: WaitingJob, position: Position) -> None:
+    """Tell of a job's place in its log."""
+    waiting.announced = position
+
+    def decide(transaction: Transaction, _connection: Connection) -> None:
+        if transaction.row.state in states.WAITING:
+            if position.code and transaction.row.state == job_pb2.JOB_STATE_QUEUED:
+                transaction.snapshot.state_reason.CopyFrom(position.reason())
+            transaction.add(position.event())
+
+    # Ended meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry.
+    with suppress(DomainError, FinishedError):
+        await log.change(waiting.row.uid, decide)

@@ -22,6 +22,9 @@ T = TypeVar("T")
 READERS = 3
 """Threads that read. Cold queries only: live watchers are served from memory."""
 
+ANSWER_SECONDS = 5.0
+"""How long the database may take to say that this process still writes."""
+
 
 class Store:
     """The durable part of the trainer. `write` and `read` run functions of a connection, never across an await.
@@ -70,6 +73,13 @@ class Store:
             return refused
         return self._writer.submit(run)
 
+    def require_lead(self) -> None:
+        """Raise Unavailable unless the database answers that this process still writes. Blocks, briefly."""
+        try:
+            self.submit(_nothing).result(ANSWER_SECONDS)
+        except TimeoutError:
+            raise unavailable() from None
+
     def _committed(self, seconds: float, changes: int) -> None:
         self.on_commit(seconds, changes)
 
@@ -117,3 +127,7 @@ class Store:
 
 
 _EPOCH = select(schema.meta.c.value).where(schema.meta.c.key == "log_epoch")
+
+
+def _nothing(connection: Connection) -> None:
+    connection.exec_driver_sql("SELECT 1")

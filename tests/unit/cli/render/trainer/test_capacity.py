@@ -40,6 +40,19 @@ def test_memory_slots_and_processors_are_shown_with_who_holds_them(capsys):
     assert could_start(cpu) == "no slot is free"
 
 
+def test_types_of_nodes_that_may_come_are_shown_with_how_many_are_there(capsys):
+    gpu = capacity_pb2.Device(id="gpu0", hardware=hardware_pb2.Hardware(accelerator="a100-80gb"))
+    cpu = capacity_pb2.Device(id="cpu", hardware=hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=8)))
+    types = [
+        capacity_pb2.NodeType(name="gpu", devices=[gpu, gpu, cpu], present=1, requested=2, maximum=4),
+        capacity_pb2.NodeType(name="small", devices=[cpu], maximum=1),
+    ]
+    show_capacity(Output(), capacity_pb2.GetCapacityResponse(node_types=types))
+    shown = capsys.readouterr().out
+    assert "Nodes of type gpu (2 a100-80gb, cpu): 1 of at most 4, 2 asked for" in shown
+    assert "Nodes of type small (cpu): 0 of at most 1\n" in shown
+
+
 def test_rates_of_a_processor_are_shown_by_layout():
     rates = hardware_pb2.MatrixRates(
         bf16_flops_per_second=2.2e10, bf16_backward_flops_per_second=9e8, fp32_flops_per_second=9.6e10

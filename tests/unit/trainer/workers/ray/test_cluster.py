@@ -56,7 +56,7 @@ def cluster(tmp_path):
         **GIVEN | {"ray_address": f"127.0.0.1:{port}"}, data_dir=tmp_path, confinement="off", worker_command=("worker",)
     )
     layout = Layout(tmp_path)
-    return RayCluster(settings, layout, WorkerConfinement(settings, layout))
+    return RayCluster(settings, layout, WorkerConfinement(settings, layout), clock=lambda: 0)
 
 
 async def test_an_address_that_does_not_answer_is_refused(cluster, tmp_path):

@@ -17,7 +17,11 @@ GB = 1_000_000_000
 def node(name: str, **changes: Any) -> dict[str, Any]:
     """A node as the driver tells of it."""
     found = {"cpu_name": "CPU", "memory_found": 64 * GB, "gpus_found": [], "problem": ""}
-    return {"id": f"id-{name}", "name": name, "cpus": 8.0, "gpus": 0.0, "memory": 32 * GB} | found | changes
+    return (
+        {"id": f"id-{name}", "name": name, "cpus": 8.0, "gpus": 0.0, "memory": 32 * GB, "resources": {}}
+        | found
+        | changes
+    )
 
 
 def cluster(*nodes: dict[str, Any], **settings: Any) -> ClusterNodes:

@@ -3,7 +3,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,9 +50,9 @@ class EvaluationPlanner:
     """Plans evaluations."""
 
     def __init__(
-        self, inputs: Inputs, weights: WeightsLocator, store: Store, *, devices: Iterable[Device], rates: Rates
+        self, inputs: Inputs, weights: WeightsLocator, store: Store, *, devices: Sequence[Device], rates: Rates
     ) -> None:
-        self._inputs, self._weights, self._store, self._devices = inputs, weights, store, list(devices)
+        self._inputs, self._weights, self._store, self._devices = inputs, weights, store, devices
         self._rates = rates
 
     async def plan(self, project: str, asked: evaluation_pb2.EvaluateTask) -> PlannedEvaluation:

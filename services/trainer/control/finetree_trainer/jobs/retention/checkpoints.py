@@ -104,6 +104,7 @@ class CheckpointKeeping:
         """
         folder = self._layout.checkpoints(job.id)
         place = folder / checkpoint.folder_name(step)
+        await self._copies.catch_up(folder)
         on_disk, copy = step in await asyncio.to_thread(checkpoint.steps, folder), self._copies.find(place)
         if not on_disk and copy is None:
             answered = _answer(await asyncio.to_thread(checkpoint.read_kept, folder), key) if key is not None else None

@@ -77,7 +77,7 @@ class Generations:
     ) -> None:
         self._log, self._leases, self._supervisor = log, leases, supervisor
         self._weights = weights
-        self._devices = {device.place: device for device in devices}
+        self._devices = devices
         self._free = free
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -212,9 +212,10 @@ class Generations:
 
     def _require_memory(self, row: JobRow, needed: int) -> None:
         """Raise ResourceExhausted OUT_OF_MEMORY_PREFLIGHT unless a target fits beside what runs."""
+        devices = {device.place: device for device in self._devices}
         for placement in job_pb2.Job.FromString(row.snapshot).placements:
             for device_id in placement.device_ids:
-                device = self._devices.get((placement.node, device_id))
+                device = devices.get((placement.node, device_id))
                 if device is not None and (free := self._free(device)) < needed:
                     text = f"target: its files hold {needed / 1e9:.2f} GB, and {device.display_name} has "
                     text += f"{free / 1e9:.2f} GB free; unload targets, or wait for what runs beside it."

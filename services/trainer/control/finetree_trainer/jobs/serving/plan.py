@@ -111,14 +111,14 @@ class ServingPlanner:
 
     def _place(self, needed: ServingMemory, candidates: Sequence[Device]) -> Device:
         """Find a device with the memory: free now, or held by jobs after which it waits. Raises ResourceExhausted."""
-        free = {device.id: self._free(device) for device in candidates}
+        free = {device.place: self._free(device) for device in candidates}
         for device in candidates:
             if device.total_bytes >= needed.total and (
-                free[device.id] >= needed.total or not self._has_free_slot(device)
+                free[device.place] >= needed.total or not self._has_free_slot(device)
             ):
                 return device
-        roomiest = max(candidates, key=lambda device: free[device.id])
-        raise does_not_fit(needed, roomiest, free=free[roomiest.id])
+        roomiest = max(candidates, key=lambda device: free[device.place])
+        raise does_not_fit(needed, roomiest, free=free[roomiest.place])
 
 
 def does_not_fit(needed: ServingMemory, device: Device, *, free: int) -> ResourceExhausted:

@@ -21,7 +21,10 @@ from finetree_runtime.server.tls import is_local
 
 from finetree_trainer.layout import Layout
 from finetree_trainer.outages import Pauses
-from finetree_trainer.scheduling.devices import CPU, PREPARING, Slot
+from finetree_trainer.scheduling.autoscaling.node_types import Plannable
+from finetree_trainer.scheduling.autoscaling.requests import NodeRequests
+from finetree_trainer.scheduling.autoscaling.shortage import Starts
+from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.settings import Settings
 from finetree_trainer.store.jobs import JobRow
@@ -30,11 +33,14 @@ from finetree_trainer.workers.launch.launcher import AUTHORITY_VARIABLE, Order
 from finetree_trainer.workers.launch.local import worker_command
 from finetree_trainer.workers.process import Liveness
 from finetree_trainer.workers.ray.node import SECRET
+from finetree_trainer.workers.ray.node_types import read_node_types
 from finetree_trainer.workers.ray.nodes import ClusterMemory, ClusterNodes
 from finetree_trainer.workers.ray.process import RayProcess, is_dead
 
 START_SECONDS = 180.0
 """Longest time until the driver is connected and has looked at every node."""
+END_SECONDS = 5.0
+"""Time that the driver gets to withdraw what it has asked for, and to end."""
 LINE_BYTES = 16 * 1024**2
 """Longest message of the driver: the nodes of a cluster."""
 
@@ -44,7 +50,10 @@ class RayCluster:
 
     keeps_idle = False
 
-    def __init__(self, settings: Settings, layout: Layout, confinement: WorkerConfinement) -> None:
+    def __init__(
+        self, settings: Settings, layout: Layout, confinement: WorkerConfinement, *, clock: Callable[[], int]
+    ) -> None:
+        """Raises SettingsError SETTING_INVALID for a file of node types that cannot be read."""
         self._settings, self._layout, self._confinement = settings, layout, confinement
         self.nodes = ClusterNodes(settings)
         self.memory = ClusterMemory(self.nodes, reserve=settings.memory_reserve_bytes)
@@ -54,13 +63,31 @@ class RayCluster:
         self._refused: set[str] = set()
         """Names of nodes on which the last worker was not started."""
         self._resources = custom_resources(settings.ray_resources)
+        types = read_node_types(settings, self._resources)
+        self.node_requests = NodeRequests(types, self.memory, clock, wait=settings.ray_node_wait)
+        self.node_requests.present = lambda: self.nodes.present
+        self.node_requests.request = self._request
+        self._bundles: list[Mapping[str, float]] = []
+        """What Ray's autoscaler was asked for: what each node has that there is to be."""
         self._driver: asyncio.subprocess.Process | None = None
         self._setup: dict[str, Any] = {}
 
-    def serve(self, queue: JobQueue) -> None:
-        """Tell a queue of nodes that come and go, and which to take last; its holders are those of the memory."""
+    @property
+    def plannable(self) -> Sequence[Device]:
+        """Devices that jobs may be created for: those of nodes that there are, and of those that may come."""
+        return Plannable(self.nodes, self.node_requests.devices)
+
+    def serve(self, queue: JobQueue, starts: Callable[[], Starts]) -> None:
+        """Tell a queue of nodes that come and go, and which to take last; its holders are those of the memory.
+
+        `starts` says which jobs could start on nodes that are to come.
+        """
+        self.node_requests.starts = starts
         self._on_nodes, self.memory.holders = queue.follow_devices, queue.holders
         queue.rank_slots = self._rank_slots
+        if self.node_requests.types:
+            queue.nodes = self.node_requests
+            queue.follow_devices()
 
     async def open(self) -> None:
         """Connect, and learn the nodes.
@@ -139,18 +166,31 @@ class RayCluster:
         """Tell a new driver of the workers that there are, and have it end those of which nothing is known."""
         self._processes = {worker: each for worker, each in self._processes.items() if not each.dead.is_set()}
         self._say({"do": "keep", "workers": list(self._processes)})
+        if self.node_requests.types:
+            # Also where that is nothing: what an earlier run has asked for stays until it is replaced.
+            self._say({"do": "request", "bundles": self._bundles})
         for worker, process in self._processes.items():
             self._say({"do": "watch", "worker": worker})
             if process.signalled:
                 self._signal(process)
 
     async def close(self) -> None:
-        """End the driver; workers go on."""
+        """End the driver, which asks for no node any more; workers go on."""
         if self._driver is not None:
             driver, self._driver = self._driver, None
-            with suppress(ProcessLookupError):
-                driver.kill()
-            await driver.wait()
+            if driver.stdin is not None:
+                driver.stdin.close()
+            try:
+                await asyncio.wait_for(driver.wait(), END_SECONDS)
+            except TimeoutError:
+                with suppress(ProcessLookupError):
+                    driver.kill()
+                await driver.wait()
+
+    def _request(self, bundles: Sequence[Mapping[str, float]]) -> None:
+        if self._bundles != bundles:
+            self._bundles = list(bundles)
+            self._say({"do": "request", "bundles": self._bundles})
 
     def _say(self, message: Mapping[str, Any]) -> None:
         if self._driver is not None and self._driver.stdin is not None:
@@ -250,7 +290,7 @@ def require(settings: Settings) -> None:
     for name, value in (("ray_address", settings.ray_address), ("worker_address", settings.worker_address)):
         if not value:
             raise SettingsError("SETTING_MISSING", f"{name}: --launcher ray needs HOST:PORT")
-    custom_resources(settings.ray_resources)
+    read_node_types(settings, custom_resources(settings.ray_resources))
     if (settings.worker_ca is None) != (settings.tls_cert is None):
         raise SettingsError("TLS_INCOMPLETE", "worker_ca: it goes with --tls-cert and --tls-key, and they with it")
     if settings.worker_ca is not None and not settings.worker_ca.is_file():

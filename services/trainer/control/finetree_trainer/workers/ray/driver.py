@@ -12,6 +12,8 @@ each worker has a detached actor with a name.
                                             → {"event": "lost", "worker"}: Ray has its actor no more; it may live on
     {"do": "keep", "workers"}               ends every other actor of the namespace, with its worker
     {"do": "signal", "worker", "kill"}
+    {"do": "request", "bundles"}            the nodes that the autoscaler is to have ready, until the next such line, or
+                                            the end of stdin: then none
                                             → {"event": "nodes", "nodes"}: at the start, and when they have changed
 """
 
@@ -34,6 +36,9 @@ RETRY_SECONDS = 5.0
 """Time between two tries to reach an actor that does not answer."""
 ANSWER_SECONDS = 5.0
 """Longest time until the head takes a connection."""
+
+REQUEST_SECONDS = 60.0
+"""Time after which nodes are asked for again: a head that was started anew does not know of it."""
 
 _lock = threading.Lock()
 # What Ray and other libraries print goes to stderr: stdout is for messages alone.
@@ -92,6 +97,9 @@ class Driver:
         self._looks: dict[str, dict[str, Any]] = {}
         self._looked_at = 0.0
         self._told: list[dict[str, Any]] | None = None
+        self._bundles: list[dict[str, float]] | None = None
+        self._asked: tuple[list[dict[str, float]] | None, float] = (None, 0.0)
+        """What was asked of the autoscaler, and when."""
 
     def obey(self, message: dict[str, Any]) -> None:
         """Carry out one message."""
@@ -105,6 +113,8 @@ class Driver:
                 self._keep(set(message["workers"]))
             case "signal":
                 self._spawn(self._signal, message["worker"], message["kill"])
+            case "request":
+                self._bundles = message["bundles"]
 
     def _spawn(self, work: Any, *arguments: Any) -> None:
         threading.Thread(target=work, args=arguments, daemon=True).start()
@@ -167,6 +177,24 @@ class Driver:
         except Exception:  # noqa: BLE001 - it is not there any more, which its watch tells
             return
 
+    def ask_for_nodes(self) -> None:
+        """Ask the autoscaler for what the trainer has said last; not at all where it has said nothing."""
+        bundles, now = self._bundles, time.monotonic()
+        before, asked_at = self._asked
+        if bundles is None or (bundles == before and now - asked_at < REQUEST_SECONDS):
+            return
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(bundles=bundles)
+        self._asked = bundles, now
+
+    def withdraw(self) -> None:
+        """Ask for no node any more: nobody is left who would."""
+        if self._bundles is not None:
+            self._bundles = []
+            with suppress(Exception):  # the head is away, and the request with it
+                self.ask_for_nodes()
+
     def tell_nodes(self) -> None:
         """Tell the trainer of the nodes, where they have changed; each is looked at until nothing is missing there."""
         known = {}
@@ -183,10 +211,11 @@ class Driver:
         nodes = [
             {
                 "id": node_id,
-                "name": f"{each['NodeName']}-{node_id[:8]}",
+                "name": f"{each['NodeName']}-{node_id[-8:]}",
                 "cpus": each["Resources"].get("CPU", 0),
                 "gpus": each["Resources"].get("GPU", 0),
                 "memory": each["Resources"].get("memory", 0),
+                "resources": _custom(each["Resources"]),
                 **self._looks[node_id],
             }
             for node_id, each in sorted(known.items())
@@ -217,6 +246,12 @@ class Driver:
         }
 
 
+def _custom(resources: dict[str, float]) -> dict[str, float]:
+    """Resources of a node that its operator has named."""
+    own = ("CPU", "GPU", "memory", "object_store_memory")
+    return {name: count for name, count in resources.items() if name not in own and not name.startswith("node:")}
+
+
 def main() -> None:
     """Serve the trainer until it closes stdin."""
     os.dup2(2, 1)
@@ -234,11 +269,13 @@ def main() -> None:
         while True:
             time.sleep(NODES_SECONDS)
             with suppress(Exception):  # the head is away; Ray ends this process if it stays away
+                driver.ask_for_nodes()
                 driver.tell_nodes()
 
     threading.Thread(target=watch_nodes, daemon=True).start()
     for line in sys.stdin:
         driver.obey(json.loads(line))
+    driver.withdraw()
     # Threads wait in Ray, where a disconnect would wait for them.
     os._exit(0)
 

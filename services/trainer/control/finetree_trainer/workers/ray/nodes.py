@@ -2,10 +2,12 @@
 """The cluster's nodes as devices with slots, and the memory that jobs may be promised there."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 from finetree_api.types.v1 import hardware_pb2
 
+from finetree_trainer.scheduling.autoscaling.node_types import PresentNode
 from finetree_trainer.scheduling.demand import needed
 from finetree_trainer.scheduling.devices import CPU, Device, Slot, accelerator_name
 from finetree_trainer.scheduling.fit import Holder
@@ -21,12 +23,15 @@ class ClusterNodes(Sequence[Device]):
         self._settings = settings
         self._devices: tuple[Device, ...] = ()
         self._ids: dict[str, str] = {}
+        self.present: tuple[PresentNode, ...] = ()
+        """The nodes themselves."""
         self.faults: dict[str, str] = {}
         """What is wrong with nodes that cannot be used, by name."""
 
     def replace(self, nodes: Sequence[Mapping[str, Any]]) -> None:
         """Take the nodes as the driver has found them."""
-        devices = [device for node in nodes for device in devices_of(node, self._settings)]
+        self.present = tuple(node_of(node, self._settings) for node in nodes)
+        devices = [device for node in self.present for device in node.devices]
         self._devices = tuple(sorted(devices, key=lambda device: (device.id == CPU, device.place)))
         self._ids = {node["name"]: node["id"] for node in nodes}
         self.faults = {node["name"]: node["problem"] for node in nodes if node["problem"]}
@@ -58,21 +63,46 @@ class ClusterNodes(Sequence[Device]):
         return self._ids.get(names.pop(), "") if len(names) == 1 else ""
 
 
-def devices_of(node: Mapping[str, Any], settings: Settings) -> list[Device]:
-    """The devices of a node: each GPU that Ray has there, and its processors in slots."""
-    name, cpus = node["name"], int(node["cpus"])
-    memory = int(min(node["memory"] or node["memory_found"], node["memory_found"] or node["memory"]))
-    found = []
-    for index in range(int(node["gpus"])):
-        marketed, total = node["gpus_found"][index] if index < len(node["gpus_found"]) else ("GPU", 0)
-        hardware = hardware_pb2.Hardware(accelerator=accelerator_name(marketed, total), count=1)
-        threads = max(1, cpus // max(1, int(node["gpus"])))
-        found.append(Device(name, f"gpu{index}", hardware, marketed, total, threads=threads))
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU of a node: its name in the catalog, as the driver says it, and its memory, bytes."""
+
+    accelerator: str
+    display_name: str
+    total_bytes: int
+
+
+def node_of(found: Mapping[str, Any], settings: Settings) -> PresentNode:
+    """A node as the driver has found it: each GPU that Ray has there, and its processors in slots."""
+    there = [*found["gpus_found"], *[("GPU", 0)] * int(found["gpus"])][: int(found["gpus"])]
+    cards = [Card(accelerator_name(marketed, total), marketed, total) for marketed, total in there]
+    memory = int(min(found["memory"] or found["memory_found"], found["memory_found"] or found["memory"]))
+    devices = devices_of(found["name"], int(found["cpus"]), memory, cards, settings, cpu_name=found["cpu_name"])
+    counted = {"CPU": found["cpus"], "GPU": found["gpus"]} | found["resources"]
+    resources = {name: float(number) for name, number in counted.items() if number}
+    return PresentNode(found["name"], resources, tuple(devices), found["problem"])
+
+
+def devices_of(
+    node: str, cpus: int, memory: int, cards: Sequence[Card], settings: Settings, *, cpu_name: str
+) -> list[Device]:
+    """The devices of a node with so many CPUs and bytes of memory: its cards, and its processors in slots."""
+    threads = max(1, cpus // max(1, len(cards)))
+    found = [
+        Device(
+            node,
+            f"gpu{index}",
+            hardware_pb2.Hardware(accelerator=card.accelerator, count=1),
+            card.display_name,
+            card.total_bytes,
+            threads=threads,
+        )
+        for index, card in enumerate(cards)
+    ]
     threads = settings.cpu_threads or max(1, cpus // settings.cpu_slots)
     slots = min(settings.cpu_slots, cpus // threads)
-    cpu = hardware_pb2.CpuDevice(cores=threads, memory_bytes=memory, model_name=node["cpu_name"])
-    found.append(Device(name, CPU, hardware_pb2.Hardware(cpu=cpu, count=1), node["cpu_name"], memory, slots, threads))
-    return found
+    cpu = hardware_pb2.CpuDevice(cores=threads, memory_bytes=memory, model_name=cpu_name)
+    return [*found, Device(node, CPU, hardware_pb2.Hardware(cpu=cpu, count=1), cpu_name, memory, slots, threads)]
 
 
 class ClusterMemory(MemoryLedger):
