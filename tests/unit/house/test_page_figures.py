@@ -142,7 +142,7 @@ def fleet():
     used = (percent(end[f"utilisation_while_{name}"]) for name in ("all_projects_wait", "jobs_wait"))
     yield "{} of the devices were held while jobs of all projects waited, {} while any waited".format(*used)
     for name, wait in end["wait_hours"].items():
-        yield f"| {name} | {percent(end['shares'][name], 1)} | {wait['median']:.1f} | {wait['max']:.1f} |"
+        yield f"{percent(end['shares'][name], 1)} | {wait['median']:.1f} | {wait['max']:.1f} |"
     for count, wait in end["wait_hours_by_devices"].items():
         yield f"{wait['count']} jobs of {count}: {wait['median']:.1f} hours (at most {wait['max']:.1f})"
     again = end["again_after_failure_seconds"]
