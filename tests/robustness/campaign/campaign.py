@@ -85,7 +85,7 @@ class Service:
             self.process = Starter(self.trainer.path, arguments, files, environment=environment)
         self.pid, self.starts = self.process.pid, self.starts + 1
         self._died = os.pidfd_open(self.pid)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):  # one of a cluster connects first
             while not ready.exists():
                 if self.dead:
                     return False
@@ -380,3 +380,13 @@ def rows(number: int) -> bytes:
     """A dataset of its own for each number."""
     turn = [{"role": "user", "content": f"Question {number}?"}, {"role": "assistant", "content": "An answer."}]
     return jsonl([{"messages": turn}] * 3)
+
+
+def tiny_training(steps: int, *, every: int) -> job_pb2.TrainTask:
+    """So many steps of the tiny model, and a checkpoint after every so many, of which two are kept."""
+    made = job_pb2.TrainTask()
+    training, checkpoints = made.spec.training, made.spec.checkpoints
+    training.max_steps, training.effective_batch_size, training.micro_batch_size = steps, 2, 2
+    training.sequence_length = 64
+    checkpoints.every_steps, checkpoints.keep = every, 2
+    return made

@@ -177,6 +177,12 @@ class Preloaded:
             time.sleep(0.02)
         return self
 
+    def make_tiny_model(self, folder: Path) -> None:
+        """Write the tiny model to a folder; a worker's libraries are loaded."""
+        made = Starter(self.path, [TINY_MODEL, str(folder)], (1, 2))
+        assert made.wait() == 0
+        made.close()
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()

@@ -10,9 +10,8 @@ import signal
 
 import pytest
 from campaign.arming import FOLDER, put
-from campaign.campaign import OF_WORKER, Client, Service, rows
+from campaign.campaign import OF_WORKER, Client, Service, rows, tiny_training
 from campaign.history import History, violations
-from campaign.preloaded import TINY_MODEL, Starter
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_data.fail_points import VARIABLE
 
@@ -21,16 +20,7 @@ AT_RANDOM = int(os.environ.get("FINETREE_REAL_KILLS", "3"))
 POINTS = int(os.environ.get("FINETREE_REAL_POINTS", "5"))
 """Fail points of the worker at which real training dies, beside those that only its loop has; `make soak` takes all."""
 STEPS = 6
-
-
-def task() -> job_pb2.TrainTask:
-    """Six steps, of which each saves a checkpoint."""
-    made = job_pb2.TrainTask()
-    training, spec = made.spec.training, made.spec
-    training.max_steps, training.effective_batch_size, training.micro_batch_size = STEPS, 2, 2
-    training.sequence_length = 64
-    spec.checkpoints.every_steps, spec.checkpoints.keep = 1, 2
-    return made
+"""Each of them saves a checkpoint."""
 
 
 async def kill_worker(service: Service, client: Client, job: str, step: int) -> None:
@@ -51,12 +41,9 @@ async def test_a_run_ends_in_the_same_weights_wherever_its_worker_dies(tmp_path,
     shuffle, history = random.Random(SEED), History()
     loaded = [preloaded(kind) for kind in ("trainer", "worker")]
     service = Service(tmp_path, *[each.wait() for each in loaded])
-    files = (1, 2)
-    made = Starter(loaded[1].path, [TINY_MODEL, str(tmp_path / "models/small")], files)
-    assert made.wait() == 0
-    made.close()
+    loaded[1].make_tiny_model(tmp_path / "models/small")
     client = Client(service, history, 1, content=rows)
-    client.template = {"model": "small", "task": task()}
+    client.template = {"model": "small", "task": tiny_training(STEPS, every=1)}
     await service.start()
     weights: dict[str, bytes] = {}
     own = [point for point in OF_WORKER if point.startswith("checkpoint.")]

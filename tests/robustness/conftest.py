@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes this folder importable as `campaign`, the trainer's harness as `trainer_harness`: they are no packages."""
+"""Makes the folder `campaign` importable, and the trainer's harness as `trainer_harness`: they are no packages."""
 
 import importlib.util
 import sys
@@ -19,9 +19,9 @@ class _Finder:
         if name == "campaign":
             return importlib.util.spec_from_loader(name, None, is_package=True)
         if name.startswith("campaign."):
-            return importlib.util.spec_from_file_location(name, HERE / f"{name.partition('.')[2]}.py")
+            return importlib.util.spec_from_file_location(name, HERE / "campaign" / f"{name.partition('.')[2]}.py")
         if name == "trainer_harness":
-            return importlib.util.spec_from_file_location(name, HERE.parents[1] / "contract/trainer/harness.py")
+            return importlib.util.spec_from_file_location(name, HERE.parent / "contract/trainer/harness.py")
         return None
 
 
