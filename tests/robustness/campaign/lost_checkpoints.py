@@ -41,7 +41,7 @@ class LostCheckpoints:
         return self.folder / "data/jobs" / job.rpartition("/")[2] / "checkpoints"
 
     async def run(self, lose: Callable[[str], Awaitable[None]]) -> int:
-        """Train alone, and once more with `lose` after the first upload: to the same weights. The step it went on from."""
+        """Train alone, then with `lose` after the first upload, to the same weights; the step it went on from."""
         client = self._client
         assert await self.service.start()
         try:
