@@ -298,7 +298,7 @@ class Server:
             f"--ready-file={ready}",
             env=os.environ | {f"FINETREE_TRAINER_{key.upper()}": value for key, value in secrets.items()},
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):  # one of a cluster connects first
             while not ready.exists():
                 assert self.process.returncode is None
                 await asyncio.sleep(0.02)

@@ -232,7 +232,10 @@ async def test_a_replica_that_cannot_be_one_is_refused_at_the_start(tmp_path, po
         return error.value.reason
 
     assert await refused() == "SETTING_INVALID"
-    assert await refused(database_url=url, tls_client_ca=tmp_path / "ca.pem") == "SETTING_INVALID"
+    with pytest.raises(SettingsError, match=r"no client.s certificate.*use tokens") as error:
+        async with trainer(tmp_path, {}, replica_address=address, database_url=url, tls_client_ca=tmp_path / "ca.pem"):
+            pass
+    assert error.value.reason == "SETTING_INVALID"
     async with trainer(tmp_path, {}, database_url=url):
         assert await refused(database_url=url) == "DATA_DIR_IN_USE"
     async with trainer(tmp_path, {}, database_url=url, replica_address=address, address=address):

@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 _MODULES = {
     "trainer_harness": HERE.parents[1] / "contract" / "trainer" / "harness.py",
     "cluster_nodes": HERE / "cluster_nodes.py",
+    "replica_group": HERE.parent / "trainer" / "replica_group.py",
     "scripted_training": HERE.parent / "campaign" / "scripted_training.py",
 }
 for _name, _file in _MODULES.items():

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 
+import finetree
 import grpc
 import pytest
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2
@@ -66,6 +67,26 @@ async def test_a_leader_that_lost_its_lock_ends_and_the_server_may_die(replicas,
         assert_whole(events)
         assert steps(events) == [(1, step) for step in range(1, 401)]
         assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_a_client_with_the_addresses_of_two_replicas_goes_on_when_one_dies(replicas):
+    group = replicas({"steps": 200, "delay": 0.02}, count=2)
+    await group.start_all()
+    first = await group.leader()
+    (other,) = set(group.servers) - {first}
+    made = await group.talks[first].train()
+    seen = []
+    async with finetree.AsyncClient(trainer_address=f"ipv4:{first},{other}", timeout=PATIENCE) as client:
+        async for event in client.job(made.name).events():
+            seen.append(event)
+            if event.seq == 20:
+                await group.kill(first)
+        # Of the replica that is left, which leads now, also what changes something.
+        again = await client.create_job(
+            {"model": {"path": "tiny"}, "lora": {}, "dataset": {"name": made.train.spec.dataset.name}}
+        )
+        assert (await again.wait()).state == job_pb2.JOB_STATE_SUCCEEDED
+    assert [event.seq for event in seen] == list(range(1, len(seen) + 1))
 
 
 def told(events) -> list[str]:

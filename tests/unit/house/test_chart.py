@@ -51,6 +51,15 @@ VALUES: dict[str, dict[str, Any]] = {
         "ray": {"enabled": True, "image": "registry.example.com/ray:1", "queueName": "team"},
     },
     "replicas": {"trainer": {"databaseSecret": "database", "replicas": 3, "maxUnavailable": 1}},
+    "replicas with all": {
+        "trainer": {
+            "databaseSecret": "database",
+            "objectStore": {"url": "s3://training/finetree"},
+            "replicas": 2,
+            "maxUnavailable": 1,
+        },
+        "ray": {"enabled": True, "image": "registry.example.com/ray:1"},
+    },
     "little": {"console": {"enabled": False}, "networkPolicy": {"enabled": False, "metrics": []}},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

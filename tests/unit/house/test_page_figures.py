@@ -15,6 +15,7 @@ import accuracy_page
 
 ROOT = Path(__file__).parents[3]
 RESULTS_PAGE = re.sub(r"\s+", " ", (ROOT / "docs/results.md").read_text(encoding="utf-8"))
+LIMITS_PAGE = re.sub(r"\s+", " ", (ROOT / "docs/scale-limits.md").read_text(encoding="utf-8"))
 RESULTS = ROOT / "benchmarks/results"
 
 
@@ -101,6 +102,54 @@ def stored():
     yield f"events a second at most | {one['events_per_second']:,.0f} | {three['events_per_second']:,.0f}"
 
 
+def fleet():
+    """Where a fleet's walls are: `benchmarks/trainer/fleet.py`."""
+    sizes = {(each["devices"], each["jobs"]): each for each in result("trainer/fleet.json", "sizes")}
+    for (devices, jobs), each in sorted(sizes.items()):
+        cpu, look = each["round"], each["look_of_the_watch"]["cpu_median_ms"]
+        figures = f"{cpu['cpu_median_ms']:.1f} | {cpu['cpu_p99_ms']:.0f} | {cpu['wall_median_ms']:.0f} | {look:.1f}"
+        yield f"| {devices:,} | {jobs:,} | {each['most_running']:,} | {figures} | {each['peak_mib']} |"
+    for each in result("trainer/fleet.json", "before"):
+        now = sizes[each["devices"], each["jobs"]]
+        for name in ("round", "look_of_the_watch"):
+            assert each[name]["cpu_median_ms"] > now[name]["cpu_median_ms"]
+        parts = [
+            f"{part[name]['cpu_median_ms']:.1f}" for name in ("round", "look_of_the_watch") for part in (each, now)
+        ]
+        yield f"| {each['devices']:,} | {' | '.join(parts)} |"
+    walls = result("trainer/fleet.json", "walls")
+    first, second, third, fourth = walls["devices"].items()
+    assert [first[0], second[0], third[0], fourth[0]] == [
+        "database_commits", "one_core_of_the_trainer", "starts_of_workers", "scheduling_rounds"
+    ]  # fmt: skip
+    yield f"| 1 | commits of one PostgreSQL | {first[1]:,.0f} |"
+    yield f"| 2 | one core of the trainer: changes of jobs | {second[1]:,.0f} |"
+    yield f"| 3 | starts of workers on one Ray cluster | {third[1]:,.0f} |"
+    yield f"| 4 | one core of the trainer: scheduling rounds | {fourth[1]:,.0f} |"
+    yield f"{walls['running_jobs']:,} jobs run on 10,000 devices"
+    taken = walls["postgresql_changes_per_second"]
+    yield f"{walls['events_needed_per_second']:,} commits a second, and one PostgreSQL takes {taken:.0f}"
+    for batch, count in walls["trainers_needed"].items():
+        yield f"| {batch} | {walls['devices_by_events_of_a_change'][batch]:,.0f} | {count} |"
+    yield f"{walls['starts_needed_per_second']:.2f} starts a second"
+    queued = walls["cores_of_rounds"]
+    yield f"{percent(queued['1000'])} of a core with 1,000 jobs that wait, {percent(queued['100000'])} with 100,000"
+    watchers = walls["watchers"]
+    yield f"{percent(watchers['cores'])} of a core and {watchers['mib']:.0f} MiB"
+    end = result("trainer/fleet.json", "to_the_end")
+    assert end["violations"] == []
+    assert end["ended"] == end["jobs"]
+    used = (percent(end[f"utilisation_while_{name}"]) for name in ("all_projects_wait", "jobs_wait"))
+    yield "{} of the devices were held while jobs of all projects waited, {} while any waited".format(*used)
+    for name, wait in end["wait_hours"].items():
+        yield f"{percent(end['shares'][name], 1)} | {wait['median']:.1f} | {wait['max']:.1f} |"
+    for count, wait in end["wait_hours_by_devices"].items():
+        yield f"{wait['count']} jobs of {count}: {wait['median']:.1f} hours (at most {wait['max']:.1f})"
+    again = end["again_after_failure_seconds"]
+    yield f"{end['node_failures']} nodes failed, and {again['count']} jobs"
+    yield f"{again['median']:.0f} s (at most {again['max']:.0f})"
+
+
 def test_the_tables_of_the_page_on_accuracy_are_those_of_the_results():
     """`python benchmarks/estimator/accuracy_page.py` writes them."""
     text = accuracy_page.PAGE.read_text(encoding="utf-8")
@@ -111,3 +160,8 @@ def test_the_tables_of_the_page_on_accuracy_are_those_of_the_results():
 @pytest.mark.parametrize("words", [*estimated(), *compared(), *recommended(), *trained(), *stored()])
 def test_a_figure_of_the_page_on_results_is_the_measured_one(words):
     assert words in RESULTS_PAGE
+
+
+@pytest.mark.parametrize("words", [*fleet()])
+def test_a_figure_of_the_page_on_limits_of_scale_is_the_measured_one(words):
+    assert words in LIMITS_PAGE

@@ -180,12 +180,15 @@ class Application:
             self._supervisor, self._log, self._settings, on_profile=self._on_profile
         )
         self._attach = await worker_servicer.serve(workers, self._layout, self._settings)
+        if self._cluster is not None:
+            await asyncio.to_thread(self._cluster.leading.begin)
         if self._member is not None:
             self._member.lead()
 
     async def _lead_later(self) -> None:
         """Begin to lead as a replica that has followed."""
-        await self._host.load()
+        if self._cluster is None:
+            await self._host.load()
         await self._take_over()
         self._begin()
 
@@ -348,6 +351,8 @@ class Application:
             self._run({"database": Availability(self._store, self._service.set_ready).run})
         if self._member is not None:
             self._run({"replica": self._member.run})
+        if self._cluster is not None:
+            self._run({"cluster": self._cluster.run})
         if self._store.leads:
             self._begin()
 
@@ -369,7 +374,10 @@ class Application:
             **self._objects.loops(),
         }
         if self._cluster is not None:
-            loops["cluster"] = self._cluster.run
+            self._cluster.lead()
+            if self._member is not None:
+                leading, strays = self._cluster.leading, self._cluster.end_strays
+                loops["leader_file"] = partial(leading.run, self._store.require_lead, strays)
         if self._service.tracing is not None:
             self._spans = SpanExport(self._log, self._service.tracing.records)
             loops["spans"] = self._spans.run

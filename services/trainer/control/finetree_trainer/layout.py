@@ -27,6 +27,7 @@ class Layout:
     restoring.json                          there while a backup is restored into the folder: no service may use it
     installation                            the name of this trainer among those of a cluster: proof of a mounted folder
     run/worker.sock                         where workers attach
+    leader/leader.json                      which of several replicas has the workers of a cluster, and where it is
     datasets/{sha256}.jsonl                 files of complete datasets, once for each content
     uploads/{dataset}.part                  uploads that are not complete
     models/                                 base models
@@ -110,6 +111,11 @@ class Layout:
             return path
         digest = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"finetree-{os.getuid()}-{digest}" / "worker.sock"
+
+    @property
+    def leader(self) -> Path:
+        """The file that tells workers on a cluster which replica leads: alone in its folder, which they may read."""
+        return self.root / "leader" / "leader.json"
 
     def dataset_file(self, sha256: str) -> Path:
         """The file of a complete dataset's content."""

@@ -409,7 +409,7 @@ async def test_a_reason_has_figures_and_names_jobs_of_the_same_project_alone(que
         "held_by_other_projects": "1",
     }
     assert "ending or pausing a job" in position.remedy
-    queue.about_holder = lambda uid: "serves a model" if uid == "theirs" else ""
+    queue.about_holders = lambda: {"theirs": "serves a model"}
     assert queue.position("pair").blocked_by.endswith("; a job of another project serves a model")
 
 

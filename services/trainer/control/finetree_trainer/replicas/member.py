@@ -27,8 +27,6 @@ class Member:
     def __init__(self, settings: Settings, layout: Layout) -> None:
         if not settings.database_url:
             raise _invalid("replicas share a PostgreSQL database; give database_url, too")
-        if settings.launcher != "local":
-            raise _invalid("replicas have workers of their machine alone; leave launcher out")
         if settings.tls_client_ca is not None:
             raise _invalid("a call that is sent on has no client's certificate; leave tls_client_ca out, use tokens")
         self._address, self._settings, self._layout = settings.replica_address, settings, layout

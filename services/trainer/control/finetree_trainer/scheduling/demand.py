@@ -8,7 +8,7 @@ from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import evidence_pb2, hardware_pb2
 from finetree_runtime.errors import DomainError
 
-from finetree_trainer.scheduling.devices import CPU, Device, Slot, matching
+from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
 from finetree_trainer.scheduling.order.positions import Group
 
 PREPARE_BYTES = 2 * 1024**3
@@ -46,7 +46,7 @@ class Demand:
 
     def takes(self, slot: Slot) -> bool:
         """Return whether the job can run in a slot."""
-        return self.group.takes(slot)
+        return (slot.node, slot.device) in self.candidates and (slot.index == PREPARING) == self.prepares
 
     @property
     def group(self) -> Group:

@@ -81,8 +81,8 @@ class JobQueue:
         """Ranks slots for a job: free ones of a lower rank come first; those that are not named have 0."""
         self.make_room: Callable[[], None] = lambda: None
         """Ends the workers that rest; `wake` is called when their memory is free."""
-        self.about_holder: Callable[[str], str] = lambda _uid: ""
-        """Says when a job gives up the slots that it holds, as what it does; empty: when its work is done."""
+        self.about_holders: Callable[[], Mapping[str, str]] = dict
+        """Says of jobs, by uid, when they give up the slots that they hold, if that is before their work is done."""
         self.may_start: Callable[[JobRow, Demand], Blocked | None] = lambda _row, _demand: None
         """Says why a job may not start now although its devices are free, as a limit of its project; None: it may. It
         is asked of each waiting job in each round; `wake` is called when an answer may have changed."""
@@ -223,7 +223,7 @@ class JobQueue:
         return bool(held) and any(self._wants(group, line, held) for (_, group), line in lines)
 
     def _wants(self, group: Group, line: Iterable[WaitingJob], held: Iterable[Slot]) -> bool:
-        takes, free = any(map(group.takes, held)), sum(map(group.takes, self._slots.free))
+        takes, free = any(map(group.takes, held)), len(self._slots.free_of(group))
         return any(
             not waiting.row.suspended
             and ((waiting.blocked is not None and waiting.blocked.ours) or (takes and free < waiting.demand.count))
@@ -334,7 +334,7 @@ class JobQueue:
     def _is_open(self, line: Line) -> bool:
         """Return whether a job of a line could be given a slot: with none free, each would only be told to wait."""
         _, group = line
-        return any(map(group.takes, self._slots.free))
+        return len(self._slots.free_of(group)) > 0
 
     def _in_expected_order(self) -> Iterator[WaitingJob]:
         """Waiting jobs in the order in which they would start if each had room when it is its turn."""
@@ -372,8 +372,7 @@ class JobQueue:
 
     async def _look(self, blocked: Mapping[Demand, tuple[WaitingJob, Blocked]]) -> Round:
         """Begin a round, or go on with one after a start: what was kept before is kept again."""
-        budgets, free = await self._memory.look(), self._slots.free_in_order()
-        round_ = Round(self._slots.holders, free, budgets, now=self._log.clock())
+        round_ = Round(self._slots, await self._memory.look(), now=self._log.clock())
         for waiting, why in blocked.values():
             round_.keep(waiting.demand, waiting.row.name, why, waiting.passed)
         return round_
@@ -408,8 +407,8 @@ class JobQueue:
             waiting.demand,
             waiting.project,
             ahead=number - 1,
-            holders=self._slots.holders,
-            about=self.about_holder,
+            occupancy=self._slots.occupancy(waiting.group),
+            about=self.about_holders(),
             shares=self._shares(waiting),
         )
 

@@ -4,13 +4,13 @@
 A reason names jobs of the same project alone; of others it says that there are some.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 
 from finetree_runtime.ids import project_in
 
 from finetree_trainer.scheduling.demand import Demand
-from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.scheduling.fit import (
     DEVICE_LOST,
     KEPT_FOR_ANOTHER,
@@ -21,6 +21,7 @@ from finetree_trainer.scheduling.fit import (
     Holder,
     NotPlacedError,
 )
+from finetree_trainer.scheduling.slots import Occupancy
 
 FAIR_SHARE, NO_SUCH_DEVICE = "FAIR_SHARE", "NO_SUCH_DEVICE"
 """Codes of reasons beside those of a round: devices that projects with a smaller share get first, and a kind of device
@@ -74,34 +75,28 @@ def for_devices(
     project: str,
     *,
     ahead: int,
-    holders: Mapping[Slot, Holder | None],
-    about: Callable[[str], str],
+    occupancy: Occupancy,
+    about: Mapping[str, str],
     shares: tuple[float, float] | None,
 ) -> Blocked:
     """Describe the wait for a slot: who holds those that the job could have, and how many are free.
 
-    `about` says of a job when it gives its slots up, if before its end. `shares` are that of the job's project and the
-    least one of those that wait for the same devices; None where that is its own.
+    `about` says of jobs, by uid, when they give their slots up, if before their end. `shares` are that of the job's
+    project and the least one of those that wait for the same devices; None where that is its own.
     """
-    held: dict[Holder, list[str]] = {}
-    free = 0
-    for slot, holder in holders.items():
-        if demand.takes(slot):
-            free += holder is None
-            if holder is not None:
-                held.setdefault(holder, []).append(slot.device)
-    own = {holder.uid: holder.name for holder in held if holder.project == project}
-    named = [f"{', '.join(at)}: {_called(holder, own)}" for holder, at in held.items()][:NAMED_HOLDERS]
+    held, free = occupancy.held, occupancy.free
+    own = occupancy.by_project.get(project, {})
+    named = [f"{', '.join(at)}: {_called(holder, own)}" for holder, at in islice(held.items(), NAMED_HOLDERS)]
     names = f" ({', '.join(named)}{', …' if len(held) > len(named) else ''})" if named else ""
     text = f"{ahead} jobs ahead and {len(held)} running on {demand.kind}{names}"
     if demand.count > 1:
         text = f"it needs {demand.count} devices at once and {free} {'is' if free == 1 else 'are'} free; {text}"
-    for holder in held:
-        if said := about(holder.uid):
+    for holder in held if about else ():
+        if said := about.get(holder.uid):
             text = f"{text}; {own.get(holder.uid, 'a job of another project')} {said}"
     metadata = {"device_kind": demand.kind, "needed": str(demand.count), "free": str(free), "ahead": str(ahead)}
     if own:
-        metadata["held_by"] = ",".join([*own.values()][:NAMED_HOLDERS])
+        metadata["held_by"] = ",".join(islice(own.values(), NAMED_HOLDERS))
     if len(held) > len(own):
         metadata["held_by_other_projects"] = str(len(held) - len(own))
     if shares is None:

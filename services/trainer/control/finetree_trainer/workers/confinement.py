@@ -145,6 +145,8 @@ class WorkerConfinement:
         if not self.enabled and user is None:
             return {}
         roots = [*settings.model_roots, *settings.data_roots, str(layout.datasets)]
+        if settings.replica_address and settings.launcher == "ray":
+            roots.append(str(layout.leader.parent))
         namespace = any(m.name == measures.NETWORK_NAMESPACE and m.state is State.HOLDS for m in self.measures)
         temporary = folder.resolve() / TEMPORARY
         policy = Policy(

@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
+from finetree_data.attach import leader_file
 
 from finetree_worker.attach.commands import Commands, Stop
 from finetree_worker.attach.identity import Identity, RefusedError, Timing
@@ -52,7 +53,7 @@ class ServiceStream:
         timing: Timing | None = None,
         authority: bytes = b"",
     ) -> None:
-        """`address` is a gRPC target, "unix:/path" or "host:port".
+        """`address` is a gRPC target, "unix:/path" or "host:port", or a file that has one (`leader_file.target`).
 
         `authority`: PEM certificates of who vouches for the service's own; empty for plain text.
         """
@@ -160,8 +161,9 @@ class ServiceStream:
             except grpc.aio.AioRpcError as error:
                 if error.code() in _FATAL:
                     raise RefusedError(error.details() or error.code().name) from error
-            except (asyncio.InvalidStateError, TimeoutError, EOFError):
-                pass  # a broken stream; its status, where there was one, came as an AioRpcError
+            except (asyncio.InvalidStateError, EOFError, OSError):
+                # A broken stream, whose status came as an AioRpcError where there was one; or no leader is named.
+                pass
             backoff = self._timing.first_backoff if self._contact > contact else backoff
             await self._pause(backoff * random.uniform(0.5, 1.5))
             backoff = min(2 * backoff, self._timing.longest_backoff)
@@ -202,10 +204,11 @@ class ServiceStream:
                     raise outcome
 
     def _channel(self) -> grpc.aio.Channel:
+        target = leader_file.target(self._address)
         if not self._authority:
-            return grpc.aio.insecure_channel(self._address, options=_OPTIONS)
+            return grpc.aio.insecure_channel(target, options=_OPTIONS)
         credentials = grpc.ssl_channel_credentials(self._authority)
-        return grpc.aio.secure_channel(self._address, credentials, options=_OPTIONS)
+        return grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
 
     async def _open(self, call: _Call) -> None:
         with suppress(asyncio.InvalidStateError):  # refused before it was written: reading tells why

@@ -50,7 +50,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=f"The token is read from the environment variable {TOKEN_VARIABLE}, PEM authorities of the trainer's "
         f"certificate from {AUTHORITY_VARIABLE}; without them it is spoken to in plain text.",
     )
-    parser.add_argument("--socket", required=True, help="address of the trainer: unix:/path or host:port")
+    parser.add_argument(
+        "--socket", required=True, help="address of the trainer: unix:/path, host:port, or leader-file:/path"
+    )
     parser.add_argument("--job", default="", help="job that this worker was started for")
     parser.add_argument("--attempt", type=int, default=0, help="attempt of the job")
     parser.add_argument("--kind", choices=sorted(_KINDS), default="train", help="what the job does")

@@ -13,7 +13,7 @@ from finetree_trainer.settings import Settings
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.launch.launcher import Order
 from finetree_trainer.workers.process import Liveness
-from finetree_trainer.workers.ray.cluster import RayCluster, custom_resources, require
+from finetree_trainer.workers.ray.cluster import RayCluster, _installation_name, custom_resources, require
 
 GIVEN = {"launcher": "ray", "ray_address": "10.0.0.1:6379", "worker_address": "127.0.0.1:50060"}
 
@@ -77,3 +77,23 @@ async def test_nothing_is_started_while_nothing_is_known(cluster, tmp_path):
     assert alive is Liveness.UNKNOWN
     assert found is not None
     assert not found.dead.is_set()
+
+
+async def test_a_replica_that_follows_ends_no_worker_and_one_that_leads_ends_what_it_does_not_know(
+    cluster, tmp_path, monkeypatch
+):
+    said: list[Any] = []
+    monkeypatch.setattr(cluster, "_say", said.append)
+    cluster.find(tmp_path / "workers" / "w", 7)
+    assert said == []
+    cluster.lead()
+    assert said == [{"do": "keep", "workers": ["w"]}, {"do": "watch", "worker": "w"}]
+
+
+def test_two_replicas_that_begin_at_once_give_the_folder_one_name(tmp_path, monkeypatch):
+    file = tmp_path / "installation"
+    # The other one was first, between the look and the name.
+    monkeypatch.setattr(Path, "exists", lambda _file: False)
+    names = {_installation_name(file) for _ in range(2)}
+    assert names == {file.read_text()}
+    assert list(tmp_path.iterdir()) == [file]

@@ -8,6 +8,7 @@ from finetree_api.trainer.v1 import job_pb2
 from finetree_trainer.scheduling.demand import Demand
 from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.scheduling.fit import Holder, Round
+from finetree_trainer.scheduling.slots import Slots
 from finetree_trainer.settings import Settings
 from finetree_trainer.workers.ray.nodes import ClusterMemory, ClusterNodes
 
@@ -64,8 +65,9 @@ def ledger():
     memory = ClusterMemory(nodes, reserve=0)
     demand = Demand("cpu", 1, frozenset({("a", "cpu"), ("b", "cpu")}), memory=(10 * GB,))
     memory.promised = lambda: {"one": demand}
-    held: dict[Slot, Holder | None] = {Slot("a", "cpu", 0): Holder("one", "one", job_pb2.TASK_KIND_TRAIN)}
-    memory.holders = lambda: held | {Slot("b", "cpu", 0): None}
+    slots = Slots(nodes)
+    slots.hold(Slot("a", "cpu", 0), Holder("one", "one", job_pb2.TASK_KIND_TRAIN))
+    memory.held_on = slots.held_on
     return memory
 
 
@@ -83,7 +85,6 @@ def test_a_job_gets_all_its_devices_on_one_node():
     nodes = cluster(node("a", gpus=1.0, **gpus), node("b", gpus=2.0, **gpus))
     places = frozenset(device.place for device in nodes if device.id != "cpu")
     memory = ClusterMemory(nodes, reserve=0)
-    free = [slot for device in nodes for slot in device.slots()]
-    round_ = Round({}, free, memory.budgets(memory.read()), now=0)
+    round_ = Round(Slots(nodes), memory.budgets(memory.read()), now=0)
     found = round_.choose(Demand("h100", 2, places, memory=(GB,), host=(GB,)), "job", {})
     assert found == (Slot("b", "gpu0", 0), Slot("b", "gpu1", 0))

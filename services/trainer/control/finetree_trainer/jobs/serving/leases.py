@@ -79,7 +79,7 @@ class Leases:
         self._terms: dict[str, Terms] = {}
         self._held: dict[str, _Lease] = {}
         log.listeners.append(self._on_change)
-        queue.about_holder = self._in_words
+        queue.about_holders = self._in_words
 
     def recover(self, rows: Iterable[JobRow]) -> None:
         """Begin the leases of an earlier run of the service anew."""
@@ -176,12 +176,13 @@ class Leases:
             # Begun by a call that had read the job just before it ended.
             self._held.pop(uid, None)
 
-    def _in_words(self, uid: str) -> str:
-        lease = self._held.get(uid)
-        if lease is None or lease.ended:
-            return ""
-        seconds = lease.terms.yield_after / 1e6
-        return f"serves a model and gives way when nobody has asked it for {seconds:.0f} s"
+    def _in_words(self) -> dict[str, str]:
+        """When each job that serves gives its devices up."""
+        return {
+            uid: f"serves a model and gives way when nobody has asked it for {lease.terms.yield_after / 1e6:.0f} s"
+            for uid, lease in self._held.items()
+            if not lease.ended
+        }
 
 
 def lease_expired(why: str) -> FailedPrecondition:

@@ -84,7 +84,8 @@ class NodeRequests:
             for type_ in self.types
         }
         budgets = self._memory.budgets(self._memory.read())
-        usable = [machine_there(node, slots.free_in_order(), budgets) for node in present if not node.fault]
+        free = slots.free_in_order()
+        usable = [machine_there(node, free, budgets) for node in present if not node.fault]
         jobs = list(waiting)
         found = find_shortage(jobs, usable, self.types, room=room, capacity=self._memory.capacity, starts=self.starts())
         self._note(found, {job.uid: job for job in jobs})

@@ -10,8 +10,7 @@ The counts live in memory; after a restart of the service they begin anew.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-from finetree_trainer.scheduling.devices import Slot
+from itertools import islice
 
 PASSES = 8
 """How often a job that does not fit yet is passed by jobs behind it."""
@@ -53,9 +52,7 @@ class Kept:
         """Keep a memory for a job."""
         self._owners.setdefault(place, name)
 
-    def keep_devices(self, free: Iterable[Slot], places: Iterable[Place], count: int, name: str) -> None:
-        """Keep as many of these devices as a job needs, those first of which a slot is free."""
-        open_ = [place for place in sorted(places) if place not in self._owners]
-        first = {(slot.node, slot.device) for slot in free}
-        for place in sorted(open_, key=lambda place: place not in first)[:count]:
+    def keep_devices(self, places: Iterable[Place], count: int, name: str) -> None:
+        """Keep the first of these devices that are kept for nobody, as many as a job needs; no further one is read."""
+        for place in islice((place for place in places if place not in self._owners), count):
             self._owners[place] = name

@@ -32,6 +32,7 @@ from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.launch.launcher import AUTHORITY_VARIABLE, Order
 from finetree_trainer.workers.launch.local import worker_command
 from finetree_trainer.workers.process import Liveness
+from finetree_trainer.workers.ray.leading import Leading
 from finetree_trainer.workers.ray.node import SECRET
 from finetree_trainer.workers.ray.node_types import read_node_types
 from finetree_trainer.workers.ray.nodes import ClusterMemory, ClusterNodes
@@ -63,6 +64,9 @@ class RayCluster:
         self._refused: set[str] = set()
         """Names of nodes on which the last worker was not started."""
         self._resources = custom_resources(settings.ray_resources)
+        self.leading = Leading(layout.leader, settings.worker_address, alone=not settings.replica_address)
+        self._leads = False
+        """Whether this process has taken over the workers; before that it only looks at the nodes."""
         types = read_node_types(settings, self._resources)
         self.node_requests = NodeRequests(types, self.memory, clock, wait=settings.ray_node_wait)
         self.node_requests.present = lambda: self.nodes.present
@@ -83,7 +87,7 @@ class RayCluster:
         `starts` says which jobs could start on nodes that are to come.
         """
         self.node_requests.starts = starts
-        self._on_nodes, self.memory.holders = queue.follow_devices, queue.holders
+        self._on_nodes, self.memory.held_on = queue.follow_devices, queue.slots.held_on
         queue.rank_slots = self._rank_slots
         if self.node_requests.types:
             queue.nodes = self.node_requests
@@ -99,6 +103,7 @@ class RayCluster:
             "address": self._settings.ray_address,
             "namespace": f"finetree-{name}",
             "resources": self._resources,
+            "lead": self.leading.mark,
             "installation": {
                 "name": name,
                 "mark": str(self._layout.installation.absolute()),
@@ -137,10 +142,14 @@ class RayCluster:
         text = f"Ray could not connect to {self._settings.ray_address}; its own log has the reason"
         raise SettingsError("RAY_UNREACHABLE", f"ray_address: {text}")
 
+    def lead(self) -> None:
+        """Take over the workers that were found again, and end those of which nothing is known."""
+        self._leads = True
+        self._watch_again()
+
     async def run(self) -> None:
         """Hear the driver, and start another one when it has ended, until cancelled."""
         pauses = Pauses()
-        self._watch_again()
         while True:
             message = await self._hear()
             if message is not None:
@@ -155,7 +164,8 @@ class RayCluster:
             await asyncio.sleep(pauses.following())
             with suppress(SettingsError):
                 await self._connect()
-                self._watch_again()
+                if self._leads:
+                    self._watch_again()
 
     def _rank_slots(self, _row: JobRow) -> dict[Slot, int]:
         """Rank slots for a job: nodes that refused the last worker, or hold one whose lease is over, come last."""
@@ -165,7 +175,7 @@ class RayCluster:
     def _watch_again(self) -> None:
         """Tell a new driver of the workers that there are, and have it end those of which nothing is known."""
         self._processes = {worker: each for worker, each in self._processes.items() if not each.dead.is_set()}
-        self._say({"do": "keep", "workers": list(self._processes)})
+        self.end_strays()
         if self.node_requests.types:
             # Also where that is nothing: what an earlier run has asked for stays until it is replaced.
             self._say({"do": "request", "bundles": self._bundles})
@@ -173,6 +183,10 @@ class RayCluster:
             self._say({"do": "watch", "worker": worker})
             if process.signalled:
                 self._signal(process)
+
+    def end_strays(self) -> None:
+        """End workers of which nothing is known: of a replica that led before, or whose lease was over."""
+        self._say({"do": "keep", "workers": list(self._processes)})
 
     async def close(self) -> None:
         """End the driver, which asks for no node any more; workers go on."""
@@ -264,7 +278,7 @@ class RayCluster:
         return process
 
     def _arguments(self, slots: Sequence[Slot]) -> list[str]:
-        return ["--socket", self._settings.worker_address, "--idle", "--node", slots[0].node]
+        return ["--socket", self.leading.address, "--idle", "--node", slots[0].node]
 
     def find(self, folder: Path, pid: int) -> tuple[Liveness, RayProcess | None]:
         """Find the worker of a folder again, by its lock or its actor; one that is nowhere waits for its lease."""
@@ -323,14 +337,15 @@ def custom_resources(settings: Sequence[str]) -> dict[str, float]:
 
 
 def _installation_name(file: Path) -> str:
-    """Read the name of this installation; make one where there is none."""
-    with suppress(FileNotFoundError):
-        return file.read_text(encoding="ascii")
-    name = secrets.token_hex(8)
-    draft = file.with_suffix(".draft")
-    draft.write_text(name, encoding="ascii")
-    draft.replace(file)
-    return name
+    """Read the name of this installation; make one where there is none, and another replica makes none."""
+    if not file.exists():
+        name = secrets.token_hex(8)
+        draft = file.with_name(f"{name}.draft")
+        draft.write_text(name, encoding="ascii")
+        with suppress(FileExistsError):
+            file.hardlink_to(draft)
+        draft.unlink()
+    return file.read_text(encoding="ascii")
 
 
 def _write_secret(folder: Path, secret: str) -> None:

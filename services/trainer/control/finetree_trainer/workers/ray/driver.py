@@ -10,7 +10,8 @@ each worker has a detached actor with a name.
                                             → {"event": "refused", "worker", "text"}
     {"do": "watch", "worker"}               → {"event": "exited", "worker", "exit", "overran"}
                                             → {"event": "lost", "worker"}: Ray has its actor no more; it may live on
-    {"do": "keep", "workers"}               ends every other actor of the namespace, with its worker
+    {"do": "keep", "workers"}               ends every other actor of the namespace, with its worker; nothing where
+                                            another replica of the trainer leads
     {"do": "signal", "worker", "kill"}
     {"do": "request", "bundles"}            the nodes that the autoscaler is to have ready, until the next such line, or
                                             the end of stdin: then none
@@ -25,6 +26,8 @@ import threading
 import time
 from contextlib import suppress
 from typing import Any
+
+from finetree_data.attach.leader_file import leads
 
 NODES_SECONDS = 1.0
 """Time between two looks at the cluster's nodes."""
@@ -83,7 +86,9 @@ def _why(error: BaseException) -> str:
 class Driver:
     """Carries out what the trainer asks for; each worker has a thread that waits for it."""
 
-    def __init__(self, installation: dict[str, Any], resources: dict[str, float]) -> None:
+    def __init__(
+        self, installation: dict[str, Any], resources: dict[str, float], lead: dict[str, str] | None = None
+    ) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -92,6 +97,7 @@ class Driver:
         self._ray: Any = ray
         self._on_node = NodeAffinitySchedulingStrategy
         self._installation, self._resources = installation, resources
+        self._lead = lead or {"name": "", "file": ""}
         self._host: Any = ray.remote(max_restarts=0, max_task_retries=0)(node.WorkerHost)
         self._look: Any = ray.remote(num_cpus=0, max_retries=0)(node.look)
         self._looks: dict[str, dict[str, Any]] = {}
@@ -143,7 +149,7 @@ class Driver:
             resources=message["resources"],
             scheduling_strategy=self._on_node(message["node"], soft=False),
         ).remote()
-        order = message["order"] | {"installation": self._installation}
+        order = message["order"] | {"installation": self._installation, "lead": self._lead}
         started: dict[str, Any] = self._ray.get(actor.start.remote(order), timeout=PLACE_SECONDS)
         return started
 
@@ -159,13 +165,15 @@ class Driver:
                 time.sleep(RETRY_SECONDS)
                 continue
             say("exited", worker=worker, **ended)
-            self._end(worker)
+            if leads(**self._lead):  # else the replica that does is still to be told
+                self._end(worker)
             return
 
     def _keep(self, workers: set[str]) -> None:
         with suppress(Exception):  # the head is away: the next driver is told again
             for worker in set(self._ray.util.list_named_actors()) - workers:
-                self._end(worker)
+                if leads(**self._lead):
+                    self._end(worker)
 
     def _end(self, worker: str) -> None:
         with suppress(Exception):  # it has ended already
@@ -173,15 +181,15 @@ class Driver:
 
     def _signal(self, worker: str, kill: bool) -> None:  # noqa: FBT001 - a thread's arguments
         try:
-            self._ray.get_actor(worker).signal.remote(kill=kill)
+            self._ray.get_actor(worker).signal.remote(kill=kill, lead=self._lead)
         except Exception:  # noqa: BLE001 - it is not there any more, which its watch tells
             return
 
     def ask_for_nodes(self) -> None:
-        """Ask the autoscaler for what the trainer has said last; not at all where it has said nothing."""
+        """Ask the autoscaler for what the trainer has said last; not where it has said nothing, or leads no more."""
         bundles, now = self._bundles, time.monotonic()
         before, asked_at = self._asked
-        if bundles is None or (bundles == before and now - asked_at < REQUEST_SECONDS):
+        if bundles is None or (bundles == before and now - asked_at < REQUEST_SECONDS) or not leads(**self._lead):
             return
         from ray.autoscaler.sdk import request_resources
 
@@ -261,7 +269,7 @@ def main() -> None:
         reason, _, text = problem.partition(": ")
         say("unusable", reason=reason, text=text)
         sys.exit(2)
-    driver = Driver(setup["installation"], setup["resources"])
+    driver = Driver(setup["installation"], setup["resources"], setup["lead"])
     driver.tell_nodes()
     say("ready")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetree_data.attach.leader_file import leads
 from finetree_runtime.server.identity import distribution_version
 
 from finetree_trainer.scheduling.devices import cpu_name
@@ -79,7 +80,9 @@ class WorkerHost:
         self._process: Process | None = None
 
     async def start(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Start the worker; its process id, or what the node lacks."""
+        """Start the worker; its process id, or what the node lacks, or that another replica leads."""
+        if not leads(**order["lead"]):
+            return {"problem": "another replica of the trainer leads"}
         if problem := Installation(**order["installation"]).problem():
             return {"problem": problem}
         folder = Path(order["folder"])
@@ -100,9 +103,9 @@ class WorkerHost:
         await self._process.dead.wait()
         return {"exit": self._process.exit, "overran": self._process.overran}
 
-    async def signal(self, *, kill: bool) -> None:
-        """Ask the worker to end, or kill it with all that it has started."""
-        if self._process is not None:
+    async def signal(self, *, kill: bool, lead: Mapping[str, str]) -> None:
+        """Ask the worker to end, or kill it with all that it has started; nothing for a replica that leads no more."""
+        if self._process is not None and leads(**lead):
             if kill:
                 self._process.kill()
             else:

@@ -3,12 +3,12 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from finetree_api.types.v1 import hardware_pb2
 
 from finetree_trainer.scheduling.autoscaling.node_types import PresentNode
-from finetree_trainer.scheduling.demand import needed
+from finetree_trainer.scheduling.demand import Demand, needed
 from finetree_trainer.scheduling.devices import CPU, Device, Slot, accelerator_name
 from finetree_trainer.scheduling.fit import Holder
 from finetree_trainer.scheduling.machine.meter import Reading
@@ -23,6 +23,10 @@ class ClusterNodes(Sequence[Device]):
         self._settings = settings
         self._devices: tuple[Device, ...] = ()
         self._ids: dict[str, str] = {}
+        self.cpus: dict[str, Device] = {}
+        """The processors of each node, by its name."""
+        self.gpus: dict[tuple[str, str], Device] = {}
+        """GPUs by their places."""
         self.present: tuple[PresentNode, ...] = ()
         """The nodes themselves."""
         self.faults: dict[str, str] = {}
@@ -33,6 +37,8 @@ class ClusterNodes(Sequence[Device]):
         self.present = tuple(node_of(node, self._settings) for node in nodes)
         devices = [device for node in self.present for device in node.devices]
         self._devices = tuple(sorted(devices, key=lambda device: (device.id == CPU, device.place)))
+        self.cpus = {device.node: device for device in self._devices if device.id == CPU}
+        self.gpus = {device.place: device for device in self._devices if device.id != CPU}
         self._ids = {node["name"]: node["id"] for node in nodes}
         self.faults = {node["name"]: node["problem"] for node in nodes if node["problem"]}
 
@@ -111,8 +117,8 @@ class ClusterMemory(MemoryLedger):
     def __init__(self, nodes: ClusterNodes, *, reserve: int) -> None:
         super().__init__(_NoMeter(), nodes, reserve=reserve)
         self._nodes = nodes
-        self.holders: Callable[[], Mapping[Slot, Holder | None]] = dict
-        """Returns every slot, with the job that holds it."""
+        self.held_on: Callable[[str], Mapping[Slot, Holder]] = lambda _node: {}
+        """Returns the slots of a node that jobs hold."""
 
     def processors(self) -> ProcessorUse | None:
         """Nobody counts the processor time of the cluster."""
@@ -121,12 +127,15 @@ class ClusterMemory(MemoryLedger):
     def budgets(self, reading: Reading) -> Budgets:
         """Work out what was promised on each device."""
         del reading
-        hosts = {device.node: self._budget(device) for device in self._nodes if device.id == CPU}
-        gpus = {device.place: self._budget(device) for device in self._nodes if device.id != CPU}
-        return Budgets(Budget(0, 0, 0), gpus, nodes=hosts)
+        promised = self.promised()
+        return Budgets(
+            Budget(0, 0, 0),
+            _WhenAsked(self._nodes.gpus, lambda device: self._budget(device, promised)),
+            nodes=_WhenAsked(self._nodes.cpus, lambda device: self._budget(device, promised)),
+        )
 
-    def _budget(self, device: Device) -> Budget:
-        capacity, promised = self.capacity(device), self.promised()
+    def _budget(self, device: Device, promised: Mapping[str, Demand]) -> Budget:
+        capacity = self.capacity(device)
         held = []
         for uid in self._jobs_on(device):
             if (demand := promised.get(uid)) is not None:
@@ -139,9 +148,30 @@ class ClusterMemory(MemoryLedger):
 
     def _jobs_on(self, device: Device) -> list[str]:
         """Jobs that hold something of a device; of a node's processors, those on its GPUs too."""
-        here = [(slot, holder) for slot, holder in self.holders().items() if holder is not None]
-        on_node = [(slot, holder) for slot, holder in here if slot.node == device.node]
-        return sorted({holder.uid for slot, holder in on_node if device.id in (CPU, slot.device)})
+        held = self.held_on(device.node).items()
+        return sorted({holder.uid for slot, holder in held if device.id in (CPU, slot.device)})
+
+
+K = TypeVar("K")
+
+
+class _WhenAsked(Mapping[K, Budget]):
+    """Budgets of devices, each worked out when it is first asked for: of ten thousand, a round asks for a few."""
+
+    def __init__(self, devices: Mapping[K, Device], work_out: Callable[[Device], Budget]) -> None:
+        self._devices, self._work_out = devices, work_out
+        self._known: dict[K, Budget] = {}
+
+    def __getitem__(self, key: K) -> Budget:
+        if key not in self._known:
+            self._known[key] = self._work_out(self._devices[key])
+        return self._known[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._devices)
+
+    def __len__(self) -> int:
+        return len(self._devices)
 
 
 class _NoMeter:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How workers find the trainer that they attach to, where its address may change."""
