@@ -22,6 +22,10 @@ import psutil
 START_SECONDS = 60
 NOBODY = 65534
 """User and group that the server runs as where the tests are root's, which it refuses."""
+BECOME = (
+    f"import os, sys; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Run a program as that user. Python's own `user=` forks, and a child of a process with gRPC's channels may crash."""
 
 
 class PostgreSQLServer:
@@ -34,7 +38,7 @@ class PostgreSQLServer:
         assert package.submodule_search_locations
         name = "pginstall" if release == 16 else f"pginstall{release}"
         self.programs = Path(package.submodule_search_locations[0]) / name / "bin"
-        self._as = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        self._as = [sys.executable, "-I", "-S", "-c", BECOME] if os.geteuid() == 0 else []
         self.folder = Path(tempfile.mkdtemp(prefix="finetree-pg-"))
         if self._as:
             os.chown(self.folder, NOBODY, NOBODY)
@@ -76,12 +80,11 @@ class PostgreSQLServer:
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self.programs / "postgres", "-D", self.data, *arguments],
+                [*self._as, self.programs / "postgres", "-D", self.data, *arguments],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd="/",
-                **self._as,
             )
         import psycopg
 
@@ -143,8 +146,8 @@ class PostgreSQLServer:
             return found.fetchall() if found.description else []
 
     def _run(self, program: str, *arguments: object) -> None:
-        command = [self.programs / program, *map(str, arguments)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/", **self._as)
+        command = [*self._as, self.programs / program, *map(str, arguments)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")
 
 
 def repeated(file: Path, *names: str) -> dict[str, Any]:
