@@ -20,7 +20,10 @@ from finetree_console.__main__ import main as console
 from finetree_estimator.settings import Settings as EstimatorSettings
 from finetree_recommender.settings import Settings as RecommenderSettings
 from finetree_runtime.config.values import Duration, Secret, convert
+from finetree_trainer.scheduling.devices import CPU
 from finetree_trainer.settings import Settings as TrainerSettings
+from finetree_trainer.workers.ray.node_types import read_node_types
+from ray.autoscaler._private.kuberay.autoscaling_config import _generate_available_node_types_from_ray_cr_spec
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "release" / "chart"
@@ -33,6 +36,17 @@ pytestmark = pytest.mark.skipif(
 )
 
 _PLACED = {"nodeSelector": {"pool": "gpu"}, "tolerations": [{"key": "gpu", "operator": "Exists"}]}
+_SMALL: dict[str, Any] = {"name": "small", "replicas": 1, "gpus": 0, "maximum": 3}
+_SMALL["resources"] = {"requests": {"cpu": 4, "memory": "16Gi"}, "limits": {"memory": "16Gi"}}
+(_A100,) = yaml.safe_load(PAGE.partition("```yaml\n")[2].partition("```")[0])["ray"]["workers"]  # the page's example
+_H100 = _A100 | {"name": "h100", "accelerator": "h100-80gb-sxm"}
+_FIXED = {"name": "fixed", "replicas": 1, "gpus": 0, "resources": _SMALL["resources"]}
+
+
+def _scaled(*groups: dict[str, Any]) -> dict[str, Any]:
+    return {"ray": {"enabled": True, "image": "registry.example.com/ray:1", "workers": list(groups), "nodeWait": "30m"}}
+
+
 VALUES: dict[str, dict[str, Any]] = {
     "default": {},
     "everything": {
@@ -60,6 +74,7 @@ VALUES: dict[str, dict[str, Any]] = {
         },
         "ray": {"enabled": True, "image": "registry.example.com/ray:1"},
     },
+    "autoscaling": _scaled(_SMALL, _A100, _H100),
     "little": {"console": {"enabled": False}, "networkPolicy": {"enabled": False, "metrics": []}},
 }
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -72,6 +87,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an argument that is no flag": ({"trainer": {"extraArgs": ["prewarm"]}}, "extraArgs"),
     "replicas without a database": ({"trainer": {"replicas": 2}}, "databaseSecret"),
     "Ray without an image": ({"ray": {"enabled": True}}, "ray.image"),
+    "some groups to scale": (_scaled(_SMALL, _FIXED), "group fixed: give it a maximum"),
+    "less than is always there": (_scaled(_SMALL | {"replicas": 4}), "more than its maximum"),
+    "GPUs of no kind": (_scaled(_SMALL | {"gpus": 1}), "accelerator and gpuMemory"),
+    "part of a processor": (
+        _scaled(_SMALL | {"resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}}),
+        "whole number",
+    ),
+    "no limit of memory": (_scaled(_SMALL | {"resources": {"requests": {"cpu": "4"}}}), "limits.memory"),
+    "an autoscaler under Kueue": ({"ray": {**_scaled(_SMALL)["ray"], "queueName": "team"}}, "ray.queueName"),
 }
 
 _HELM = """
@@ -167,7 +191,7 @@ def test_every_object_fits_its_schema(objects):
         schema = {"$ref": f"#/$defs/{each['kind']}", "$defs": SCHEMAS["$defs"]}
         jsonschema.Draft202012Validator(schema).validate(each)
     assert {"Deployment", "StatefulSet", "Service", "PodDisruptionBudget"} <= {each["kind"] for each in objects}
-    assert not of_kind(objects, "Secret", "ConfigMap", "Role", "ClusterRole")
+    assert not of_kind(objects, "Secret", "Role", "ClusterRole")
 
 
 @pytest.mark.parametrize(
@@ -200,14 +224,14 @@ def test_a_service_speaks_tls_and_asks_who_calls(objects):
         assert variables.get("FINETREE_TLS_CA") == ("/etc/finetree/tls/ca.crt" if called else None)
 
 
-def test_every_file_that_a_flag_names_is_mounted_from_a_secret(objects):
+def test_every_file_that_a_flag_names_is_mounted(objects):
     for workload in workloads(objects).values():
         mounts = {each["mountPath"]: each["name"] for each in container(workload)["volumeMounts"]}
         volumes = {each["name"]: each for each in workload["spec"]["template"]["spec"]["volumes"]}
         for value in flags(workload).values():
             if value.startswith("/etc/finetree/"):
                 folder = value if value in mounts else value.rpartition("/")[0]
-                assert "secret" in volumes[mounts[folder]]
+                assert ("configMap" if folder.endswith("/node-types") else "secret") in volumes[mounts[folder]]
         claimed = {each["metadata"]["name"] for each in workload["spec"].get("volumeClaimTemplates", [])}
         assert set(mounts.values()) <= set(volumes) | claimed
         assert set(volumes) <= set(mounts.values())
@@ -312,10 +336,8 @@ def test_workers_on_a_cluster_have_the_trainers_folder_and_reach_it(objects):
     ((name, cluster),) = clusters.items()
     trainer = workloads(objects)["trainer"]
     given, service = flags(trainer), trainer["spec"]["serviceName"]
-    assert (given["launcher"], given["ray_address"]) == (
-        "ray",
-        f"{name}-head-svc:6379",
-    )  # KubeRay's name for its Service
+    # KubeRay's name for its Service.
+    assert (given["launcher"], given["ray_address"]) == ("ray", f"{name}-head-svc:6379")
     host, _, port = given["worker_address"].partition(":")
     assert host == f"$(POD_NAME).{service}.ml.svc.cluster.local"
     assert port not in {given["address"].rpartition(":")[2], given["metrics_address"].rpartition(":")[2]}
@@ -329,9 +351,8 @@ def test_workers_on_a_cluster_have_the_trainers_folder_and_reach_it(objects):
         assert {"/var/lib/finetree", given["worker_ca"]} <= places
         volumes = {each["name"]: each for each in pod["volumes"]}
         assert volumes["data"]["persistentVolumeClaim"] == {"claimName": claim}
-        assert volumes["tls"]["secret"]["items"] == [
-            {"key": "ca.crt", "path": "ca.crt"}
-        ]  # the key stays with the services
+        # The key stays with the services.
+        assert volumes["tls"]["secret"]["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
     (member,) = trainer["spec"]["template"]["spec"]["initContainers"]
     assert member["restartPolicy"] == "Always"
     assert f"--address={given['ray_address']}" in member["command"]
@@ -340,6 +361,50 @@ def test_workers_on_a_cluster_have_the_trainers_folder_and_reach_it(objects):
     assert {"from": [nodes]} in policies[trainer["metadata"]["name"]]["spec"]["ingress"]
     assert {"to": [nodes]} in policies[trainer["metadata"]["name"]]["spec"]["egress"]
     assert policies[name]["spec"]["podSelector"] == nodes["podSelector"]
+
+
+def test_the_trainer_and_the_autoscaler_know_the_same_types_of_nodes(objects, tmp_path):
+    maps, given = of_kind(objects, "ConfigMap"), flags(workloads(objects)["trainer"])
+    for cluster in of_kind(objects, "RayCluster").values():
+        assert cluster["spec"]["enableInTreeAutoscaling"] is bool(maps)
+    if not maps:
+        assert not {"ray_node_types_file", "ray_node_wait"} & set(given)
+        return
+    (name, held), (cluster,) = *maps.items(), of_kind(objects, "RayCluster").values()
+    trainer = workloads(objects)["trainer"]
+    (volume,) = [each for each in trainer["spec"]["template"]["spec"]["volumes"] if "configMap" in each]
+    (mount,) = [each for each in container(trainer)["volumeMounts"] if each["name"] == volume["name"]]
+    assert (volume["configMap"], mount["readOnly"]) == ({"name": name}, True)
+    folder, _, file = given["ray_node_types_file"].rpartition("/")
+    assert (mount["mountPath"], given["ray_node_wait"]) == (folder, "30m")
+    (tmp_path / file).write_text(held["data"][file], encoding="utf-8")
+    types = {each.name: each for each in read_node_types(TrainerSettings(ray_node_types_file=tmp_path / file), {})}
+    assert [each.maximum for each in types.values()] == [3, 4, 4]
+    # What Ray's own autoscaler makes of the object; the head is its first type.
+    known = _generate_available_node_types_from_ray_cr_spec(cluster["spec"])
+    groups = {each["groupName"]: each for each in cluster["spec"]["workerGroupSpecs"]}
+    assert set(known) - set(types) == {"headgroup"}
+    for type_ in types.values():
+        ray, (node,) = known[type_.name], groups[type_.name]["template"]["spec"]["containers"]
+        assert (ray["min_workers"], ray["max_workers"]) == (int(type_.name == "small"), type_.maximum)
+        assert "replicas" not in groups[type_.name]
+        counted = {key: value for key, value in ray["resources"].items() if value}
+        assert counted == {**type_.resources, "memory": type_.cpu.total_bytes}
+        gpus = [device for device in type_.devices if device.id != CPU]
+        assert node["resources"]["limits"].get("nvidia.com/gpu", 0) == len(gpus)
+        assert all((gpu.kind[:4], gpu.total_bytes) == (type_.name, 80_000_000_000) for gpu in gpus)
+
+
+def test_only_the_autoscaler_may_change_the_cluster(objects):
+    for cluster in of_kind(objects, "RayCluster").values():
+        volumes = {each["name"]: each for each in cluster["spec"]["headGroupSpec"]["template"]["spec"]["volumes"]}
+        tokens = {name for name, each in volumes.items() if "projected" in each}
+        (ray,) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+        assert not tokens & {each["name"] for each in ray["volumeMounts"]}
+        scaler = cluster["spec"].get("autoscalerOptions", {})
+        assert tokens == {each["name"] for each in scaler.get("volumeMounts", ())} - {"tmp"}
+        if tokens:
+            assert scaler["securityContext"] == ray["securityContext"]
 
 
 def test_replicas_share_a_folder_and_know_each_other_by_name(objects):
@@ -354,11 +419,8 @@ def test_replicas_share_a_folder_and_know_each_other_by_name(objects):
         assert "replica_address" not in given
         return
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    own, port = (
-        f"$(POD_NAME).{trainer['spec']['serviceName']}.ml.svc.cluster.local",
-        given["address"].rpartition(":")[2],
-    )
-    assert given["replica_address"] == f"{own}:{port}"
+    own = f"$(POD_NAME).{trainer['spec']['serviceName']}.ml.svc.cluster.local"
+    assert given["replica_address"] == f"{own}:{given['address'].rpartition(':')[2]}"
     assert given["replica_ca"] == "/etc/finetree/tls/ca.crt"
 
 
