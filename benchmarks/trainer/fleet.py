@@ -14,8 +14,6 @@ own, one after another, and computes the walls from the committed figures of `da
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,6 +27,7 @@ from fleet_meters import Costs
 from fleet_walls import walls
 from fleet_workload import NODE_MTBF, WEIGHTS, Plan
 from fleet_world import World, simulate
+from measured_on import machine
 
 RESULTS = Path(__file__).parents[1] / "results/trainer"
 LARGEST = (10_000, 100_000)
@@ -37,19 +36,6 @@ SIZES = (LARGEST, (1_000, 10_000), (100, 1_000), (10_000, 1_000), (1_000, 1_000)
 ROUNDS = 40
 TO_THE_END = ("--devices", "200", "--jobs", "1000", "--arrivals", "both", "--node-mtbf", "360000")
 """Half of the jobs wait at once, the others come; nodes fail ten times as often as in the other runs."""
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
 
 
 def told(world: World) -> dict[str, Any]:

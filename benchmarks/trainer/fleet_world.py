@@ -103,7 +103,7 @@ class World:
         self.seen, self.store_cpu, self.virtual_seconds = Seen(), 0.0, 0.0
         self._progress, self._said = progress, time.monotonic()
         self._failing = random.Random(plan.seed + 1)
-        MeteredWriter.machine = self  # type: ignore[assignment]  # of it, it needs the loop and chance
+        MeteredWriter.machine = self  # of it, it needs the loop and chance
         settings = Settings(data_dir=folder, launcher="ray", max_queued=plan.jobs)
         self.lease = settings.orphan_grace + settings.checkpoint_grace
         limits = folder / "limits.toml"
@@ -113,7 +113,7 @@ class World:
         self.devices = ClusterNodes(settings)
         self.devices.replace(list(self._nodes.values()))
         self.quotas = Quotas(LimitsFile(limits, usual_limits(settings)))
-        self.log = EventLog(Store(folder / "trainer.db"), clock=self._clock)  # type: ignore[arg-type]
+        self.log = EventLog(Store(folder / "trainer.db"), clock=self._clock)
         self.log.listeners.append(self.quotas.on_change)
         self.memory = ClusterMemory(self.devices, reserve=settings.memory_reserve_bytes)
         self.queue = MeteredQueue(self.log, self.devices, self.memory)

@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import signal
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from finetree_api.trainer.v1 import job_pb2, trainer_pb2, trainer_pb2_grpc
 from finetree_api.types.v1 import method_pb2, run_spec_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from load_client import OPTIONS, percentile, spread
+from measured_on import machine
 
 FOLDER = Path(__file__).resolve().parent
 SERVICES = {"estimator": "Estimator", "recommender": "Recommender", "trainer": "Trainer"}
@@ -334,20 +334,6 @@ async def _ready(folder: Path, command: list[str]) -> float:
 # ---------------------------------------------------------------------------------------------------------- the whole
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "grpc": grpc.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
 def judged(found: dict[str, Any]) -> dict[str, bool]:
     """Whether each limit is kept."""
     watching, calls, store = found["watchers"], found["overload"].values(), found["store"]
@@ -372,7 +358,7 @@ def judged(found: dict[str, Any]) -> dict[str, bool]:
 
 async def measure(amounts: Amounts) -> dict[str, Any]:
     """All parts, one after another."""
-    found: dict[str, Any] = {"benchmark": "load", "machine": machine(), "limits": LIMITS}
+    found: dict[str, Any] = {"benchmark": "load", "machine": machine() | {"grpc": grpc.__version__}, "limits": LIMITS}
     found["watchers"] = await watchers(amounts)
     found["overload"] = await overload(amounts)
     found["store"] = await start_queue_and_log(amounts)

@@ -216,7 +216,7 @@ async def test_an_outage_at_every_write_costs_no_job(tmp_path, monkeypatch, soon
         assert estimator.reported.qsize() >= 1
         assert {
             *("jobs.Jobs.create.<locals>.make", "jobs.Jobs.cancel.<locals>.decide"),
-            *("queue.JobQueue._announce.<locals>.decide", "starting._fail.<locals>.decide"),
+            *("waiting.announce.<locals>.decide", "starting._fail.<locals>.decide"),
             *("supervisor.Supervisor.start.<locals>.begin", "supervisor.Supervisor.ingest.<locals>.add"),
             *("recovery._replay.<locals>.add", "recovery.close_attempt.<locals>.close"),
         } <= set(met)

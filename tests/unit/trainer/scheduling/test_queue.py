@@ -464,6 +464,29 @@ async def test_a_job_that_cannot_be_placed_says_so_and_is_tried_again(queue, enq
     assert await turn(queue) == [("a", ["n/cpu/0"])]
 
 
+async def test_jobs_whose_node_went_after_the_last_try_wait_for_another_one(store, new_row, create_job, ledger):
+    """With no device left only the first of them has a turn; what was in the other's way then is no longer so."""
+    devices = [Device("n", "cpu", CPU, "CPU", 8 << 30, threads=2)]
+    queue = JobQueue(EventLog(store), devices, ledger(devices))
+
+    async def refuse(_uid, _slots) -> bool:
+        raise NotPlacedError("its node has gone")
+
+    queue.start = refuse
+    for uid in ("a", "b"):
+        record = job_pb2.Job(uid=uid)
+        record.train.spec.hardware.CopyFrom(CPU)
+        row = new_row(uid, state=job_pb2.JOB_STATE_QUEUED, record=record.SerializeToString())
+        create_job(row)
+        queue.recover([row])
+    await queue.start_all()
+    assert [queue.position(uid).code for uid in ("a", "b")] == ["WAITING_FOR_NODE"] * 2
+    devices.clear()
+    queue.follow_devices()
+    await queue.start_all()
+    assert [queue.position(uid).code for uid in ("a", "b")] == ["NO_SUCH_DEVICE"] * 2
+
+
 async def test_jobs_follow_devices_that_come_and_go(store, ledger):
     devices = [Device("n", "cpu", CPU, "CPU", 8 << 30, threads=2)]
     queue = JobQueue(EventLog(store), devices, ledger(devices))

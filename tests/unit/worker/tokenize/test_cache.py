@@ -2,7 +2,6 @@
 """The tokens that tasks share: used for the same alone, whatever becomes of the tasks."""
 
 import copy
-import gc
 import os
 import signal
 from collections.abc import Callable
@@ -70,23 +69,6 @@ def test_another_length_or_split_uses_the_same_tokens(
     kept, fresh = dataset_of(changed, tokenizer), [e.row for e in dataset_of(changed, tokenizer).train]
     assert [e.row for e in kept.train] == fresh
     assert max(len(e) for e in kept.train) == 48
-
-
-def test_the_garbage_collector_is_left_as_it_was(
-    write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any], tmp_path: Path
-) -> None:
-    usual, seen = gc.get_threshold(), set()
-
-    def look(fraction: float, _rows: int) -> None:
-        seen.add(gc.get_threshold())
-        if fraction == 1:
-            raise Cancelled
-
-    given = cache.TableInput(RowSource(write_rows(chat_rows)), tokenizer, LossOn.COMPLETIONS)
-    with pytest.raises(Cancelled):
-        cache.tokenized(given, tmp_path / "scratch", look)
-    assert usual < max(seen)
-    assert gc.get_threshold() == usual
 
 
 @pytest.mark.parametrize("changed", ["content", "template", "vocabulary", "end token", "loss"])

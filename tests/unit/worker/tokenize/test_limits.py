@@ -24,6 +24,8 @@ LOOPS = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% en
 GROWS = (
     "{% set ns = namespace(t='x' * 1000) %}{% for a in range(40) %}{% set ns.t = ns.t + ns.t %}{% endfor %}{{ ns.t }}"
 )
+GRACE_ON_A_BUSY_MACHINE = 120.0
+"""Processor seconds until the kernel ends the process, which is that of the tests here."""
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,7 @@ def test_a_hostile_template_is_ended_with_its_row(
     said: str,
 ) -> None:
     monkeypatch.setattr(limits, "BLOCK_SECONDS", 1.0 if attack is LOOPS else 30.0)
+    monkeypatch.setattr(limits, "GRACE_SECONDS", GRACE_ON_A_BUSY_MACHINE)
     hostile = copy.deepcopy(tokenizer)
     hostile.chat_template = attack + tokenizer.chat_template
     before = resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGPROF)
@@ -66,6 +69,7 @@ def test_a_tokenizer_that_takes_too_long_on_its_own_thread_is_not_waited_for(
             pass
 
     monkeypatch.setattr(limits, "BLOCK_SECONDS", 0.5)
+    monkeypatch.setattr(limits, "GRACE_SECONDS", GRACE_ON_A_BUSY_MACHINE)
     monkeypatch.setattr(RowTokenizer, "block", spin)
     given = TableInput(RowSource(write_rows(chat_rows)), tokenizer, LossOn.COMPLETIONS)
     try:
@@ -91,6 +95,7 @@ def test_a_single_conversation_is_limited_too_as_when_a_served_model_is_asked(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch, *, attack: str, said: str
 ) -> None:
     monkeypatch.setattr(limits, "CALL_SECONDS", 0.5 if attack is LOOPS else 30.0)
+    monkeypatch.setattr(limits, "GRACE_SECONDS", GRACE_ON_A_BUSY_MACHINE)
     hostile = copy.deepcopy(tokenizer)
     hostile.chat_template = attack + tokenizer.chat_template
     kinds = (resource.RLIMIT_DATA, resource.RLIMIT_CPU)

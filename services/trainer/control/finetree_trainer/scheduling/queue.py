@@ -393,7 +393,7 @@ class JobQueue:
     def _blocked_by(self, waiting: WaitingJob, number: int) -> Blocked:
         if waiting.row.suspended:
             return Blocked("", "suspended: it is not queued until it is resumed")
-        if waiting.trouble:
+        if waiting.trouble and waiting.looked_at == self._rounds:
             return waiting.trouble
         if not self._may_begin(waiting):
             when = f"{timestamp(self._later[waiting.uid]).ToDatetime():%H:%M:%S} UTC"

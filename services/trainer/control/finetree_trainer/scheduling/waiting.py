@@ -71,7 +71,7 @@ class WaitingJob:
     demand: Demand
     announced: Position = Position()
     trouble: Blocked | None = None
-    """Why it could not be started the last time."""
+    """Why it could not be started in the round of `looked_at`."""
     blocked: Blocked | None = None
     """What was in its way at the last look, where slots were not."""
     passed: Passed = field(default_factory=Passed)

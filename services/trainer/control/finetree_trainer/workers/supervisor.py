@@ -404,8 +404,10 @@ class Supervisor:
         if keep_in is not None:
             await self._close(worker, ending)
         else:
-            # Its memory may be what a job waits for.
-            self._on_released((), "")
+            if worker.process is None or worker.process.pid:
+                # Its memory may be what a job waits for. One that was placed nowhere had none, and its job is tried
+                # again after a pause.
+                self._on_released((), "")
             if not self._stopping and not worker.done:
                 get_logger().warning("idle_worker_ended", worker=worker.id, ending=ending)
         await asyncio.to_thread(remove_folder, self._layout.workers / worker.id, keep_in)

@@ -5,7 +5,6 @@ Several tasks use the folder at once, and any of them may be killed: an entry ap
 hashes first, and keeps it mapped when another task deletes it.
 """
 
-import gc
 import hashlib
 import json
 import os
@@ -14,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -39,9 +37,6 @@ VERSION = 10
 """Changes when equal input would give other tokens, marks or columns: entries of earlier versions are not used."""
 SILENCE_SECONDS = 3600.0
 """Time after which an unfinished entry without writes belongs to a task that was killed."""
-
-_COLLECTED_AFTER = 50_000, 20, 100
-"""Thresholds of Python's garbage collector while a file is read (`gc.set_threshold`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,28 +88,13 @@ class TableInput:
 
         thread = ThreadPoolExecutor(1)
         try:
-            with limited() as limits, _rare_collections():
+            with limited() as limits:
                 made = _one_ahead(thread, maker.block, rendered(limits))
                 write_table(folder, made, maker, read=lambda: ReadResult.of(file, *remarks))
         finally:
             # Without waiting for it: what it tokenizes may be what took too long.
             thread.shutdown(wait=False, cancel_futures=True)
         on_progress(1.0, count)
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Look for garbage in cycles less often while a file is read: rows are in none.
-
-    The usual threshold is reached several times in each block of rows. In a worker that has not frozen what its
-    libraries made, a row takes a tenth less; what templates leave in cycles is still found after some megabytes.
-    """
-    usual = gc.get_threshold()
-    gc.set_threshold(*_COLLECTED_AFTER)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
 
 
 def _one_ahead(

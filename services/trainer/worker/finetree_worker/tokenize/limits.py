@@ -30,6 +30,9 @@ BLOCK_BYTES = 2 << 30
 CALL_SECONDS = 10.0
 """Processor time of a single conversation or prompt, which takes some milliseconds."""
 
+AGAIN_SECONDS = 2.0
+"""Least processor time from one signal of the timer to the next."""
+
 GRACE_SECONDS = 5.0
 """Processor time until the kernel ends a process, beside twice the time that is allowed."""
 
@@ -125,10 +128,10 @@ def limited_call(what: str) -> Iterator[None]:
 @contextmanager
 def _restored(too_slow: Callable[[int, FrameType | None], Never]) -> Iterator[None]:
     """Handle the timer's signal by `too_slow` in the block; put the handler and all limits back afterwards."""
-    over = threading.Event()
+    over = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not over.is_set():  # else it would raise below, where limits are put back
+        if not over:  # else it would raise below, where limits are put back
             too_slow(number, frame)
 
     handler = signal.signal(signal.SIGPROF, handle)
@@ -137,8 +140,9 @@ def _restored(too_slow: Callable[[int, FrameType | None], Never]) -> Iterator[No
         try:
             yield
         finally:
-            over.set()
+            over = True
     finally:
+        over = True  # a signal may have come before the first of these; the next one is seconds away
         signal.setitimer(signal.ITIMER_PROF, 0)
         # Ignored first, which drops one that is on its way to another thread: the usual handler would end the process.
         signal.signal(signal.SIGPROF, signal.SIG_IGN)
@@ -148,8 +152,8 @@ def _restored(too_slow: Callable[[int, FrameType | None], Never]) -> Iterator[No
 
 
 def _begin_timer(seconds: float) -> None:
-    # Again after a while: an exception that a handler raises in the middle of a destructor is lost.
-    signal.setitimer(signal.ITIMER_PROF, seconds, seconds / 4)
+    # Again after a while, in which files can be closed: an exception that a handler raises in a destructor is lost.
+    signal.setitimer(signal.ITIMER_PROF, seconds, max(seconds / 4, AGAIN_SECONDS))
 
 
 def _limit_data() -> None:

@@ -118,7 +118,14 @@ def find_shortage(
         demand = job.demand
         if demand in full or not (demand.candidates or demand.may_come) or not starts.allows(job):
             continue
-        found = next((i for i, each in enumerate(machines) if each.take(demand, _places(demand, i in new))), None)
+        found = next(
+            (
+                i
+                for i, each in enumerate(machines)
+                if each.take(demand, demand.may_come if i in new else demand.candidates)
+            ),
+            None,
+        )
         if found is None:
             for type_ in by_size:
                 made = machine_of(type_, capacity)
@@ -138,7 +145,3 @@ def find_shortage(
         if found in new:
             jobs[job.uid] = new[found]
     return Shortage(nodes, jobs, frozenset(each.node for each in machines[: len(present)] if each.taken))
-
-
-def _places(demand: Demand, new: bool) -> frozenset[tuple[str, str]]:  # noqa: FBT001 - of a machine, above
-    return demand.may_come if new else demand.candidates
