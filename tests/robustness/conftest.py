@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the folder `campaign` importable, and the trainer's harness as `trainer_harness`: they are no packages."""
+"""Makes modules of the tests importable by their names, and the folder `campaign`: test folders are no packages."""
 
 import importlib.util
 import sys
@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+MODULES = {
+    "cluster_nodes": HERE / "cluster/cluster_nodes.py",
+    "replica_group": HERE / "trainer/replica_group.py",
+    "scripted_training": HERE / "campaign/scripted_training.py",
+    "trainer_harness": HERE.parent / "contract/trainer/harness.py",
+}
 
 
 class _Finder:
-    """Finds a module of the campaign where a test imports it."""
+    """Finds such a module where a test imports it."""
 
     @staticmethod
     def find_spec(name: str, *_: object) -> ModuleSpec | None:
@@ -20,9 +26,7 @@ class _Finder:
             return importlib.util.spec_from_loader(name, None, is_package=True)
         if name.startswith("campaign."):
             return importlib.util.spec_from_file_location(name, HERE / "campaign" / f"{name.partition('.')[2]}.py")
-        if name == "trainer_harness":
-            return importlib.util.spec_from_file_location(name, HERE.parent / "contract/trainer/harness.py")
-        return None
+        return importlib.util.spec_from_file_location(name, MODULES[name]) if name in MODULES else None
 
 
 sys.meta_path.append(_Finder)

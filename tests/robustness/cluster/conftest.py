@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One Ray cluster for the tests of a file, and modules for them: test folders are no packages."""
+"""One Ray cluster for the tests of a file."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -12,22 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from trainer_harness import end_workers
 
 HERE = Path(__file__).parent
-
-_MODULES = {
-    "trainer_harness": HERE.parents[1] / "contract" / "trainer" / "harness.py",
-    "cluster_nodes": HERE / "cluster_nodes.py",
-    "replica_group": HERE.parent / "trainer" / "replica_group.py",
-    "scripted_training": HERE.parent / "campaign" / "scripted_training.py",
-}
-for _name, _file in _MODULES.items():
-    if _name not in sys.modules:
-        _spec = importlib.util.spec_from_file_location(_name, _file)
-        assert _spec is not None
-        assert _spec.loader is not None
-        sys.modules[_name] = importlib.util.module_from_spec(_spec)
-        _spec.loader.exec_module(sys.modules[_name])
 
 
 class RayNodes:
@@ -100,4 +86,4 @@ def nodes() -> Iterator[RayNodes]:
 def no_worker_is_left(tmp_path):
     """End the workers that outlive the trainer of a test, as they should."""
     yield
-    sys.modules["trainer_harness"].end_workers(tmp_path)
+    end_workers(tmp_path)
