@@ -11,7 +11,7 @@ from finetree_api.types.v1 import training_pb2
 from trainer_harness import ROWS, assert_whole, job_request, jsonl, states, steps, trainer
 
 pytestmark = pytest.mark.timeout(280)
-STEPS = 40
+STEPS = 120
 
 
 def write_model(folder):
