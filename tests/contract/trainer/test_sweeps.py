@@ -4,6 +4,7 @@
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import grpc
@@ -95,15 +96,27 @@ async def test_halving_stops_those_that_fall_behind_by_their_events(tmp_path):
 
 
 async def test_a_sweep_goes_on_after_a_kill_and_no_trial_runs_twice(tmp_path):
-    async with server(tmp_path, {"steps": 20, "delay": 0.02, "losses": LOSSES}) as (process, talk):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    async with server(tmp_path, {"steps": 20, "delay": 0.02, "losses": LOSSES}, address=address) as (process, talk):
         created = await create(talk, await template(talk, [2, 4, 8]))
         evaluated = event_pb2.EVENT_KIND_EVAL_METRICS
-        await talk.until(await first_job(talk, created.name), lambda event: event.kind == evaluated, seconds=30)
-        await process.kill()
-        restarted = await process.start()
-        sweep = await ended(restarted, created.name)
-        assert (sweep.state, sweep.best_trial, trial_states(sweep)) == (SUCCEEDED, 3, ["SUCCEEDED"] * 3)
+        async with AsyncClient(trainer_address=address, profile="") as client:
+            watched = asyncio.create_task(last_of(client.watch_sweep(created.name)))
+            await talk.until(await first_job(talk, created.name), lambda event: event.kind == evaluated, seconds=30)
+            await process.kill()
+            restarted = await process.start()
+            sweep = await ended(restarted, created.name)
+            assert (sweep.state, sweep.best_trial, trial_states(sweep)) == (SUCCEEDED, 3, ["SUCCEEDED"] * 3)
+            # Whoever followed the sweep follows it over the kill.
+            assert await asyncio.wait_for(watched, 60) == sweep
         assert len((await restarted.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs) == 3
+
+
+async def last_of(sweeps) -> sweep_pb2.Sweep:
+    """The last of the sweeps that are yielded."""
+    *_, last = [sweep async for sweep in sweeps]
+    return last
 
 
 async def first_job(talk, name) -> str:
