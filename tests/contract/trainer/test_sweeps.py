@@ -325,3 +325,5 @@ async def test_a_refused_sweep_names_the_option_and_a_price_is_held_against_the_
         code, out, err = await command("sweep", str(file), "--price", *ranks, "--max-cost", "0.1 EUR")
         assert (code, "lora.rank=8" in out) == (3, True)
         assert "more than --max-cost €0.10 [SWEEP_TOO_EXPENSIVE]" in err
+        code, _, err = await command("sweep", str(file), *ranks, "--max-cost", "0.1 EUR")
+        assert (code, "[SWEEP_TOO_EXPENSIVE]" in err) == (3, True)
