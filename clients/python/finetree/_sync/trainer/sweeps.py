@@ -14,9 +14,9 @@ from finetree._shared.retry import Backoff
 from finetree._shared.trainer import sweep_requests
 from finetree._shared.trainer.sweep_requests import Domain, Halving
 from finetree._shared.trainer_requests import JobLike
-from finetree.errors import FinetreeError
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
+from finetree.errors import FinetreeError
 
 
 class SweepCalls:

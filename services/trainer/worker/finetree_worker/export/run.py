@@ -91,7 +91,9 @@ class _Export:
         with self._phase(job_pb2.JOB_PHASE_MERGE) as progress:
             adapted, asked, replays = self._trained(form, rows, progress)
             whole = merge(adapted, _part(progress, 0.9, 0.95)) if form.merges else adapted
-            merging = self._merging(whole, asked, replays) if form.merges and not self.plan.weights.whole_model else None
+            merging = (
+                self._merging(whole, asked, replays) if form.merges and not self.plan.weights.whole_model else None
+            )
         facts = {"format": 1, "base": base.hub_id, "fingerprint": base.fingerprint}
         with atomic_folder(self.plan.artifact, facts) as draft:
             with self._phase(job_pb2.JOB_PHASE_EXPORT) as progress:
@@ -297,7 +299,9 @@ def _remark_rounding(report: export_pb2.ExportReport, *, others: int) -> None:
     weights = WEIGHT_TYPES[report.weight_type]
     finer = " or ".join(_FINER.get(weights, ()))
     if others and finer:
-        text = f"Rounded to {weights}, it answers {others} of {report.prompts} prompts otherwise than the trained model."
+        text = (
+            f"Rounded to {weights}, it answers {others} of {report.prompts} prompts otherwise than the trained model."
+        )
         text += f" Weights in {finer} keep more of what was learned (weight_type, --dtype)."
         report.remarks.append(check_pb2.Remark(code="ROUNDING_CHANGES_ANSWERS", message=text))
 

@@ -6,9 +6,9 @@ from finetree_trainer.jobs.sweeps import settings
 from google.protobuf import json_format
 
 
-def job_of(**spec):
+def job_of(spec=None):
     needed = {"model": {"name": "tiny"}, "dataset": {"path": "train.jsonl"}}
-    return json_format.ParseDict({"train": {"spec": needed | spec}}, job_pb2.JobTemplate())
+    return json_format.ParseDict({"train": {"spec": needed | (spec or {})}}, job_pb2.JobTemplate())
 
 
 def value(of):
@@ -21,7 +21,7 @@ def parameter(path):
 
 
 def test_values_are_set_beside_what_the_job_says():
-    job = job_of(lora={"rank": 4, "dropout": 0.1}, training={"epochs": 2})
+    job = job_of({"lora": {"rank": 4, "dropout": 0.1}, "training": {"epochs": 2}})
     paths = ["lora.rank", "training.learning_rate", "optimizer", "lora.rank_stabilized"]
     values = (value(16), value(2e-4), value("OPTIMIZER_ADAMW_8BIT"), value(True))
     spec = settings.apply(job, [parameter(path) for path in paths], values).train.spec

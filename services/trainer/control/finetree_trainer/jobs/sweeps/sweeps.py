@@ -86,7 +86,9 @@ class Sweeps:
         except DomainError as error:
             trial = f" (trial with {described(sweep, values)})"
             error.message += trial
-            error.violations = tuple(fault._replace(description=fault.description + trial) for fault in error.violations)
+            error.violations = tuple(
+                fault._replace(description=fault.description + trial) for fault in error.violations
+            )
             raise
 
     async def create(self, project: str, owner: str, request: sweep_pb2.CreateSweepRequest) -> sweep_pb2.Sweep:
