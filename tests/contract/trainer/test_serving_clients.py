@@ -132,6 +132,18 @@ async def test_chat_answers_side_by_side_and_leaves_nothing_behind(tmp_path, mon
         assert (code, "JOB must be a job" in err) == (2, True)
 
 
+async def test_chat_tells_jobs_of_one_name_apart(tmp_path, monkeypatch, capsys):
+    async with trainer(tmp_path, SCRIPT) as talk:
+        jobs = [(await talk.train(display_name="nightly")).name for _ in range(2)]
+        for job in jobs:
+            await talk.events(job)
+        ask = ("chat", jobs[0], "--against", jobs[1], "-m", "hello", "--max-new-tokens", "1")
+        code, out, err = await command(monkeypatch, capsys, talk, *ask)
+        assert code == 0, err
+        ids = [job[-12:] for job in jobs]
+        assert out == "".join(f"nightly ({name}):\n{name}:hello \n\n" for name in ids)
+
+
 async def serving_jobs(talk) -> list[job_pb2.Job]:
     async with finetree.AsyncClient(talk.address) as client:
         found = [job async for job in client.list_jobs(tasks=["serve"])]
