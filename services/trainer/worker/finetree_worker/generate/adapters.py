@@ -24,9 +24,9 @@ from transformers.pytorch_utils import Conv1D
 
 from finetree_worker.device_memory import free_memory_bytes
 from finetree_worker.errors import MemoryExhaustedError, ModelError, PlanError
-from finetree_worker.generate import bottleneck, lora, prefix, whole
-from finetree_worker.generate.target import Change, Target
-from finetree_worker.generate.whole import Replaced
+from finetree_worker.generate.targets import bottleneck, lora, prefix, whole
+from finetree_worker.generate.targets.target import Change, Target
+from finetree_worker.generate.targets.whole import Replaced
 from finetree_worker.methods.adapter import ADAPTER_PLACEMENTS, AdapterPlacement
 from finetree_worker.methods.weights import Weights, check_base, readable, verify
 

@@ -12,9 +12,10 @@ from finetree_api.types.v1 import method_pb2, run_spec_pb2
 from finetree_data.weights import adapter as adapter_files
 from finetree_worker.atomic_files import atomic_folder
 from finetree_worker.errors import TaskError
-from finetree_worker.generate import adapters, whole
+from finetree_worker.generate import adapters
 from finetree_worker.generate.adapters import BASE, Adapters
 from finetree_worker.generate.engine import Engine
+from finetree_worker.generate.targets import whole
 from finetree_worker.methods import weights as trained_weights
 from finetree_worker.methods.weights import Weights
 from finetree_worker.models.load import load_tokenizer

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from finetree_worker.generate.target import Change, Target, unreadable, wrong_base
+from finetree_worker.generate.targets.target import Change, Target, unreadable, wrong_base
 from finetree_worker.methods import weights as trained_weights
 from finetree_worker.methods.weights import Weights
 from finetree_worker.models.load import load_model
