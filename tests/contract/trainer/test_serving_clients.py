@@ -62,6 +62,9 @@ async def test_the_asynchronous_client_serves_a_job_and_ends_it(tmp_path):
             listed = await serving.targets()
             assert [target.name for target in listed.targets] == ["trained", "again"]
             assert listed.targets[0].weights.artifact == f"{job.name}/artifacts/adapter"
+            with pytest.raises(finetree.InvalidArgument) as long:
+                await serving.chat("refuse PROMPT_TOO_LONG")
+            assert str(long.value) == "prompt: It is refused: PROMPT_TOO_LONG. Ask for less. [PROMPT_TOO_LONG]"
             await serving.unload("again")
             with pytest.raises(finetree.NotFound) as error:
                 await serving.chat("hello", targets=["again"])

@@ -283,7 +283,9 @@ def _refuse(status: status_pb2.Status) -> NoReturn:
             if detail.Is(known.DESCRIPTOR):
                 detail.Unpack(known)
     metadata = dict(info.metadata)
-    text = " ".join(part for part in (status.message, metadata.pop("remedy", "")) if part)
+    metadata.pop("remedy", None)  # the message ends with it
+    place = "; ".join(each.field for each in fields.field_violations)
+    text = f"{place}: {status.message}" if place else status.message
     violations = [Violation(each.field, each.description, each.reason) for each in fields.field_violations]
     kind = _REFUSALS.get(info.reason)
     if kind is not None:
