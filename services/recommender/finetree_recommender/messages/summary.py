@@ -161,9 +161,9 @@ def _why(answer: Recommendation) -> str:
 def _tied(answer: Recommendation) -> str:
     """It and the other methods with as many votes."""
     ballot, method = answer.decision.choice.ballot, answer.decision.method
-    others = [each for each in ballot.feasible if each is not method]
     votes = ballot.total(method) if method is not None else 0
-    return listed(["it", *([each for each in others if ballot.total(each) == votes] or ["another method"])], "and")
+    others: list[str] = [each for each in ballot.feasible if each is not method and ballot.total(each) == votes]
+    return listed(["it", *(others or ["another method"])], "and")
 
 
 def _device(answer: Recommendation) -> str:
