@@ -185,8 +185,8 @@ def conclusion(report: evaluation_pb2.EvaluationReport, label: str) -> evaluatio
     """Return what to make of a subject: against the base, then against the base with examples in the prompt.
 
     A subject that is worse than the base is called so; one that a prompt replaces is not worth it, whether or not it is
-    better than the base. A prompt replaces it where their interval has a difference of nothing in it, or less: where the
-    whole interval speaks for the subject and too few rows differ, nothing is told.
+    better than the base. A prompt replaces it unless the whole interval of their difference speaks for it; where it
+    does and too few rows differ for a verdict, nothing is told.
     """
     kinds = {model.label: model.kind for model in report.models}
     found = {
