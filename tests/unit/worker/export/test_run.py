@@ -154,7 +154,7 @@ def test_the_number_format_is_that_of_the_base_and_is_rounded_once(plan_of):
 
 
 def test_a_folder_is_loaded_in_the_number_format_that_it_has(plan_of):
-    """transformers' dtype="auto" and servers go by config.json: with float32 there, 16 bits would take the memory of 32."""
+    """Servers and dtype="auto" go by config.json: with float32 there, 16 bits would take the memory of 32."""
     plan = plan_of("lora")
     run(plan)
     read: Any = AutoModelForCausalLM.from_pretrained
