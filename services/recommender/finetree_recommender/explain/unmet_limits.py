@@ -17,7 +17,8 @@ from finetree_recommender.estimator.values import FitState
 from finetree_recommender.explain.reasons import shortfall
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method, listed
-from finetree_recommender.rule_pack.schema.rules import Option, QualityFloor
+from finetree_recommender.rule_pack.schema.limits import QualityFloor
+from finetree_recommender.rule_pack.schema.rules import Option
 from finetree_recommender.trace import Caution
 
 
