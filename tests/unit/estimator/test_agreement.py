@@ -32,7 +32,7 @@ MODELS = [entry.name for entry in models.models()]
 SEEDS = range(2000)
 ROUNDING = 1e-4
 LEFT_OVER = 0.01
-"""What an allocator leaves over of rows of many lengths falls by as little of the peak: larger micro-batches mix them."""
+"""What is left over of rows of many lengths may fall by this share of the peak: larger micro-batches mix them."""
 
 
 class Asked(NamedTuple):

@@ -69,7 +69,9 @@ def _peak_plus(peak: Interval, more: Interval, *, full: float, most: float) -> I
 
     A low end that took the expected one's room would fall as the run grows, since the distance between them does.
     """
-    low, expected = (max(own, min(own + left, full)) for own, left in ((peak.low, more.low), (peak.expected, more.expected)))
+    low, expected = (
+        max(own, min(own + left, full)) for own, left in ((peak.low, more.low), (peak.expected, more.expected))
+    )
     high = max(expected, min(peak.high + more.high, c.WIDEST * expected, most))
     return Interval(low, expected, high, sources=together(peak.sources, more.sources))
 

@@ -9,9 +9,9 @@ from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.memory.model_states import model_states
 from finetree_estimator.memory.peak import Component
 from finetree_estimator.memory.step_peak import (
-    held_gradients,
     activation_bytes,
     fullest_moment,
+    held_gradients,
     layer_peak,
     loss_moment,
     loss_peak,
