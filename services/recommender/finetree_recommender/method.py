@@ -28,6 +28,11 @@ class Method(StrEnum):
         """Name of the RunSpec field that selects the method."""
         return self.value.lower()
 
+    @property
+    def plural(self) -> bool:
+        """Whether its name is a plural inside of a sentence: adapter layers fit, LoRA fits."""
+        return self is Method.ADAPTER
+
 
 _NAMES = {
     Method.FULL: "full fine-tuning",

@@ -3,10 +3,12 @@
 
 import sys
 
-sys.path.insert(0, sys.argv[1])
-
+from finetree_worker.process.confinement import confine_process
 from finetree_worker.process.log_capture import set_environment
 
+sys.path.insert(0, sys.argv[1])
+# As the worker's own program does, before anything starts a thread; what is on the path can be read.
+CONFINEMENT = confine_process()
 set_environment()
 
 import scripted_training  # noqa: E402 - see above
@@ -22,4 +24,4 @@ class Core(scripted_training.Core):
         """Take no other task."""
 
 
-sys.exit(Process(parse(sys.argv[3:]), Core()).run())
+sys.exit(Process(parse(sys.argv[3:]), Core(), CONFINEMENT).run())

@@ -6,14 +6,15 @@ import pytest
 from cluster_nodes import attempts, capacity, node_of, on, steps
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import hardware_pb2, run_spec_pb2
+from finetree_data.confinement.measures import CORE, NETWORK_NAMESPACE, SOCKETS
 from trainer_harness import refusal, trainer
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow(60)]
 
 
-async def test_a_job_moves_to_another_node_when_its_own_is_killed(nodes, tmp_path):
+async def test_a_confined_job_moves_to_another_node_when_its_own_is_killed(nodes, tmp_path):
     nodes.have("one", "two")
-    async with trainer(tmp_path, **on(nodes)) as talk:
+    async with trainer(tmp_path, **on(nodes, confinement="required")) as talk:
         found = await capacity(talk, ["one", "two"])
         devices = [device for node in found.nodes for device in node.devices]
         assert [(device.id, device.slots, device.threads_per_slot) for device in devices] == [("cpu", 1, 1)] * 2
@@ -27,6 +28,9 @@ async def test_a_job_moves_to_another_node_when_its_own_is_killed(nodes, tmp_pat
         # From the newest checkpoint, also where its event was lost with the worker.
         (_, _), (number, restored) = attempts(events)
         assert number == 2
+        # On each node by the worker itself; what a network would need is left to it.
+        confined = [{*event.attempt_started.confinement} for event in events if event.HasField("attempt_started")]
+        assert all({*CORE} - {SOCKETS} <= found and not found & {SOCKETS, NETWORK_NAMESPACE} for found in confined)
         assert restored >= saved >= 2
         assert [step for attempt, step in steps(events) if attempt == 2] == list(range(restored + 1, 9))
 

@@ -48,11 +48,11 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "dataset_profile": ("--examples",),
     "dataset_profile.examples": ("--examples",),
     "dataset_profile.total_tokens": ("--tokens-per-example", "--tokens"),
-    "dataset_profile.token_lengths": ("--dataset",),
+    "dataset_profile.token_lengths": ("--data", "--dataset"),
     "dataset_profile.target_fraction": ("--target-fraction",),
     "dataset.profile.examples": ("--examples",),
     "dataset.profile.total_tokens": ("--tokens-per-example", "--tokens"),
-    "dataset.profile.token_lengths": ("--dataset",),
+    "dataset.profile.token_lengths": ("--data", "--dataset"),
     "dataset.profile.target_fraction": ("--target-fraction",),
     "evaluation.dataset": ("--eval-dataset",),
     "program": ("--program",),
@@ -83,6 +83,16 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "ownership": ("--price",),
 }
 """Options by the path of the field, of a RunSpec or of a request beside it; the first that a command has is its own."""
+MEANT: dict[str, tuple[str, ...]] = {
+    "--deadline": ("--max-duration", "--max-hours"),
+    "--timeout": ("--max-duration",),
+    "--max-hours": ("--max-duration",),
+    "--max-cost": ("--budget-per-run",),
+    "--accelerator": ("--gpu",),
+    "--gpu": ("--accelerator",),
+    "--rows": ("--examples",),
+}
+"""Options that other commands and programs have, and those that a command may have in their place."""
 _AROUND = ("run.", "request.", "train.", "spec.")
 """Messages around a RunSpec, in the order in which a path may name them."""
 

@@ -35,7 +35,7 @@ _QUESTIONS = {
 _SENTENCES = {
     "MOST_VOTES": "it matches more of your answers than any other method{runnable}",
     "TREE_LEAF": "it is the usual choice when no answer favors another method",
-    "TIE_BREAK": "your answers favor it and {tied} equally, and the rules put it first",
+    "TIE_BREAK": "your answers favor {tied} equally, and the rules put it first",
     "MULTI_TASK": "it is made for many different tasks on one base model",
     "FITS_HERE": "the rules prefer {preferred}, which does not fit in memory; this method does",
     "OTHERS_DO_NOT_FIT": "the rules prefer {preferred}, which does not fit in memory",
@@ -159,11 +159,11 @@ def _why(answer: Recommendation) -> str:
 
 
 def _tied(answer: Recommendation) -> str:
-    """The other methods with as many votes."""
+    """It and the other methods with as many votes."""
     ballot, method = answer.decision.choice.ballot, answer.decision.method
-    others = [each for each in ballot.feasible if each is not method]
     votes = ballot.total(method) if method is not None else 0
-    return listed([each for each in others if ballot.total(each) == votes] or ["another method"], "and")
+    others: list[str] = [each for each in ballot.feasible if each is not method and ballot.total(each) == votes]
+    return listed(["it", *(others or ["another method"])], "and")
 
 
 def _device(answer: Recommendation) -> str:

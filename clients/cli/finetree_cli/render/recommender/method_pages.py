@@ -19,6 +19,7 @@ Page = Callable[[Cards, Guide], Iterator[str]]
 MOST_COLUMNS = 100
 POPULAR = "most popular"
 BARS, AXIS, PREFIX_COST = "literal.bars", "literal.bar_axis", "literal.prefix_cost"
+AXES = "literal.axes"
 """Statements of the source that pages quote."""
 _AGAINST = " against full fine-tuning"
 _HANGING = "\t"
@@ -96,9 +97,13 @@ def _plot(cards: Cards, guide: Guide) -> Iterator[str]:
         label = f"  {card.minimum_gpu_gb:g} GB, {card.efficiency_label}{star}"
         yield f"{card.quality_percent.expected:4.0f} %  {name:16}  {bar}{label}"
     axis = [item.text.capitalize() for item in _values(guide, AXIS)]
+    titles = {item.name: item.text for item in _values(guide, AXES)}
     if axis:
-        yield f"{'':26}{'   '.join(axis)}  ->"
+        yield f"{'':26}{'   '.join(axis)}  -> {titles.get('bars', '')}".rstrip()
     yield ""
+    if titles:
+        second = f"A second plot has the same labels over {titles['plot']}, without adapter layers."
+        yield f"Upward: {titles['upward']}. {second}"
     yield f"Bars of {', '.join(bars.values())} characters: {_decision(guide, BARS)}"
     yield "* most popular"
 

@@ -47,7 +47,18 @@ def test_the_command_names_every_page():
         ("costs", ("45 min, $0.30", "$0.27 for prefix tuning", "30 days, $1,800")),
         ("ranks", ("8 *", "most first runs")),
         ("bits", ("nf4 *", "90 to 92 % quality; a GPU of 24 GB")),
-        ("plot", ("\N{FULL BLOCK}" * 35, "Slow   Medium   Fast   Fastest", "35, 24, 18, 12, 18", "very efficient")),
+        (
+            "plot",
+            (
+                "\N{FULL BLOCK}" * 35,
+                "Slow   Medium   Fast   Fastest",
+                "35, 24, 18, 12, 18",
+                "very efficient",
+                "Fastest  -> speed",
+                "Upward: quality",
+                "over efficiency",
+            ),
+        ),
     ],
 )
 def test_a_page_has_the_packs_facts(capsys, name, facts):

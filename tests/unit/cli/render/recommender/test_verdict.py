@@ -190,3 +190,27 @@ def test_a_speed_that_is_assumed_can_be_measured(capsys):
     response.spec.hardware.CopyFrom(hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice()))
     assert "its speed is assumed, and measured with --this-machine" in printed(capsys, response)
     assert "assumed" not in printed(capsys, response, Asked(("recommend", "--this-machine")))
+
+
+def test_a_long_headline_is_wrapped_between_words_and_the_confidence_stays_whole(capsys):
+    words = "LoRA: the rules prefer full fine-tuning, which does not fit in memory; this method does well"
+    first, second = printed(capsys, answer(verdict=pb.Verdict(method=2, headline=words))).splitlines()[:2]
+    assert first == words
+    assert second == "(confidence: medium)"
+
+
+def test_numbers_that_are_a_mistake_are_read_from_the_file_next(capsys):
+    caution = pb.Caution(code="IMPLAUSIBLE_INPUT", message="1 row of data")
+    asked = Asked(("recommend", "--model", "m", "--examples", "1", "--tokens-per-example=300", "--quality", "maximum"))
+    out = printed(capsys, answer(cautions=[caution]), asked)
+    assert "Next: finetree recommend --model m --quality maximum --data FILE\n" in out
+    assert "finetree train" not in out
+
+
+def test_limits_that_need_the_number_of_rows_ask_for_it(capsys):
+    response = answer(cautions=[pb.Caution(code="BUDGET_UNCHECKED", message="unknown")])
+    response.ClearField("estimate")
+    response.spec.ClearField("hardware")
+    assert "Next: finetree recommend --gpu NAME --examples N\n" in printed(capsys, response, Asked(("recommend",)))
+    response.spec.dataset.profile.examples = 5
+    assert "Next: finetree recommend --gpu NAME\n" in printed(capsys, response, Asked(("recommend",)))
