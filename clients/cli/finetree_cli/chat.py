@@ -4,6 +4,7 @@
 import queue
 import re
 import threading
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ _SUBJECT = re.compile(r"[\w./-]+(@\d+)?")
 
 @dataclass(slots=True)
 class Subject:
-    """One of those that answer: its label for people, its target's name at the service, and its conversation."""
+    """One of those that answer: its label for people, which no other has, its target's name, and its conversation."""
 
     label: str
     target: str
@@ -91,7 +92,13 @@ def subjects_of(client: "Client", job: str, against: Sequence[str]) -> tuple[lis
     trained = next((record for _, record in found if record is not None), None)
     if trained is None:
         raise BadInput("JOB must be a job; `--against base` adds its base model", reason="INVALID_NAME")
-    return [subject for subject, _ in found], trained
+    subjects = [subject for subject, _ in found]
+    labels = Counter(subject.label for subject in subjects)
+    for subject in subjects:
+        # Runs of a day often have one name, and answers are told apart by their label.
+        if labels[subject.label] > 1 and subject.weights:
+            subject.label = f"{subject.label} ({subject.target})"
+    return subjects, trained
 
 
 def _subject(client: "Client", word: str) -> tuple[Subject, job_pb2.Job | None]:

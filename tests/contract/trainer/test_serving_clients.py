@@ -62,6 +62,9 @@ async def test_the_asynchronous_client_serves_a_job_and_ends_it(tmp_path):
             listed = await serving.targets()
             assert [target.name for target in listed.targets] == ["trained", "again"]
             assert listed.targets[0].weights.artifact == f"{job.name}/artifacts/adapter"
+            with pytest.raises(finetree.InvalidArgument) as long:
+                await serving.chat("refuse PROMPT_TOO_LONG")
+            assert str(long.value) == "prompt: It is refused: PROMPT_TOO_LONG. Ask for less. [PROMPT_TOO_LONG]"
             await serving.unload("again")
             with pytest.raises(finetree.NotFound) as error:
                 await serving.chat("hello", targets=["again"])
@@ -130,6 +133,18 @@ async def test_chat_answers_side_by_side_and_leaves_nothing_behind(tmp_path, mon
         assert (code, "is named twice" in err) == (2, True)
         code, _, err = await command(monkeypatch, capsys, talk, "chat", "base", "-m", "hello")
         assert (code, "JOB must be a job" in err) == (2, True)
+
+
+async def test_chat_tells_jobs_of_one_name_apart(tmp_path, monkeypatch, capsys):
+    async with trainer(tmp_path, SCRIPT) as talk:
+        jobs = [(await talk.train(display_name="nightly")).name for _ in range(2)]
+        for job in jobs:
+            await talk.events(job)
+        ask = ("chat", jobs[0], "--against", jobs[1], "-m", "hello", "--max-new-tokens", "1")
+        code, out, err = await command(monkeypatch, capsys, talk, *ask)
+        assert code == 0, err
+        ids = [job[-12:] for job in jobs]
+        assert out == "".join(f"nightly ({name}):\n{name}:hello \n\n" for name in ids)
 
 
 async def serving_jobs(talk) -> list[job_pb2.Job]:

@@ -68,7 +68,7 @@ class JobFile:
         """Add positions in this file to a server's violations (request path, text)."""
         found = []
         for field, text in violations:
-            path = field.removeprefix("job.").removeprefix("run.")
+            path = field.removeprefix("sweep.").removeprefix("job.").removeprefix("run.")
             path = f"train.{path}" if path.startswith("spec.") else path
             shown = path.removeprefix(SPEC) if self.short else path
             found.append(FileProblem(self.position_of(path), shown, text))

@@ -5,6 +5,9 @@ import re
 
 import click
 
+ASSUMED = "SETTING_ASSUMED"
+"""Code of an estimate's remark on a setting that the request left open; its path is the setting's."""
+
 FLAGS: dict[str, tuple[str, ...]] = {
     "model": ("--model",),
     "model.name": ("--model",),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from finetree_worker.generate.target import Change, Target, unreadable, wrong_base
+from finetree_worker.generate.targets.target import Change, Target, unreadable, wrong_base
 
 _NAME = re.compile(
     r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.default)?(?:\.weight)?$"
