@@ -369,5 +369,5 @@ def test_how_a_server_is_started_is_one_sentence(ask):
     answer = ask(figures(), hardware=gpu(24), serving=["SERVING_TARGET_TGI"])
     assert answer.decision.method is Method.LORA
     notes = [caution.message for caution in answer.cautions if caution.code == "SERVING_NOTE"]
-    assert any("To serve it: start it with --model-id BASE " in note for note in notes)
+    assert any(" To serve it: " in note and "; start it with --model-id BASE " in note for note in notes), notes
     assert not any(". start it" in note for note in notes)
