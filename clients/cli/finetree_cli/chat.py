@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetree_api.trainer.v1 import job_pb2, serving_pb2
+from finetree_api.types.v1 import weights_pb2
 
 from finetree_cli.errors import BadInput
 from finetree_cli.output import short_name
@@ -133,11 +134,22 @@ def _have_same_base(serving: job_pb2.Job, trained: job_pb2.Job) -> bool:
 
 
 def load_missing(serving: "Serving", subjects: Sequence[Subject]) -> None:
-    """Load those that a served base model does not have yet."""
-    loaded = {target.name for target in serving.targets().targets}
+    """Load those that a served base model does not have yet, under any name."""
+    loaded = serving.targets().targets
     for subject in subjects:
-        if subject.weights and subject.target not in loaded:
+        same = next((target for target in loaded if _is_of(target.weights, subject.weights)), None)
+        if same is not None:
+            subject.target = same.name
+        elif subject.weights:
             serving.load(subject.target, subject.weights)
+
+
+def _is_of(weights: weights_pb2.TrainedWeights, named: str) -> bool:
+    """Whether loaded weights are those of a job, or of its checkpoint JOB@STEP."""
+    job, _, step = named.partition("@")
+    if step:
+        return weights.checkpoint == f"{job}/checkpoints/{step}"
+    return bool(job) and weights.artifact.startswith(f"{job}/artifacts/")
 
 
 class Chat:

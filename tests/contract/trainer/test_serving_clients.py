@@ -165,6 +165,11 @@ async def test_serve_and_targets_show_and_change_what_is_loaded(tmp_path, monkey
         served = json.loads(out)
         assert served["serve"]["lease"] == "3600s"
         assert [target["name"] for target in served["serve"]["loaded"]] == ["support"]
+        # A chat asks what is loaded already, whatever its name.
+        code, out, _ = await command(monkeypatch, capsys, talk, "chat", job, "-m", "hi", "--max-new-tokens", "1")
+        assert (code, out) == (0, "support:hi \n")
+        code, out, _ = await command(monkeypatch, capsys, talk, "targets", "list", served["name"])
+        assert job[-12:] + " " not in out
         code, out, _ = await command(monkeypatch, capsys, talk, "targets", "load", served["name"], f"late={job}")
         assert (code, out) == (0, "late is loaded\n")
         code, out, _ = await command(monkeypatch, capsys, talk, "targets", "list", served["name"])
