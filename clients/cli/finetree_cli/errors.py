@@ -216,6 +216,7 @@ _REASONS: dict[str, ExitCode] = {
     "NO_SUCH_DEVICE": ExitCode.NOT_AVAILABLE,
     "DATASET_TOO_LARGE": ExitCode.USAGE,
     "PLAN_DRIFT": ExitCode.GATE_FAILED,
+    "SWEEP_TOO_EXPENSIVE": ExitCode.GATE_FAILED,
 }
 """Exit code by reason, where the status code alone would mislead."""
 

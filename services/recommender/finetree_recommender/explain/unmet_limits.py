@@ -80,7 +80,7 @@ def _is_met(situation: Situation, question: str) -> bool | None:
     if question == "quality":
         floor = next((item for item in pack.rules.quality_floors if item.need == situation.answers.quality), None)
         return floor is None or pack.card(method).quality_percent.expected >= floor.percent
-    return False
+    return question == "tasks" and method.shares_base
 
 
 def unchecked(situation: Situation) -> Iterator[Caution]:

@@ -130,6 +130,19 @@ def test_what_no_figure_tells_is_not_called_unmet(ask):
     assert "CONTRADICTORY_ANSWERS" not in codes(slow)
 
 
+def test_adapters_of_any_kind_meet_several_tasks(ask):
+    """The playbook votes for LoRA where tasks are similar; QLoRA's adapters can be switched as well."""
+    fields = {"quality": "QUALITY_NEED_ACCEPTABLE", "tasks": "TASK_VARIETY_SIMILAR", "budget_per_month": usd(75)}
+    answer = ask(figures(), hardware=gpu(16), **fields)
+    assert answer.decision.method is Method.QLORA
+    assert "CONTRADICTORY_ANSWERS" not in codes(answer)
+    whole = {"quality": "QUALITY_NEED_MAXIMUM", "time": "TIME_NEED_DAYS", "tasks": "TASK_VARIETY_SIMILAR"}
+    full = ask(figures(), hardware=gpu(80), budget_per_month=usd(5000), **whole)
+    assert full.decision.method is Method.FULL
+    (told,) = [caution.message for caution in full.cautions if caution.code == "CONTRADICTORY_ANSWERS"]
+    assert told.endswith("the one chosen does not meet: tasks similar (for LoRA)")
+
+
 def test_where_nothing_trains_no_answer_is_called_unmet(ask):
     asked = {"time": "TIME_NEED_MINUTES", "quality": "QUALITY_NEED_CRITICAL"}
     nothing = figures(**dict.fromkeys(ALL_FIT, "DOES_NOT_FIT"))

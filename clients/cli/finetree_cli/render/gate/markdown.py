@@ -66,7 +66,7 @@ def _jobs(report: Report) -> list[str]:
 def _table(entries: Sequence[PlanEntry]) -> str:
     rows = [["Job", "Verdict", "Memory", "Time", "Cost"]]
     for entry in entries:
-        name = f"{code(entry.file)}<br>{entry.change}" if entry.change is not None else code(entry.file)
+        name = "<br>".join(part for part in (code(entry.file), wording.change_of(entry, code)) if part)
         cells = [prose(entry.error.message)] * 3 if entry.error is not None else _figures(entry)
         if entry.error is not None:
             cells[1:] = ["", ""]

@@ -57,6 +57,22 @@ def test_without_limits_there_is_no_verdict_but_the_change():
     assert "new        b.yaml: memory 14.00 GiB, time 2 h 0 min, cost $12.00\n" in shown
 
 
+def test_a_renamed_file_has_its_former_name_and_a_change_of_less_than_a_percent_no_share():
+    moved = {"change": "unchanged", "base": sample.figures(14, 2, 12), "former_file": "old.yaml"}
+    changed = {"change": "changed", "base": sample.figures(14, 2, 12.03)}
+    report = sample.make(sample.entry("a.yaml", **moved), sample.entry("b.yaml", **changed))
+    shown = text.render(report)
+    assert "unchanged  a.yaml (was old.yaml): memory" in shown
+    assert "-$0.03 (-$0.06 to -$0.015)\n" in shown
+    checked = sample.make(sample.entry("a.yaml", **moved, checks=(sample.check(),)), sample.FAILING)
+    assert "PASS       a.yaml (unchanged, was old.yaml): memory" in text.render(checked)
+
+
+def test_of_a_comparison_whose_files_cannot_be_read_those_are_counted_among_all():
+    report = sample.make(sample.entry("a.yaml", change="new"), sample.unreadable("b.yaml"))
+    assert text.render(report).splitlines()[-2] == "Verdict: FAIL: 1 of 2 jobs could not be read"
+
+
 @pytest.mark.parametrize(
     ("field_path", "value", "line"),
     [
