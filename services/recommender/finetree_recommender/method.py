@@ -29,6 +29,11 @@ class Method(StrEnum):
         return self.value.lower()
 
     @property
+    def shares_base(self) -> bool:
+        """Whether its results for several tasks share one base model: full fine-tuning makes a whole model a task."""
+        return self is not Method.FULL
+
+    @property
     def plural(self) -> bool:
         """Whether its name is a plural inside of a sentence: adapter layers fit, LoRA fits."""
         return self is Method.ADAPTER

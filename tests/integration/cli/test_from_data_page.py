@@ -16,7 +16,7 @@ import pycountry
 import pytest
 from finetree_cli.backends.suite import Suite
 
-pytestmark = [pytest.mark.slow(100), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow(50), pytest.mark.timeout(600)]
 
 PAGE = Path(__file__).parents[3] / "docs/from-data-to-a-served-adapter.md"
 SCRIPTS = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -39,10 +39,10 @@ def rows(countries) -> str:
 
 
 @pytest.fixture(scope="module")
-def suite(smollm2, tmp_path_factory) -> Iterator[Suite]:
+def suite(small_smollm2, tmp_path_factory) -> Iterator[Suite]:
     """A suite of the page's own, since its estimator learns from what is trained; it has the model already."""
     folder = tmp_path_factory.mktemp("suite")
-    shutil.copytree(smollm2, folder / "trainer" / "models" / smollm2.name)
+    shutil.copytree(small_smollm2, folder / "trainer" / "models" / small_smollm2.name)
     with Suite(folder, extra={"trainer": ("--no-prewarm",)}) as running:
         yield running
 

@@ -5,17 +5,23 @@ import re
 
 import click
 
+ASSUMED = "SETTING_ASSUMED"
+"""Code of an estimate's remark on a setting that the request left open; its path is the setting's."""
+
 FLAGS: dict[str, tuple[str, ...]] = {
     "model": ("--model",),
     "model.name": ("--model",),
     "method": ("--method",),
     "lora.rank": ("--rank",),
+    "lora.dropout": ("--dropout",),
     "lora.targets": ("--targets",),
     "qlora.quantization": ("--quantization",),
     "qlora.lora.rank": ("--rank",),
+    "qlora.lora.dropout": ("--dropout",),
     "qlora.lora.targets": ("--targets",),
     "prefix.virtual_tokens": ("--virtual-tokens",),
     "adapter.bottleneck_size": ("--bottleneck",),
+    "adapter.placement": ("--placement",),
     "training.epochs": ("--epochs",),
     "training.max_steps": ("--steps",),
     "training.effective_batch_size": ("--batch",),

@@ -66,6 +66,7 @@ def collect(
     return (
         *cautions_recipe.cut_rows(situation, built),
         *cautions_recipe.implausible(situation),
+        *cautions_recipe.outside(situation, parameters if decision.method is not None else None),
         *_evidence(situation, missing, ways),
         *(_advised(situation, rented) if rented else ()),
         *(() if ways else _smaller(situation, parameters)),

@@ -21,6 +21,7 @@ from finetree_recommender.trace import Caution
 _RATE = "training.learning_rate"
 _SWEPT = (Method.FULL, Method.LORA, Method.QLORA)
 """Methods with many published learning rates."""
+BILLION = 1e9
 _MUCH = 0.05
 """Share of the tokens from which it is told what the longest rows lose."""
 _MANY_ROWS = 10_000
@@ -124,6 +125,15 @@ def implausible(situation: Situation) -> Iterator[Caution]:
     if seconds is not None and takes is not None and takes > seconds.value:
         text = f"a run would take {duration(takes)}: check the rows, their tokens and the hardware"
         yield Caution("IMPLAUSIBLE_INPUT", text, seconds.id)
+
+
+def outside(situation: Situation, parameters: int | None) -> Iterator[Caution]:
+    """A model of a size that the rules do not cover, for which the verdict is a default."""
+    domain = situation.pack.rules.domain
+    if parameters is not None and not domain.low <= parameters <= domain.high:
+        sizes = f"{domain.low / BILLION:g} to {domain.high / BILLION:g} billion parameters"
+        text = f"the rules are of models of {sizes}; for {parameters / BILLION:.3g} billion their verdict is a default"
+        yield Caution("MODEL_OUT_OF_DOMAIN", text, domain.id)
 
 
 def few_rows(situation: Situation) -> Iterator[Caution]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from finetree.quantities import approximate_duration, cost_words, duration_words, memory_words
 from finetree_runtime.runspec.number_formats import measured_rate
 
-from finetree_recommender.estimator.values import Estimate
+from finetree_recommender.estimator.values import Estimate, FitState
 from finetree_recommender.explain.cautions import MISSING_EVIDENCE
 from finetree_recommender.explain.reasons import LEAF_WORDS
 from finetree_recommender.explain.rental_offers import RENT
-from finetree_recommender.explain.ways_out.questions import Kind
+from finetree_recommender.explain.ways_out.questions import Kind, preferred
 from finetree_recommender.formatting import gpu
 from finetree_recommender.method import Method, listed
 from finetree_recommender.recommend import Recommendation
@@ -147,15 +147,26 @@ def _why(answer: Recommendation) -> str:
     if reason.code == "MOST_VOTES" and choice.ballot.unanswered == questions - 1 and answer.inputs.hardware_known:
         return f"it is what the rules recommend for {_device(answer)}"
     if reason.code == "TREE_LEAF" and reason.message != LEAF_WORDS:
-        return reason.message
+        return f"{_too_large(answer)}{reason.message}"
     if reason.code == "MULTI_TASK" and answer.decision.method is not Method.ADAPTER:
         return "with many different tasks on one base model, each task adds one small file"
     sentence = _SENTENCES.get(reason.code)
     if sentence is None:
         return reason.message
-    preferred = choice.method if choice.method is not None else "another method"
+    rules = choice.method if choice.method is not None else "another method"
     runnable = " that this hardware can run" if answer.inputs.hardware_known else ""
-    return sentence.format(preferred=preferred, runnable=runnable, tied=_tied(answer))
+    return sentence.format(preferred=rules, runnable=runnable, tied=_tied(answer))
+
+
+def _too_large(answer: Recommendation) -> str:
+    """The method that the rules prefer where hardware sets no limit, if it is a better one that does not fit here."""
+    evidence, method = answer.situation.evidence, answer.decision.method
+    first, *_ = preferred(answer.pack, answer.inputs)
+    if evidence is None or method is None or evidence.best[first].state is not FitState.DOES_NOT_FIT:
+        return ""
+    if method is Method.QLORA:
+        return ""  # the tree's own reason is the memory
+    return f"the rules prefer {first}, which does not fit in memory; of the methods that do, "
 
 
 def _tied(answer: Recommendation) -> str:

@@ -169,3 +169,16 @@ def test_what_becomes_of_a_models_experts_is_cautioned(pack, evidence, fits, cod
     plain = normalize(request, pack, Catalog(models={"moe": Model(46_700_000_000, 32768)}))
     without = {caution.code for caution in conclude(pack, plain, evidence(**fits)).cautions}
     assert not without & {"EXPERTS_NOT_ADAPTED", "EXPERTS_NOT_QUANTIZED"}
+
+
+@pytest.mark.parametrize(("parameters", "told"), [(405_000_000_000, "405"), (50_000_000, "0.05"), (8_000_000_000, "")])
+def test_a_size_that_the_rules_do_not_cover_is_said(pack, read, parameters, told):
+    answer = conclude(
+        pack,
+        read(parameters=parameters, budget_per_month={"currency_code": "USD", "units": 1}),
+        None,
+        missing="HARDWARE_UNKNOWN",
+    )
+    found = [item.message for item in answer.cautions if item.code == "MODEL_OUT_OF_DOMAIN"]
+    assert len(found) == bool(told)
+    assert all(f"for {told} billion their verdict is a default" in message for message in found)

@@ -26,8 +26,8 @@ _ASSUMED_SPEED = f"; its speed is assumed, and measured with {MEASURED}"
 _ELECTRICITY = " (electricity of your own hardware)"
 _RENT_OF = " (a rental price; of your own GPU: --price-per-kwh AMOUNT)"
 """What a cost is the price of."""
-_RENT = "RENT"
-_TOLD = (_RENT, "DATASET_UNKNOWN", "LENGTHS_UNKNOWN", "MODEL_UNKNOWN", "HARDWARE_UNKNOWN")
+RENT = "RENT"
+_TOLD = (RENT, "DATASET_UNKNOWN", "LENGTHS_UNKNOWN", "MODEL_UNKNOWN", "HARDWARE_UNKNOWN")
 """Cautions that the lines above them say already."""
 _NOTES = ("MODEL_SIZE_UNKNOWN", "SERVING_NOTE")
 """Cautions that are only to be noted: told after those about a harm."""
@@ -87,12 +87,29 @@ def show_verdict(out: Output, response: recommendation_pb2.RecommendResponse, as
     out.text("Why, the other methods and every value: add --explain")
 
 
+def show_ways_out(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
+    """Print what would train, where nothing does as asked or only with truncated rows; nothing elsewhere."""
+    lines = list(_ways_out(response))
+    for line in lines:
+        _wrapped(out, line)
+    if lines:
+        out.text()
+
+
+def show_next(out: Output, response: recommendation_pb2.RecommendResponse, asked: Asked) -> None:
+    """Print what to type next."""
+    for number, line in enumerate(next_commands(response, asked)):
+        if number == 0:
+            out.text()
+        _wrapped(out, line)
+
+
 def _takes(response: recommendation_pb2.RecommendResponse, *, measured: bool) -> Iterator[str]:
     """The numbers, and the first offer to rent."""
     if response.verdict.method:
         for name, words in _numbers(response, measured=measured):
             yield f"  {name:7} {_HANGING}{words}"
-    offer = next((item.message for item in response.cautions if item.code == _RENT), "")
+    offer = next((item.message for item in response.cautions if item.code == RENT), "")
     if offer:
         yield f"  Rented  {_HANGING}{offer}"
 

@@ -199,7 +199,7 @@ def _smaller_model(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOu
                     change = run_spec_pb2.RunSpec()
                     change.model.name = model
                     text = f"{fits(method, estimate, of=f'the smaller {model}')} on this hardware"
-                    text += f", and takes about {duration(seconds)}" if seconds else ""
+                    text += f", in about {duration(seconds)}" if seconds else ""
                     yield WayOut(Kind.SMALLER_MODEL, method, text, change, estimate)
                     return
 

@@ -15,6 +15,7 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import hardware_pb2
 
+from finetree_recommender.decision.limits import violations
 from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Evidence, FitState, Model
 from finetree_recommender.explain.rental_offers import elsewhere
@@ -87,9 +88,18 @@ def ways_out_questions(pack: Pack, inputs: Inputs, evidence: Evidence) -> Questi
 
 
 def preferred(pack: Pack, inputs: Inputs) -> tuple[Method, ...]:
-    """The method that the rules prefer where hardware sets no limit, and QLoRA, which needs the least memory."""
-    chosen = choose(pack, inputs.answers.changed("memory", UNKNOWN)).method or Method.LORA
-    return tuple(dict.fromkeys((chosen, Method.QLORA)))
+    """The method that the rules prefer where hardware sets no limit, and QLoRA, which needs the least memory.
+
+    Where servers are named, methods of which all load the result come first.
+    """
+    choice, limits = choose(pack, inputs.answers.changed("memory", UNKNOWN)), inputs.limits.elsewhere(estimate=True)
+    first = choice.method or Method.LORA
+    if not limits.serving:
+        return tuple(dict.fromkeys((first, Method.QLORA)))
+    broken = violations(pack, limits, None)
+    order = (first, *choice.tried(estimate=True))
+    chosen = next((method for method in order if not broken[method]), first)
+    return tuple(method for method in dict.fromkeys((chosen, Method.QLORA)) if method is chosen or not broken[method])
 
 
 def _anywhere(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None) -> estimate_pb2.EstimateRunRequest:

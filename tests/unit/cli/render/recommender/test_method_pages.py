@@ -66,6 +66,12 @@ def test_a_page_has_the_packs_facts(capsys, name, facts):
     assert [fact for fact in facts if fact not in " ".join(shown.split()) and fact not in shown] == []
 
 
+def test_figures_of_other_models_are_not_said_to_be_of_7b(capsys):
+    assert "against full fine-tuning, for a 7B model; " in page(capsys, "overview")
+    show_page(Output(), "overview", *PACKS["evidence-1"])
+    assert "as --full of each says of which model" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_card_has_the_price_that_its_source_prints(capsys):
     listed, found = PACKS["playbook-1"]
     show_card(Output(), next(card for card in listed if card.title == "Prefix tuning"), found)

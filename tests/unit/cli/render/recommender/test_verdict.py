@@ -15,6 +15,7 @@ from finetree_api.types.v1 import (
     training_pb2,
 )
 from finetree_cli.output import Output
+from finetree_cli.render.recommender.explanation import show_explanation
 from finetree_cli.render.recommender.verdict import Asked, show_verdict
 
 GIB = 1 << 30
@@ -214,3 +215,18 @@ def test_limits_that_need_the_number_of_rows_ask_for_it(capsys):
     assert "Next: finetree recommend --gpu NAME --examples N\n" in printed(capsys, response, Asked(("recommend",)))
     response.spec.dataset.profile.examples = 5
     assert "Next: finetree recommend --gpu NAME\n" in printed(capsys, response, Asked(("recommend",)))
+
+
+def test_an_explanation_too_says_what_would_train_and_what_to_type_next(capsys):
+    cautions = [pb.Caution(code="RENT", message="LoRA on a rented l4", redirect=method_pb2.METHOD_LORA)]
+    response = pb.RecommendResponse(
+        summary="Nothing trains here as asked.",
+        cautions=cautions,
+        ways_out=[way("ANOTHER_GPU", "LoRA fits: 60 of 80 GiB", hardware=hardware_pb2.Hardware(accelerator="big"))],
+    )
+    show_explanation(Output(), response, ASKED)
+    out = capsys.readouterr().out
+    assert out.startswith("Recommendation: none\n")
+    assert "  - LoRA fits: 60 of 80 GiB (--gpu big)\n" in out
+    assert out.endswith("Next: finetree recommend --model 'llama 3.1 8b' --gpu big\n")
+    assert "consider" not in out  # an offer names its method

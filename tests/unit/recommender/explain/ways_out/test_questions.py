@@ -7,7 +7,7 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import hardware_pb2, training_pb2
 from finetree_recommender.estimator.values import Catalog, Model
-from finetree_recommender.explain.ways_out.questions import Asked, Kind, wanted, ways_out_questions
+from finetree_recommender.explain.ways_out.questions import Asked, Kind, preferred, wanted, ways_out_questions
 from finetree_recommender.method import Method
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.rule_pack.pack import builtin_packs
@@ -92,3 +92,20 @@ def test_no_smaller_model_is_asked_about_that_would_truncate_the_rows(evidence):
     assert "llama-3.1-8b" in models(4000)
     assert "llama-3.1-8b" not in models(6000)
     assert models(6000)
+
+
+@pytest.mark.parametrize(
+    ("servers", "methods"),
+    [
+        ([], (Method.PREFIX, Method.QLORA)),
+        (["LLAMA_CPP"], (Method.LORA, Method.QLORA)),
+        (["TRANSFORMERS"], (Method.PREFIX, Method.QLORA)),
+    ],
+)
+def test_methods_whose_result_a_named_server_does_not_load_are_no_way_out(servers, methods):
+    playbook = builtin_packs()["playbook-1"]
+    fields = {"time": "TIME_NEED_MINUTES", "quality": "QUALITY_NEED_EXPERIMENTAL"}
+    found = preferred(
+        playbook, asked(serving=[f"SERVING_TARGET_{name}" for name in servers], **fields).reread(playbook)
+    )
+    assert found == methods
