@@ -108,7 +108,7 @@ def suite(folder: Path, rest: float) -> Iterator[tuple[Client, psutil.Process]]:
 def as_sweep(client: Client, dataset: str, steps: int) -> list[str]:
     """Run the trials as a sweep, one at a time; the names of their jobs."""
     job = {"train": {"spec": spec(dataset, steps)}}
-    parameters = {"lora.rank": list(RANKS), "training.learning_rate": list(RATES)}
+    parameters: dict[str, Any] = {"lora.rank": list(RANKS), "training.learning_rate": list(RATES)}
     created = client.create_sweep(job, parameters, max_parallel=1)
     *_, ended = client.watch_sweep(created.name)
     return [trial.job for trial in ended.trials]
