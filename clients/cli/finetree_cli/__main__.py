@@ -89,6 +89,12 @@ def _of_usage(error: click.ClickException) -> Failure:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "finetree"
     message = error.format_message()
+    if isinstance(error, click.NoSuchOption) and context is not None:
+        from finetree_cli.options.flag_names import MEANT
+
+        options = {word for parameter in context.command.params for word in parameter.opts}
+        if meant := [word for word in MEANT.get(error.option_name, ()) if word in options]:
+            message = f"No such option '{error.option_name}'. Did you mean '{meant[0]}'?"
     if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is the whole help text
         known = error.ctx.command.list_commands(error.ctx) if isinstance(error.ctx.command, click.Group) else []
         message = f"{command} needs a command: {', '.join(known)}"

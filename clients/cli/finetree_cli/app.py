@@ -76,6 +76,14 @@ class Root(Group):
         return command
 
 
+def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from finetree_cli.commands.version import version
+
+        context.invoke(version, services=False)
+        context.exit()
+
+
 @click.command(
     cls=Root,
     examples=(
@@ -85,6 +93,9 @@ class Root(Group):
         "finetree train job.yaml",
     ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option(
+    "--version", is_flag=True, expose_value=False, callback=_show_version, help="Print versions, as `finetree version`."
 )
 @click.pass_context
 def cli(context: click.Context) -> None:

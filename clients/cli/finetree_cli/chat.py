@@ -4,11 +4,13 @@
 import queue
 import re
 import threading
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetree_api.trainer.v1 import job_pb2, serving_pb2
+from finetree_api.types.v1 import method_pb2, weights_pb2
 
 from finetree_cli.errors import BadInput
 from finetree_cli.output import short_name
@@ -25,12 +27,14 @@ _SUBJECT = re.compile(r"[\w./-]+(@\d+)?")
 
 @dataclass(slots=True)
 class Subject:
-    """One of those that answer: its label for people, its target's name at the service, and its conversation."""
+    """One of those that answer: its label for people, which no other has, its target's name, and its conversation."""
 
     label: str
     target: str
     weights: str
     """A job, or its checkpoint as JOB@STEP; empty for the base model."""
+    quantization: method_pb2.Quantization.ValueType = method_pb2.QUANTIZATION_UNSPECIFIED
+    """Of the base that it was trained on; unspecified for the base model, and where it was not quantized."""
     messages: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -41,6 +45,7 @@ class Asking:
     system: str = ""
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
     seed: int | None = None
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -51,6 +56,7 @@ class Asking:
         return {
             "temperature": self.temperature,
             "top_p": self.top_p,
+            "top_k": self.top_k,
             "seed": self.seed,
             "max_new_tokens": self.max_new_tokens,
             "stop": self.stop,
@@ -91,7 +97,13 @@ def subjects_of(client: "Client", job: str, against: Sequence[str]) -> tuple[lis
     trained = next((record for _, record in found if record is not None), None)
     if trained is None:
         raise BadInput("JOB must be a job; `--against base` adds its base model", reason="INVALID_NAME")
-    return [subject for subject, _ in found], trained
+    subjects = [subject for subject, _ in found]
+    labels = Counter(subject.label for subject in subjects)
+    for subject in subjects:
+        # Runs of a day often have one name, and answers are told apart by their label.
+        if labels[subject.label] > 1 and subject.weights:
+            subject.label = f"{subject.label} ({subject.target})"
+    return subjects, trained
 
 
 def _subject(client: "Client", word: str) -> tuple[Subject, job_pb2.Job | None]:
@@ -107,7 +119,14 @@ def _subject(client: "Client", word: str) -> tuple[Subject, job_pb2.Job | None]:
     target = short_name(record.name)[-12:]
     if step:
         label, target = f"{label}@{step}", f"{target}-{step}"
-    return Subject(label, target, f"{record.name}@{step}" if step else record.name), record
+    weights = f"{record.name}@{step}" if step else record.name
+    return Subject(label, target, weights, record.train.spec.qlora.quantization), record
+
+
+def quantization_of(subjects: Sequence[Subject]) -> method_pb2.Quantization.ValueType | None:
+    """How the base is to be loaded: as all of them were trained, where they agree; None where it is not quantized."""
+    kinds = {subject.quantization for subject in subjects if subject.weights}
+    return (kinds.pop() or None) if len(kinds) == 1 else None
 
 
 def running_base(client: "Client", job: job_pb2.Job) -> "Serving | None":
@@ -126,11 +145,22 @@ def _have_same_base(serving: job_pb2.Job, trained: job_pb2.Job) -> bool:
 
 
 def load_missing(serving: "Serving", subjects: Sequence[Subject]) -> None:
-    """Load those that a served base model does not have yet."""
-    loaded = {target.name for target in serving.targets().targets}
+    """Load those that a served base model does not have yet, under any name."""
+    loaded = serving.targets().targets
     for subject in subjects:
-        if subject.weights and subject.target not in loaded:
+        same = next((target for target in loaded if _is_of(target.weights, subject.weights)), None)
+        if same is not None:
+            subject.target = same.name
+        elif subject.weights:
             serving.load(subject.target, subject.weights)
+
+
+def _is_of(weights: weights_pb2.TrainedWeights, named: str) -> bool:
+    """Whether loaded weights are those of a job, or of its checkpoint JOB@STEP."""
+    job, _, step = named.partition("@")
+    if step:
+        return weights.checkpoint == f"{job}/checkpoints/{step}"
+    return bool(job) and weights.artifact.startswith(f"{job}/artifacts/")
 
 
 class Chat:

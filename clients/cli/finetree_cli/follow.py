@@ -19,9 +19,17 @@ Seen = Callable[[event_pb2.JobEvent], None]
 
 
 def follow(
-    settings: Settings, job: "Job", *, timeout: float | None = None, after_seq: int = 0, seen: Seen | None = None
+    settings: Settings,
+    job: "Job",
+    *,
+    timeout: float | None = None,
+    after_seq: int = 0,
+    seen: Seen | None = None,
+    aside: bool = False,
 ) -> event_pb2.Terminal:
     """Show a job's events until its end and return the last; `seen` is called with each event.
+
+    `aside`: it is not the job that was asked for, so stdout is left to that one, as JSON too.
 
     Raises:
         StillRunning: The timeout has passed, or the user pressed Ctrl-C; the job still runs.
@@ -29,7 +37,7 @@ def follow(
     """
     terminal = event_pb2.Terminal()
     try:
-        with view(settings.out) as shown:
+        with messages_view(settings.out) if aside else view(settings.out) as shown:
             for event in job.events(after_seq=after_seq, timeout=timeout):
                 shown.show(event)
                 if seen is not None:

@@ -77,7 +77,7 @@ ENUM_SETTINGS = {
 }
 """RunSpec paths of enum settings, and the field of TrainingCapabilities that lists their values."""
 
-_UNDIVIDED = (training_pb2.OPTIMIZER_ADAMW_8BIT, training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT)
+UNDIVIDED_OPTIMIZERS = (training_pb2.OPTIMIZER_ADAMW_8BIT, training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT)
 """Optimizers whose states cannot be divided over devices."""
 _MAXIMA = {"hardware.count": "max_devices", "hardware.nodes": "max_nodes"}
 
@@ -110,7 +110,7 @@ def unsupported(
 
 def _undivided(spec: run_spec_pb2.RunSpec) -> Iterator[Violation]:
     """What of a spec cannot be divided over devices."""
-    if spec.optimizer in _UNDIVIDED:
+    if spec.optimizer in UNDIVIDED_OPTIMIZERS:
         name = training_pb2.Optimizer.Name(spec.optimizer)
         text = f"{name} keeps 8-bit states that cannot be divided over devices; use OPTIMIZER_ADAMW, whose states are "
         yield Violation("optimizer", f"{text}divided, or SHARDING_REPLICATED")

@@ -15,10 +15,14 @@ def decimal(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a time in a suitable unit: "45 s", "12 min", "3.5 h", "12 days"."""
+    """Format a time in a suitable unit: "45 s", "12 min", "3.5 h", "8.5 days", "12 days"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     days = seconds / 86400
-    return f"{seconds / 3600:.1f} h" if days < 10 else f"{days:.0f} days" if days < 1000 else f"{days / 365:,.0f} years"
+    if days < 2:
+        return f"{decimal(round(seconds / 3600, 1))} h"
+    if days < 1000:
+        return f"{days:.0f} days" if days >= 10 else f"{decimal(round(days, 1))} days"
+    return f"{days / 365:,.0f} years"

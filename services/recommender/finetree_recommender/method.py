@@ -28,6 +28,16 @@ class Method(StrEnum):
         """Name of the RunSpec field that selects the method."""
         return self.value.lower()
 
+    @property
+    def shares_base(self) -> bool:
+        """Whether its results for several tasks share one base model: full fine-tuning makes a whole model a task."""
+        return self is not Method.FULL
+
+    @property
+    def plural(self) -> bool:
+        """Whether its name is a plural inside of a sentence: adapter layers fit, LoRA fits."""
+        return self is Method.ADAPTER
+
 
 _NAMES = {
     Method.FULL: "full fine-tuning",

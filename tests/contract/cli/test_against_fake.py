@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every command against the SDK's fake suite: what goes to stdout, what the exit code says, numbers as numbers."""
 
+import itertools
 import json
 import re
 import signal
@@ -132,6 +133,7 @@ def test_json_is_one_object_with_numbers_as_numbers(run, job_file, data_file, wo
         ["jobs", "list"],
         ["datasets", "list"],
         ["version", "--services"],
+        ["--version"],
     ],
     ids=" ".join,
 )
@@ -140,7 +142,7 @@ def test_people_get_text_on_stdout_alone(run, words):
     assert ran.code == 0
     assert ran.out.strip()
     assert ran.err == ""
-    assert run(*words, "--json").document
+    assert run("--json", *words).document
 
 
 def test_a_model_is_pulled_by_a_prepare_job_that_is_followed(run, suite):
@@ -301,17 +303,21 @@ def test_links_that_there_are_none_of_are_refused_with_what_helps(run, job_file,
     assert run("jobs", "download", job, "--direct", "--output", tmp_path / "out").code == 0
 
 
-def test_a_model_that_is_not_prepared_is_prepared_first(run, suite, job_file):
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_model_that_is_not_prepared_is_prepared_first(run, suite, job_file, detach):
     # As the trainer refuses it: the model is named as the field at fault.
     violations = [finetree.Violation("job.train.spec.model", "it is not prepared")]
     refusal = finetree.FailedPrecondition("prepare it first", reason="MODEL_NOT_PREPARED", violations=violations)
     suite.faults.fail_next("CreateJob", refusal)
-    ran = run("train", job_file, "--json")
+    ran = run("train", job_file, "--json", *(["--detach"] if detach else []))
     assert ran.code == 0, ran.err
-    jobs = list(dict.fromkeys(event["job"] for event in ran.lines))
+    assert "preparing the model" in ran.err
+    # stdout is the job's that was asked for: `train --detach --json | jq -r .name` has one name.
+    (name,) = [ran.document["name"]] if detach else {event["job"] for event in ran.lines}
     with suite.client() as client:
-        tasks = [client.get_job(name).WhichOneof("task") for name in jobs]
-    assert tasks == ["prepare", "train"]
+        jobs = itertools.islice(client.list_jobs(), 2)  # the newest come first
+        found = [(job.WhichOneof("task"), job.name == name) for job in jobs]
+    assert found == [("train", True), ("prepare", False)]
 
 
 def test_local_data_is_uploaded_and_named(run, tmp_path, data_file):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from finetree.testing import Script, Suite
+from finetree_api.trainer.v1 import artifact_pb2, job_pb2
 from finetree_cli import __main__ as entry
-from finetree_cli.commands.serving import SERVERS, read_adapter
+from finetree_cli.commands.serving import SERVERS, exported, read_adapter, read_gguf
 from finetree_cli.errors import BadInput
 from finetree_cli.render.recommender.serving import NAMES
 
@@ -61,6 +62,44 @@ def test_a_job_of_the_trainer_is_judged_by_its_spec(run, monkeypatch):
         assert (code, "JOB_NOT_FOUND" in err) == (2, True)
 
 
+def test_what_an_export_has_made_is_judged_by_its_format():
+    made = [artifact_pb2.Artifact(base=artifact_pb2.ArtifactBase(family="llama"))]
+    for name, form in (("", 4), ("TRANSFORMERS", 4), ("GGUF", 5), ("GGUF_LORA", 6)):
+        kind = artifact_pb2.ExportFormat.Value(f"EXPORT_FORMAT_{name or 'UNSPECIFIED'}")
+        found = exported("JOB", job_pb2.ExportTask(format=kind), made)
+        assert (found.form, found.family) == (form, "llama")
+    with pytest.raises(BadInput, match="has exported nothing"):
+        exported("JOB", job_pb2.ExportTask(), [])
+
+
+def test_a_job_that_makes_nothing_to_serve_is_refused(run, monkeypatch):
+    with Suite() as suite:
+        monkeypatch.setenv("FINETREE_ADDRESS", suite.address)
+        with suite.client() as client:
+            job = client.prepare(model="acme/small")
+        code, _, err = run("serving", job.name)
+        assert (code, "makes nothing that is served" in err) == (2, True)
+
+
+def test_the_answers_name_their_source_and_this_suites_loader_only_where_it_loads(run, tmp_path):
+    file = tmp_path / "job.yaml"
+    file.write_text(DORA, encoding="utf-8")
+    code, out, _ = run("serving", file, "--local")
+    assert (code, "finetree  " in out) == (0, False)
+    assert "source: https://github.com/vllm-project/vllm/blob/" in out.replace("\n    ", "")
+    assert "0.33.0 were read)" in " ".join(out.split())
+    code, out, _ = run("serving", file, "--local", "--server", "finetree")
+    assert "finetree chat and finetree serve answer with" in " ".join(out.split())
+    file.write_text(DORA.replace("lora: {rank: 24, weight_decomposed: true}", "adapter: {}"), encoding="utf-8")
+    code, out, _ = run("serving", file, "--local")
+    assert (code, "finetree_worker.methods.adapter.load" in out) == (0, True)
+
+
+def test_a_version_that_is_none_is_refused_by_its_option(run, tmp_path):
+    code, _, err = run("serving", tmp_path, "--server", "vllm=newest")
+    assert (code, "'newest' is no version; write numbers, such as vllm=0.33.0" in err) == (2, True)
+
+
 def write(folder: Path, name: str, document: object) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(json.dumps(document), encoding="utf-8")
@@ -77,6 +116,13 @@ def test_a_folder_is_read_for_what_it_is(tmp_path):
     own = read_adapter(write(tmp_path / "own", "adapter_config.json", {"format": "finetree-bottleneck-1"}))
     model = read_adapter(write(tmp_path / "model", "config.json", {"model_type": "llama"}))
     assert (prefix.form, own.form, model.form, model.family) == (2, 3, 4, "llama")
+    for name, head, form in (("whole", b"GGUF general.type", 5), ("part", b"GGUF adapter.type", 6)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.gguf").write_bytes(head)
+        assert read_adapter(tmp_path / name).form == form
+    (tmp_path / "none.gguf").write_bytes(b"PK")
+    with pytest.raises(BadInput, match="no GGUF file"):
+        read_gguf(tmp_path / "none.gguf")
 
 
 @pytest.mark.parametrize(

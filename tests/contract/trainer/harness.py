@@ -345,6 +345,16 @@ def end_workers(tmp_path: Path) -> None:
             os.killpg(json.loads(note.read_text())["pid"], signal.SIGKILL)
 
 
+async def workers_gone(tmp_path: Path) -> None:
+    """Wait until no worker is left, and what each has printed is in its attempt's folder: before a test removes that.
+
+    The service moves it there after the worker's end, which may be some time after that of the job.
+    """
+    async with asyncio.timeout(60):
+        while any((tmp_path / "data" / "workers").iterdir()):  # noqa: ASYNC110 - a folder sets no event
+            await asyncio.sleep(0.02)
+
+
 def refusal(error: grpc.aio.AioRpcError) -> tuple[str, str, error_details_pb2.ErrorInfo, list]:
     """Code, reason, ErrorInfo and violations of an error."""
     details = dict(error.trailing_metadata() or ())

@@ -282,8 +282,14 @@ class ScriptedWorker:
         await self._write(self.call, serving=worker_pb2.ServingReply(id=number, **answer))
 
     async def _refuse(self, number: int, reason: str) -> None:
-        error = status_pb2.Status(code=3, message=f"It is refused: {reason}.")
-        error.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="finetree"))
+        """As the worker's own errors are: the message ends with the remedy, which stands in the details too."""
+        error = status_pb2.Status(code=3, message=f"It is refused: {reason}. Ask for less.")
+        metadata = {"remedy": "Ask for less.", "field": "prompt"}
+        error.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="finetree", metadata=metadata))
+        where = error_details_pb2.BadRequest.FieldViolation(
+            field="prompt", description=f"It is refused: {reason}.", reason=reason
+        )
+        error.details.add().Pack(error_details_pb2.BadRequest(field_violations=[where]))
         await self._reply(number, error=error)
 
     async def _keep_serving(self) -> None:

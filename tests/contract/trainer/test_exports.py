@@ -116,6 +116,10 @@ async def test_what_cannot_be_exported_is_refused_and_nothing_is_created(tmp_pat
             (plain | onto | {"max_prompts": 0}, ("INVALID_ARGUMENT", "INVALID_REQUEST")),
         ):
             assert await refused(talk.stub.CreateJob(request_of(**fields))) == wanted, fields
+        with pytest.raises(
+            grpc.aio.AioRpcError, match="only a LoRA adapter can be a GGUF adapter file, and bottleneck"
+        ):
+            await talk.stub.CreateJob(request_of(**bottleneck, **onto, format=GGUF_LORA))
         assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
 
 

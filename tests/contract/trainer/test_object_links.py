@@ -15,6 +15,7 @@ import pytest
 from finetree_api.trainer.v1 import artifact_pb2
 from finetree_cli import __main__ as command
 from finetree_cli.backends.audit.records import lines
+from finetree_data.objects.bucket import Bucket
 from finetree_runtime.config.settings import SettingsError
 from google.protobuf.duration_pb2 import Duration
 from trainer_harness import refusal, states, trainer
@@ -145,13 +146,14 @@ async def test_only_what_the_store_has_whole_gets_a_link(object_store, tmp_path)
             object_store.start()
 
 
-@pytest.mark.parametrize("kind", ["none", "folder", "off"])
+@pytest.mark.parametrize("kind", ["none", "folder", "off", "credentials"])
 async def test_a_trainer_that_cannot_sign_says_so_and_gives_the_bytes(object_store, tmp_path, kind):
     (tmp_path / "store").mkdir()
     given = {
         "none": {},
         "folder": {"object_store": f"file://{tmp_path / 'store'}"},
         "off": settings(object_store, tmp_path, object_store.new_bucket(), object_link_time=0.0),
+        "credentials": settings(object_store, tmp_path, object_store.new_bucket()),
     }[kind]
     async with trainer(tmp_path, SCRIPT, **given) as talk:
         job = await talk.train()
@@ -159,6 +161,10 @@ async def test_a_trainer_that_cannot_sign_says_so_and_gives_the_bytes(object_sto
         if given:
             await until(lambda: any(place.name == "adapter" for place, _ in talk.application._copies))
         name = f"{job.name}/artifacts/adapter"
+        if kind == "credentials":
+            # A key of S3 always signs; an Azure client with a shared access signature never does.
+            sas = {"account_name": "example", "sas_token": "sv=2024-11-04&sig=secret"}
+            talk.application._copies._bucket._signer = Bucket.open("az://files", sas)._signer
         assert (await refused(link(talk, name)))[:2] == ("FAILED_PRECONDITION", "LINKS_UNSUPPORTED")
         async with finetree.AsyncClient(talk.address) as client:
             folders = await client.job(job.name).download(tmp_path / "out", direct=True)

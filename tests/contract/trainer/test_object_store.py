@@ -14,7 +14,7 @@ from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, dataset_pb2, e
 from finetree_api.types.v1 import run_spec_pb2, weights_pb2
 from finetree_runtime.config.settings import SettingsError
 from finetree_trainer.objects import copies as copies_module
-from trainer_harness import ROWS, jsonl, refusal, states, trainer, write_script
+from trainer_harness import ROWS, jsonl, refusal, states, trainer, workers_gone, write_script
 
 SCRIPT = {"steps": 6, "checkpoints": [2, 4, 6], "artifact": True}
 WAITING = "WAITING_FOR_DATA"
@@ -33,7 +33,7 @@ async def until(condition, seconds: float = 60.0) -> None:
 
 
 async def trained(talk, tmp_path) -> tuple[dataset_pb2.Dataset, job_pb2.Job, list[str]]:
-    """A dataset, a job that has ended, and the units of both once they are in the store."""
+    """A dataset, a job that has ended, and the units of both once they are in the store; its worker is gone, too."""
     dataset = await talk.upload(jsonl(ROWS))
     job = await talk.train(dataset=dataset.name)
     await talk.events(job.name)
@@ -47,6 +47,7 @@ async def trained(talk, tmp_path) -> tuple[dataset_pb2.Dataset, job_pb2.Job, lis
         ]
     )
     await until(lambda: units(tmp_path) == wanted)
+    await workers_gone(tmp_path)
     return dataset, await talk.job(job.name), wanted
 
 

@@ -62,6 +62,7 @@ REPEATED = (
         "test_a_damaged_copy_is_named_and_never_used",
         "test_what_is_deleted_is_deleted_in_the_store_too",
     )
+    | repeated(HERE / "test_object_links.py", "test_links_name_the_endpoint_that_clients_reach")
 )
 globals().update(REPEATED)
 

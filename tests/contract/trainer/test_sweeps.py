@@ -4,6 +4,8 @@
 
 import asyncio
 import json
+import socket
+from pathlib import Path
 
 import grpc
 import pytest
@@ -94,15 +96,27 @@ async def test_halving_stops_those_that_fall_behind_by_their_events(tmp_path):
 
 
 async def test_a_sweep_goes_on_after_a_kill_and_no_trial_runs_twice(tmp_path):
-    async with server(tmp_path, {"steps": 20, "delay": 0.02, "losses": LOSSES}) as (process, talk):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    async with server(tmp_path, {"steps": 20, "delay": 0.02, "losses": LOSSES}, address=address) as (process, talk):
         created = await create(talk, await template(talk, [2, 4, 8]))
         evaluated = event_pb2.EVENT_KIND_EVAL_METRICS
-        await talk.until(await first_job(talk, created.name), lambda event: event.kind == evaluated, seconds=30)
-        await process.kill()
-        restarted = await process.start()
-        sweep = await ended(restarted, created.name)
-        assert (sweep.state, sweep.best_trial, trial_states(sweep)) == (SUCCEEDED, 3, ["SUCCEEDED"] * 3)
+        async with AsyncClient(trainer_address=address, profile="") as client:
+            watched = asyncio.create_task(last_of(client.watch_sweep(created.name)))
+            await talk.until(await first_job(talk, created.name), lambda event: event.kind == evaluated, seconds=30)
+            await process.kill()
+            restarted = await process.start()
+            sweep = await ended(restarted, created.name)
+            assert (sweep.state, sweep.best_trial, trial_states(sweep)) == (SUCCEEDED, 3, ["SUCCEEDED"] * 3)
+            # Whoever followed the sweep follows it over the kill.
+            assert await asyncio.wait_for(watched, 60) == sweep
         assert len((await restarted.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs) == 3
+
+
+async def last_of(sweeps) -> sweep_pb2.Sweep:
+    """The last of the sweeps that are yielded."""
+    *_, last = [sweep async for sweep in sweeps]
+    return last
 
 
 async def first_job(talk, name) -> str:
@@ -175,9 +189,24 @@ async def test_the_cost_of_all_trials_is_a_wall(tmp_path):
             "SEQUENCE_TOO_LONG",
             "job.train.spec.training.sequence_length",
         ),
+        (
+            {"parameters": [{"field_path": "lora.rank", "values": {"values": [{"number": 4}, {"number": 100000}]}}]},
+            "INVALID_ARGUMENT",
+            "INVALID_REQUEST",
+            "job.train.spec.lora.rank",
+        ),
         ({"job": {"suspended": True}}, "INVALID_ARGUMENT", "INVALID_REQUEST", "sweep.job.suspended"),
     ],
-    ids=["metric", "too expensive", "currency", "no evaluations", "another method", "a trial's setting", "suspended"],
+    ids=[
+        "metric",
+        "too expensive",
+        "currency",
+        "no evaluations",
+        "another method",
+        "a trial's setting",
+        "a value that the contract forbids",
+        "suspended",
+    ],
 )
 async def test_a_sweep_that_cannot_run_is_refused_as_a_whole(tmp_path, change, code, reason, place):
     async with trainer(tmp_path, {}) as talk:
@@ -235,18 +264,28 @@ async def test_the_sdk_follows_a_sweep_from_its_price_to_its_end(tmp_path):
             await client.create_sweep(job, {"lora.rank": 8})
 
 
+async def job_file(folder, talk) -> Path:
+    """A job file for a sweep, with its rows on the trainer."""
+    file, dataset = folder / "job.yaml", (await talk.upload(jsonl(ROWS))).name
+    held_out = "evaluation: {split_fraction: 0.1, every_steps: 2}"
+    file.write_text(f"model: {{path: tiny}}\nlora: {{}}\ndataset: {{name: {dataset}}}\n{held_out}\n")
+    return file
+
+
+def command_of(talk, capsys):
+    """The command, of which a call answers exit status, stdout and stderr."""
+
+    async def command(*words: str) -> tuple[int, str, str]:
+        code = await asyncio.to_thread(entry.run, [*words, "--trainer", talk.address])
+        return code, *capsys.readouterr()
+
+    return command
+
+
 async def test_the_command_prices_runs_and_shows_a_sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FINETREE_TRAINER_ADDRESS", "")
     async with trainer(tmp_path, {"steps": 4, "losses": LOSSES}, cpu_slots=2) as talk:
-        file = tmp_path / "job.yaml"
-        dataset = (await talk.upload(jsonl(ROWS))).name
-        held_out = "evaluation: {split_fraction: 0.1, every_steps: 2}"
-        file.write_text(f"model: {{path: tiny}}\nlora: {{}}\ndataset: {{name: {dataset}}}\n{held_out}\n")
-
-        async def command(*words: str) -> tuple[int, str, str]:
-            code = await asyncio.to_thread(entry.run, [*words, "--trainer", talk.address])
-            return code, *capsys.readouterr()
-
+        file, command = await job_file(tmp_path, talk), command_of(talk, capsys)
         code, out, err = await command("sweep", str(file), "--set", "lora.rank=4,8", "--price")
         assert (code, "lora.rank=8" in out, "time  2 min" in out) == (0, True, True), err
         code, out, err = await command("sweep", str(file), "--set", "lora.rank=4,8", "--name", "ranks")
@@ -261,3 +300,30 @@ async def test_the_command_prices_runs_and_shows_a_sweep(tmp_path, monkeypatch, 
         refused = await command("sweep", str(file), "--set", "lora.rnak=4,8")
         assert (refused[0], "rank" in refused[2]) == (2, True)
         assert (await command("sweep", str(file), "--set", "lora.rank"))[0] == 2
+
+
+async def test_a_refused_sweep_names_the_option_and_a_price_is_held_against_the_limit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FINETREE_TRAINER_ADDRESS", "")
+    async with trainer(tmp_path, {}) as talk:
+        file, command = await job_file(tmp_path, talk), command_of(talk, capsys)
+
+        async def said(*words: str) -> str:
+            code, _, err = await command("sweep", str(file), "--price", *words)
+            assert code == 2, err
+            return err
+
+        ranks, rates = ("--set", "lora.rank=4,8"), ("--set", "training.learning_rate=1e-4..5e-4")
+        assert "error: --set training.learning_rate: cannot be part of a grid" in await said(
+            *ranks, *rates, "--search", "grid"
+        )
+        assert "error: --set lora.r: lora has no field 'r'" in await said("--set", "lora.r=4")
+        forbidden = await said("--set", "lora.rank=4,100000")
+        assert "error: --set lora.rank: must be" in forbidden
+        assert "(trial with lora.rank=100000)" in forbidden
+        assert "error: --metric: 'accuracy' cannot decide" in await said(*ranks, "--metric", "accuracy")
+        assert "error: --max-cost: is USD, and" in await said(*ranks, "--max-cost", "1 USD")
+        code, out, err = await command("sweep", str(file), "--price", *ranks, "--max-cost", "0.1 EUR")
+        assert (code, "lora.rank=8" in out) == (3, True)
+        assert "more than --max-cost €0.10 [SWEEP_TOO_EXPENSIVE]" in err
+        code, _, err = await command("sweep", str(file), *ranks, "--max-cost", "0.1 EUR")
+        assert (code, "[SWEEP_TOO_EXPENSIVE]" in err) == (3, True)

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree demo` end to end, once, on few countries: what is recommended is what runs, and all of it is told."""
+"""`finetree demo` end to end, once, on one country: what is recommended is what runs, and all of it is told."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
 pytestmark = [pytest.mark.slow(50), pytest.mark.timeout(600)]
 
-COUNTRIES = 2
-"""4 held-out questions: enough to see that everything works; accuracy is measured on 60 by `make run`."""
+COUNTRIES = 1
+"""Two held-out questions: enough to see that everything works; accuracy is measured on 60 by `make run`."""
+CODE = re.compile(r"[A-Z]{3}|[0-9]{3}")
+"""The form of an answer, of which the base model knows nothing."""
 
 
 class Demo:
@@ -69,7 +73,7 @@ def test_exactly_what_was_recommended_was_trained(demo):
     facts = demo.facts
     assert facts["spec"] == facts["recommended_spec"]
     assert facts["method"] in facts["spec"]
-    assert facts["actual"]["optimizer_steps"] == facts["estimate"]["optimizer_steps"] >= 40
+    assert facts["actual"]["optimizer_steps"] == facts["estimate"]["optimizer_steps"] >= 24
 
 
 def test_the_events_have_no_gap_and_end_with_terminal(demo):
@@ -82,9 +86,10 @@ def test_the_events_have_no_gap_and_end_with_terminal(demo):
 def test_it_learns(demo):
     facts = demo.facts
     assert facts["final_loss"] < facts["first_loss"] / 2
-    assert facts["accuracy_after"] > facts["accuracy_before"]
+    assert facts["accuracy_after"] >= facts["accuracy_before"]
     assert len(facts["samples"]) == 2
-    assert all(sample["before"] != sample["after"] for sample in facts["samples"])
+    assert not any(CODE.fullmatch(sample["before"].strip()) for sample in facts["samples"])
+    assert all(CODE.fullmatch(sample["after"].strip()) for sample in facts["samples"])
 
 
 def test_the_estimate_and_what_it_took_are_both_told(demo):
@@ -95,16 +100,13 @@ def test_the_estimate_and_what_it_took_are_both_told(demo):
         assert actual > 0
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # plain peft's own, with transformers 5.24
-def test_plain_peft_loads_what_it_made(demo):
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
+def test_the_adapter_is_a_trained_one_of_peft(demo):
+    """That plain PEFT loads what the worker writes is seen in tests/unit/worker/methods/test_methods.py."""
     adapter = next(item for item in demo.facts["artifacts"] if item["kind"] == "adapter")
-    base = next((demo.folder / "trainer").rglob("model.safetensors")).parent
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter["path"])
-    assert model.peft_config["default"].r == demo.facts["spec"]["lora"]["rank"]
-    assert any(parameter.any() for name, parameter in model.named_parameters() if "lora_B" in name)
+    config = json.loads((Path(adapter["path"]) / "adapter_config.json").read_text(encoding="utf-8"))
+    assert (config["peft_type"], config["r"]) == ("LORA", demo.facts["spec"]["lora"]["rank"])
+    tensors = load_file(Path(adapter["path"]) / "adapter_model.safetensors")
+    assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
 
 
 def test_no_process_is_left(demo):

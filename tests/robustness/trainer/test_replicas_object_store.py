@@ -11,7 +11,7 @@ from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, dataset_pb2
 from finetree_data.objects import units
 from finetree_data.objects.bucket import Bucket
 from replica_group import PATIENCE, follow, until_step
-from trainer_harness import ROWS, assert_whole, jsonl, states, steps
+from trainer_harness import ROWS, assert_whole, jsonl, states, steps, workers_gone
 
 SCRIPT = {"steps": 300, "delay": 0.02, "checkpoints": [5, 150, 300], "artifact": True}
 
@@ -78,6 +78,7 @@ async def test_the_leader_is_killed_in_an_upload_and_the_store_has_everything_on
         await until(lambda: [manifest.path for manifest in stored()] == wanted)
         named = {f"finetree/files/{m.path}/{f.sha256}" for m in stored() for f in m.files.values()}
         assert {key for key in object_store.keys(bucket) if "/files/" in key} == named
+        await workers_gone(tmp_path)
         # What the disk has lost comes back through each of the replicas, and is the same.
         data = tmp_path / "data"
         contents = [large.sha256, small.dataset.sha256]

@@ -117,10 +117,12 @@ def left(folder: Path) -> list[Path]:
 def holders(lock: Path) -> set[int]:
     """Processes that hold a file open."""
     found = set()
-    for entry in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if entry.readlink() == lock:
-                found.add(int(entry.parts[2]))
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            for entry in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if entry.readlink() == lock:
+                        found.add(int(process.name))
     return found
 
 

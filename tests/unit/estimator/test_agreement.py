@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers that agree with themselves: more of something never takes less, and sharing never takes more.
 
-Held by random plausible specs. Thousands of them were tried when this was written; a hundred find each kind of mistake
-that was there then.
+Held by two thousand random plausible specs.
 """
 
 import random
@@ -16,8 +15,11 @@ from finetree_estimator.catalog import accelerators, models, price_book
 from finetree_estimator.catalog.price_book import Quote, billed
 from finetree_estimator.estimate import Estimate, Prediction
 from finetree_estimator.intervals import Interval
+from finetree_estimator.memory.attention_scores import score_length
+from finetree_estimator.memory.fragmentation import left_over
 from finetree_estimator.memory.model_states import model_states
 from finetree_estimator.memory.sharding import unsharded
+from finetree_estimator.memory.step_peak import held_gradients
 from finetree_estimator.run import Run
 from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
@@ -27,9 +29,10 @@ from finetree_runtime.errors import DomainError
 KNOWLEDGE = Knowledge(price_book.packaged())
 CARDS = [entry.name for entry in accelerators.supported()]
 MODELS = [entry.name for entry in models.models()]
-SEEDS = range(220)
+SEEDS = range(2000)
 ROUNDING = 1e-4
-"""What allocators leave over of rows of many lengths falls by as little where larger micro-batches mix them."""
+LEFT_OVER = 0.01
+"""What is left over of rows of many lengths may fall by this share of the peak: larger micro-batches mix them."""
 
 
 class Asked(NamedTuple):
@@ -148,12 +151,18 @@ def peaks(one: Asked) -> dict[str, Interval]:
     return {"allocated": memory.allocated, "reserved": memory.reserved, "device": memory.device, "host": memory.host}
 
 
-def assert_no_less(more: Interval, less: Interval, words: object) -> None:
+def assert_no_less(more: Interval, less: Interval, words: object, *, rounding: float = ROUNDING) -> None:
     for end in ("low", "expected", "high"):
-        assert getattr(more, end) >= getattr(less, end) * (1 - ROUNDING), (end, words)
+        assert getattr(more, end) >= getattr(less, end) * (1 - rounding), (end, words)
 
 
-# Gradients of earlier micro-batches are there only where a step has several: batch and micro-batch grow together.
+def begins_to_mask(one: Asked, more: Asked) -> bool:
+    """Whether rows that need no mask, and keep attention's scores for it in float32, are padded when there are more."""
+    return bool(score_length(one.run)) and not score_length(more.run)
+
+
+# Gradients of earlier micro-batches are there only where a step has several: the batch grows with what fills it, the
+# micro-batch and, of the worker's packed rows on a CPU, the length.
 @pytest.mark.parametrize(
     "factors",
     [
@@ -166,12 +175,15 @@ def assert_no_less(more: Interval, less: Interval, words: object) -> None:
 def test_peaks_rise_with_micro_batch_length_and_rank(runs, factors):
     compared = 0
     for one in runs:
-        more = changed(one, **factors)
-        if more is None:
+        packed = "sequence_length" in factors and one.run.packing and one.run.on_cpu
+        more = changed(one, **factors, **({"effective_batch_size": 2} if packed else {}))
+        if more is None or begins_to_mask(one, more):
             continue
         compared += 1
         for name, peak in peaks(more).items():
-            assert_no_less(peak, peaks(one)[name], (name, one.spec, one.profile))
+            mixed = "micro_batch_size" in factors and name in ("reserved", "device") and left_over(one.run) is not None
+            words = (name, one.spec, one.profile)
+            assert_no_less(peak, peaks(one)[name], words, rounding=LEFT_OVER if mixed else ROUNDING)
     assert compared > len(runs) / 4
 
 
@@ -210,6 +222,9 @@ def test_a_share_takes_no_more_than_a_copy_and_what_it_gathers(runs):
             whole = unsharded(share.run)
             gathered = whole.kept_weights + whole.fetched_weights + whole.head_weights
             gathered += whole.gradients + whole.unreduced_gradients + whole.root_gradients
+            gathered += held_gradients(share.run) * share.run.peak_tokens
+            # Of a small model, cutting it into shards takes more than any step.
+            gathered = max(gathered, whole.setup)
             # The worker loads a model that it shards into the host's memory, in each process.
             loaded = share.run.devices * model_states(share.run).whole_weights if share.run.sharded else 0.0
             for name, peak in peaks(share).items():

@@ -34,8 +34,12 @@ class Node:
 
 
 @pytest.fixture
-def sharing(request):
-    plugin = request.config.pluginmanager.get_plugin(str(Path(__file__).parents[2] / "conftest.py"))
+def plugin(request):
+    return request.config.pluginmanager.get_plugin(str(Path(__file__).parents[2] / "conftest.py"))
+
+
+@pytest.fixture
+def sharing(plugin):
     option = SimpleNamespace(loadscopereorder=False)
     return plugin.Sharing(SimpleNamespace(getvalue=lambda _: ["popen"] * 3, option=option), None)
 
@@ -74,3 +78,14 @@ def test_every_test_is_run_whichever_process_dies_and_when(sharing, who, dies_af
         assert moved, "every process waits"
     assert sorted(run) == sorted(everything)
     assert not any(test is None for test in crashed)
+
+
+@pytest.mark.parametrize(
+    ("process", "yields"), [(None, False), ("gw0", False), ("gw1", True), ("gw3", True), ("gw4", False)]
+)
+def test_processes_that_do_not_train_leave_the_processor_to_the_one_that_does(plugin, monkeypatch, process, yields):
+    asked = []
+    monkeypatch.setattr(plugin.os, "nice", asked.append)
+    given = {} if process is None else {"workerinput": {"workerid": process, "workercount": 4}}
+    plugin.pytest_configure(SimpleNamespace(**given))
+    assert asked == ([plugin.NICE] if yields else [])

@@ -85,6 +85,8 @@ def export(
 ) -> None:
     """Merge what a job has trained into its base, or write it as GGUF for llama.cpp and Ollama.
 
+    Weights, that is; `finetree jobs export` writes the metrics of jobs.
+
     JOB is a job, or the name of an artifact or a checkpoint. The file is read back and asked prompts: where it answers
     otherwise than the trained model, beyond what its number format rounds, nothing is published and the exit status
     is that of a failed job. It says how far the two differ, and which lines load the file. With --json, stdout has one
@@ -96,7 +98,7 @@ def export(
         raise click.UsageError("--output needs --wait: a job that is left to itself has no files yet")
     fields: dict[str, Any] = {name: given[name] for name in ("prompts", "max_prompts", "max_new_tokens")}
     fields |= {"format": FORMATS[kind], "weight_type": given["dtype"] or 0, "base": given["base"]}
-    fields |= {"display_name": f"export {weights}"[:256], "labels": dict(labels)}
+    fields |= {"display_name": display_name(weights, kind, given["dtype"]), "labels": dict(labels)}
     with settings.client() as client:
         job = client.export({"path": weights} if path else weights, request_id=request_id, **fields)
         settings.out.say(f"job {job.name}")
@@ -118,6 +120,11 @@ def export(
         from finetree_cli.render.trainer.results.exports import show_commands
 
         show_commands(settings.out, reports[-1], folder)
+
+
+def display_name(weights: str, kind: str, dtype: str | None) -> str:
+    """Return a name that tells the exports of one job apart: "gguf q8_0 of JOB"."""
+    return " ".join((kind, *([dtype] if dtype else []), "of", weights))[:256]
 
 
 def _show(settings: Settings, reports: "list[export_pb2.ExportReport]") -> None:

@@ -34,6 +34,8 @@ FORMATS = ("csv", "tensorboard")
 def export(settings: Settings, /, *, job_names: tuple[str, ...], kind: str, output: Path, follow: bool) -> None:
     """Write the metrics of jobs into files, from their logs.
 
+    Metrics, that is; `finetree export` writes weights: merged, or as GGUF.
+
     Running it again goes on where the file ends, also after an interruption: no step is lost or written twice. Steps
     that a later attempt repeats come behind a row "attempt" in the table; TensorBoard shows the later ones.
     """

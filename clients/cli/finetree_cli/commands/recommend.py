@@ -253,15 +253,15 @@ def _show(settings: Settings, response: "recommendation_pb2.RecommendResponse", 
         settings.out.message(response)
         return
     _name_flags(response)
+    from finetree_cli.render.recommender.verdict import Asked, show_verdict
+
+    asked = Asked(settings.arguments, str(flags.output) if flags.output is not None else "")
     if flags.explain:
         from finetree_cli.render.recommender.explanation import show_explanation
 
-        show_explanation(settings.out, response)
+        show_explanation(settings.out, response, asked)
     else:
-        from finetree_cli.render.recommender.verdict import Asked, show_verdict
-
-        job_file = str(flags.output) if flags.output is not None else ""
-        show_verdict(settings.out, response, Asked(settings.arguments, job_file))
+        show_verdict(settings.out, response, asked)
 
 
 def _name_flags(response: "recommendation_pb2.RecommendResponse") -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finetree_cli.options.command import Command, Group, Settings, pass_settings
-from finetree_cli.options.sweep import SweepSetting
+from finetree_cli.options.sweep import SweepSetting, refusals_by_option
 from finetree_cli.options.types import MoneyAmount
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 @click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="File to upload and evaluate on.")
 @click.option("--name", default="", help="Display name of the sweep.")
 @click.option("--request-id", default="", help="Idempotency key: the same key always gives the same sweep.")
-@click.option("--price", is_flag=True, help="Show the trials and what they should take; create nothing.")
+@click.option(
+    "--price", is_flag=True, help="Show the trials and what they should take, and create no sweep; 3 above --max-cost."
+)
 @click.option("--watch/--detach", default=True, help="Follow the sweep to its end, or return once it is accepted.")
 @pass_settings
 def sweep(
@@ -81,14 +83,14 @@ def sweep(
     from finetree_cli.render.trainer.results.sweeps import show_price, show_priced
     from finetree_cli.uploads import upload_job_data
 
-    job = read_job(file)
+    job, paths = read_job(file), [path for path, _ in parameters]
     asked: dict[str, Any] = {"trials": trials, "search": search or 0, "seed": seed, "metric": metric}
     asked |= {"halving": halving or None, "max_cost": max_cost, "max_parallel": parallel}
     with settings.client() as client:
         upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
 
         def validate() -> "sweep_pb2.ValidateSweepResponse":
-            with with_positions(job):
+            with with_positions(job), refusals_by_option(paths):
                 return client.validate_sweep(job.template, dict(parameters), **asked)
 
         priced = with_model(settings, client, job, validate, timeout=None).sweep
@@ -97,9 +99,10 @@ def sweep(
                 settings.out.message(priced)
             else:
                 show_priced(settings.out, priced)
+            _require_affordable(priced)
             return
         show_price(settings.out, priced)
-        with with_positions(job):
+        with with_positions(job), refusals_by_option(paths):
             created = client.create_sweep(
                 job.template, dict(parameters), display_name=name, request_id=request_id, **asked
             )
@@ -110,6 +113,20 @@ def sweep(
             settings.out.message(created)
         else:
             settings.out.text(created.name)
+
+
+def _require_affordable(priced: "sweep_pb2.Sweep") -> None:
+    """Raise GateFailed where a sweep should cost more than its limit: it would be refused."""
+    from finetree.money import to_float
+
+    from finetree_cli.errors import GateFailed
+    from finetree_cli.render import units
+
+    limit, cost = priced.template.max_cost, priced.estimate.cost
+    if priced.template.HasField("max_cost") and cost.amount.expected > to_float(limit):
+        text = f"the sweep should cost {units.money_range(cost)}, more than --max-cost {units.money(limit)}"
+        remedy = "take fewer trials, --halving, or a larger --max-cost"
+        raise GateFailed(text, remedy=remedy, reason="SWEEP_TOO_EXPENSIVE", reported=True)
 
 
 @click.group(cls=Group, examples=("finetree sweeps list", "finetree sweeps show SWEEP"))

@@ -353,11 +353,11 @@ def _approve(
 def prepare(
     settings: Settings, client: "Client", model: "model_pb2.ModelSource", *, timeout: float | None = None
 ) -> None:
-    """Prepare a model, and follow the job that does."""
+    """Prepare a model, and show on stderr how far the job is that does."""
     from finetree_cli.follow import follow
 
     settings.out.say("preparing the model")
-    follow(settings, client.prepare(model=model, display_name="prepare model"), timeout=timeout)
+    follow(settings, client.prepare(model=model, display_name="prepare model"), timeout=timeout, aside=True)
 
 
 def _check(settings: Settings, client: "Client", job: "JobFile") -> None:

@@ -11,6 +11,7 @@ from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2,
 from finetree_cli.errors import BadInput
 from finetree_cli.gate import report as doc
 from finetree_cli.gate.undecided import message_with_option
+from finetree_cli.options.flag_names import ASSUMED
 from finetree_cli.output import as_dict
 
 if TYPE_CHECKING:
@@ -60,9 +61,15 @@ def checked_entry(
             for each in answer.remedies
         ),
         no_remedy=answer.no_remedy,
-        assumptions=tuple(remark.message for remark in estimate.remarks),
+        assumptions=tuple(map(_assumption, estimate.remarks)),
         profile=_profile(request.run, estimate, profile_source or job.spec.dataset.path),
     )
+
+
+def _assumption(remark: check_pb2.Remark) -> str:
+    """Return a remark's text; of a setting that the job leaves open, with the job file's key that sets it."""
+    key = remark.field_path.removeprefix("spec.")
+    return f"{remark.message} ({key})" if remark.code == ASSUMED and key else remark.message
 
 
 def refused_entry(read: "ReadJob", error: "BadInput") -> doc.PlanEntry:

@@ -257,6 +257,8 @@ class PlanEntry:
     """SHA-256 of the job file's text in UTF-8; empty where it was not read."""
     change: Change | None = None
     """Against the base; None without one."""
+    former_file: str = ""
+    """Name of the file in the base, where it is another one."""
     verdict: Verdict
     passed: bool
     """Whether the gate lets it through: false for FAIL and UNDECIDED."""

@@ -41,7 +41,10 @@ class YamlReader:
     def read(self, node: Node, message: Message, path: str = "") -> None:
         """Fill `message` from a mapping; `path` is the message's proto path in the file."""
         if not isinstance(node, MappingNode):
-            self.report(node, path, f"expected settings (key: value), got {found(node)}")
+            text = f"expected settings (key: value), got {found(node)}"
+            # The short form of other tools' files.
+            named = path == "model" and isinstance(node, ScalarNode) and len(node.value) <= 80
+            self.report(node, path, f"{text}; `model: {{name: {node.value}}}` names a base model" if named else text)
             return
         descriptor: Any = message.DESCRIPTOR  # protobuf has two classes of descriptors, alike in all but their types
         self._root = self._root or descriptor

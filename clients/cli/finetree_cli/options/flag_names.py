@@ -5,17 +5,23 @@ import re
 
 import click
 
+ASSUMED = "SETTING_ASSUMED"
+"""Code of an estimate's remark on a setting that the request left open; its path is the setting's."""
+
 FLAGS: dict[str, tuple[str, ...]] = {
     "model": ("--model",),
     "model.name": ("--model",),
     "method": ("--method",),
     "lora.rank": ("--rank",),
+    "lora.dropout": ("--dropout",),
     "lora.targets": ("--targets",),
     "qlora.quantization": ("--quantization",),
     "qlora.lora.rank": ("--rank",),
+    "qlora.lora.dropout": ("--dropout",),
     "qlora.lora.targets": ("--targets",),
     "prefix.virtual_tokens": ("--virtual-tokens",),
     "adapter.bottleneck_size": ("--bottleneck",),
+    "adapter.placement": ("--placement",),
     "training.epochs": ("--epochs",),
     "training.max_steps": ("--steps",),
     "training.effective_batch_size": ("--batch",),
@@ -45,11 +51,11 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "dataset_profile": ("--examples",),
     "dataset_profile.examples": ("--examples",),
     "dataset_profile.total_tokens": ("--tokens-per-example", "--tokens"),
-    "dataset_profile.token_lengths": ("--dataset",),
+    "dataset_profile.token_lengths": ("--data", "--dataset"),
     "dataset_profile.target_fraction": ("--target-fraction",),
     "dataset.profile.examples": ("--examples",),
     "dataset.profile.total_tokens": ("--tokens-per-example", "--tokens"),
-    "dataset.profile.token_lengths": ("--dataset",),
+    "dataset.profile.token_lengths": ("--data", "--dataset"),
     "dataset.profile.target_fraction": ("--target-fraction",),
     "evaluation.dataset": ("--eval-dataset",),
     "program": ("--program",),
@@ -80,6 +86,16 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "ownership": ("--price",),
 }
 """Options by the path of the field, of a RunSpec or of a request beside it; the first that a command has is its own."""
+MEANT: dict[str, tuple[str, ...]] = {
+    "--deadline": ("--max-duration", "--max-hours"),
+    "--timeout": ("--max-duration",),
+    "--max-hours": ("--max-duration",),
+    "--max-cost": ("--budget-per-run",),
+    "--accelerator": ("--gpu",),
+    "--gpu": ("--accelerator",),
+    "--rows": ("--examples",),
+}
+"""Options that other commands and programs have, and those that a command may have in their place."""
 _AROUND = ("run.", "request.", "train.", "spec.")
 """Messages around a RunSpec, in the order in which a path may name them."""
 

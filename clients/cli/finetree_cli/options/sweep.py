@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--set` of `finetree sweep`: a setting with its values or its range, as people write them."""
+"""Options of `finetree sweep`: `--set`, a setting with its values or its range, and refusals of what options say."""
 
+import contextlib
 import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +13,18 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _TRUTH = {"true": True, "false": False}
+_PARAMETER = re.compile(r"sweep\.parameters\[(\d+)\]")
+_OPTIONS = {
+    "parameters": "--set",
+    "search": "--search",
+    "trials": "--trials",
+    "seed": "--seed",
+    "metric": "--metric",
+    "halving": "--halving",
+    "max_cost": "--max-cost",
+    "max_parallel": "--parallel",
+}
+"""Fields of a SweepTemplate and the options that set them."""
 
 
 class SweepSetting(click.ParamType[tuple[str, Any]]):
@@ -68,3 +82,39 @@ def _enum_name(enum: "EnumDescriptor | None", text: str) -> str:
         return wanted
     prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
     return prefix + wanted if prefix + wanted in enum.values_by_name else ""
+
+
+@contextlib.contextmanager
+def refusals_by_option(paths: Sequence[str]) -> Iterator[None]:
+    """Replace a service's refusal of what an option says by a BadInput that names the option.
+
+    Args:
+        paths: The settings of `--set`, in their order.
+
+    Other errors pass unchanged, and so does a refusal that concerns the job file too.
+    """
+    from finetree import FinetreeError
+
+    from finetree_cli.errors import BadInput, of_service_error
+
+    try:
+        yield
+    except FinetreeError as error:
+        said = [(option_of(item.field, paths), item.description) for item in error.violations]
+        if not said or not all(option for option, _ in said):
+            raise
+        failure = of_service_error(error)
+        text = "; ".join(f"{option}: {description}" for option, description in said)
+        raise BadInput(text, remedy=failure.remedy, reason=failure.reason) from error
+
+
+def option_of(field: str, paths: Sequence[str]) -> str:
+    """Return the option that a field path of a request was set by; "" for one of the job file."""
+    parameter = _PARAMETER.match(field)
+    if parameter and int(parameter[1]) < len(paths):
+        return f"--set {paths[int(parameter[1])]}"
+    if field.startswith("job.train.spec."):
+        path = field.removeprefix("job.train.spec.")
+        return f"--set {path}" if path in paths else ""
+    first = re.split(r"[.\[]", field.removeprefix("sweep."))[0] if field.startswith("sweep.") else ""
+    return _OPTIONS.get(first, "")

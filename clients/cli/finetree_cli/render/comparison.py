@@ -8,6 +8,7 @@ from string import ascii_uppercase
 from finetree_api.trainer.v1 import comparison_pb2
 from google.protobuf import json_format, struct_pb2
 
+from finetree_cli.jobfile.yaml_scalars import setting_word
 from finetree_cli.output import Output, short_name
 from finetree_cli.render import units
 from finetree_cli.render.gate.escaping import prose
@@ -133,24 +134,27 @@ def _jobs(found: comparison_pb2.CompareJobsResponse) -> Table:
 
 
 def _difference(difference: comparison_pb2.SettingDifference) -> list[str]:
-    return [difference.field_path, *(_setting(value) for value in difference.values)]
+    return [difference.field_path, *(_setting(difference.field_path, value) for value in difference.values)]
 
 
-def _setting(value: comparison_pb2.SettingValue) -> str:
+def _setting(field_path: str, value: comparison_pb2.SettingValue) -> str:
     if not value.HasField("value"):
         return "-"
     source = f" [{value.rule_id}]" if value.rule_id not in ("", "request") else ""
-    return f"{_plain(value.value)}{source}"
+    return f"{_plain(field_path, value.value)}{source}"
 
 
-def _plain(value: struct_pb2.Value) -> str:
+def _plain(field_path: str, value: struct_pb2.Value) -> str:
+    """A value as a job file has it."""
     match value.WhichOneof("kind"):
         case "number_value":
             return f"{value.number_value:.10g}"
         case "string_value":
-            return value.string_value
+            return setting_word(field_path, value.string_value) or value.string_value
         case "bool_value":
             return "true" if value.bool_value else "false"
+        case "struct_value" if not value.struct_value.fields:
+            return "all defaults"
         case _:
             return json_format.MessageToJson(value, indent=None)
 

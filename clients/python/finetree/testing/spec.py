@@ -128,7 +128,8 @@ def _surroundings(spec: run_spec_pb2.RunSpec) -> Iterator[tuple[str, Any]]:
             yield "hardware.nodes", 1
     evaluation = spec.evaluation
     if evaluation.HasField("dataset") or evaluation.split_fraction > 0:
-        yield "evaluation.metrics", [training_pb2.METRIC_LOSS]
+        exact = [training_pb2.METRIC_EXACT_MATCH] if evaluation.samples else []
+        yield "evaluation.metrics", [training_pb2.METRIC_LOSS, *exact]
         if training_pb2.METRIC_EXACT_MATCH in evaluation.metrics:
             yield "evaluation.max_new_tokens", 64
         yield "evaluation.samples", 0

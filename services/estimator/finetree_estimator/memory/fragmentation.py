@@ -51,10 +51,12 @@ def with_left_over(peaks: Memory, more: Interval, usable_bytes: int) -> Memory:
     components = tuple(
         (kind, _plus(size, added) if kind is Component.FRAGMENTATION else size) for kind, size in peaks.components
     )
-    full = max(peaks.device.high, float(usable_bytes)) if usable_bytes else math.inf
+    full = float(usable_bytes) if usable_bytes else math.inf
+    most = max(peaks.device.high, full)
     outside = peaks.device.expected - peaks.reserved.expected
-    reserved = _peak_plus(peaks.reserved, added, full - outside)
-    return replace(peaks, components=components, reserved=reserved, device=_peak_plus(peaks.device, added, full))
+    reserved = _peak_plus(peaks.reserved, more, full=full - outside, most=most - outside)
+    device = _peak_plus(peaks.device, more, full=full, most=most)
+    return replace(peaks, components=components, reserved=reserved, device=device)
 
 
 def _plus(one: Interval, other: Interval) -> Interval:
@@ -62,10 +64,16 @@ def _plus(one: Interval, other: Interval) -> Interval:
     return Interval(one.low + other.low, one.expected + other.expected, one.high + other.high, sources=sources)
 
 
-def _peak_plus(peak: Interval, more: Interval, most: float) -> Interval:
-    added = _plus(peak, more)
-    high = max(added.expected, min(added.high, c.WIDEST * added.expected, most))
-    return replace(added, high=high)
+def _peak_plus(peak: Interval, more: Interval, *, full: float, most: float) -> Interval:
+    """A peak with what is left over beside it: the lower ends up to `full` bytes, each as far as it has room itself.
+
+    A low end that took the expected one's room would fall as the run grows, since the distance between them does.
+    """
+    low, expected = (
+        max(own, min(own + left, full)) for own, left in ((peak.low, more.low), (peak.expected, more.expected))
+    )
+    high = max(expected, min(peak.high + more.high, c.WIDEST * expected, most))
+    return Interval(low, expected, high, sources=together(peak.sources, more.sources))
 
 
 def _of_logits(run: Run, rows: Rows, moment: Moment, *, spare: float, trained: float) -> float:

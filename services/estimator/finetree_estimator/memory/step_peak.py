@@ -46,7 +46,7 @@ def moments(run: Run, states: ModelStates, layer: LayerActivations) -> tuple[Mom
     tokens, gradients, whole = run.peak_tokens, states.gradients, states.unsharded
     at_loss = loss_moment(run, states, layer)
     before, kept, logits = at_loss.gradients, at_loss.activations, at_loss.transient
-    computed = (_differentiated(run, layer) + _held_gradients(run)) * tokens + layer.expert_copy
+    computed = (_differentiated(run, layer) + held_gradients(run)) * tokens + layer.expert_copy
     differentiated = computed + whole.fetched_weights
     # The head's gradient waits for that of the embeddings. Only one that autocast made is added to in its place.
     copies = (1 if run.autocasts_trained_weights else 2) + (1 if before else 0)
@@ -184,7 +184,7 @@ def _kept(run: Run, layer: LayerActivations) -> float:
     return run.shape.layers * layer.saved + shared_mask_bytes(run)
 
 
-def _held_gradients(run: Run) -> float:
+def held_gradients(run: Run) -> float:
     """Bytes per token of gradients of layer inputs that live on, with the inputs, to the end of the backward pass.
 
     That of the last layer to be differentiated is counted where it is made.

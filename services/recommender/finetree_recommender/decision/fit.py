@@ -135,6 +135,12 @@ def room(estimate: Estimate | None) -> str:
     return f"{word}: {needs:.1f} of {has:.1f} GiB"
 
 
+def fits(method: Method, estimate: Estimate | None, *, of: str = "") -> str:
+    """Say that a method fits, `of` a model where one is named: "LoRA fits: 9.0 of 23.5 GiB", "adapter layers fit"."""
+    words = room(estimate)
+    return f"{method}{f' of {of}' if of else ''} {words.replace('fits', 'fit', 1) if method.plural else words}"
+
+
 def risk(estimate: Estimate | None) -> str:
     """What a tight fit risks, in words."""
     if estimate is None:

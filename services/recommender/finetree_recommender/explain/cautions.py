@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from finetree.capabilities import unsupported
 from finetree_api.types.v1 import hardware_pb2
 
-from finetree_recommender.decision.fit import GIB, risk, room
+from finetree_recommender.decision.fit import GIB, OVER_MAX_DURATION, fits, risk
 from finetree_recommender.decision.hardware_gate import memory_words
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import Evidence, FitState
 from finetree_recommender.explain import cautions_recipe, rental_offers, unmet_limits
-from finetree_recommender.explain.reasons import advice_words, caution_code, warnings
+from finetree_recommender.explain.reasons import advice_words, caution_code, redirect_of, warnings
 from finetree_recommender.explain.thresholds import NOT_ESTIMATED
 from finetree_recommender.explain.ways_out.offers import WayOut
 from finetree_recommender.explain.ways_out.questions import Kind, preferred
@@ -61,9 +61,12 @@ def collect(
     offers of GPUs to rent, `ways` what would train where nothing does.
     """
     inputs, decision = situation.inputs, situation.decision
+    slower = tuple(unmet_limits.slower(situation))
+    late = bool(slower) or any(item.code == OVER_MAX_DURATION for item in unmet)
     return (
         *cautions_recipe.cut_rows(situation, built),
         *cautions_recipe.implausible(situation),
+        *cautions_recipe.outside(situation, parameters if decision.method is not None else None),
         *_evidence(situation, missing, ways),
         *(_advised(situation, rented) if rented else ()),
         *(() if ways else _smaller(situation, parameters)),
@@ -74,11 +77,11 @@ def collect(
         *unmet,
         *inputs.cautions,
         *unmet_limits.contradictions(situation),
-        *unmet_limits.slower(situation),
+        *slower,
         *unmet_limits.unchecked(situation),
         *_advice(situation, decision.method),
         *cautions_recipe.few_rows(situation),
-        *cautions_recipe.long_run(situation, decision.method),
+        *(() if late else cautions_recipe.long_run(situation, decision.method)),
         *cautions_recipe.retrieval(situation, decision.method),
         *cautions_recipe.rounding(situation, built),
         *cautions_recipe.doubtful_rate(situation, decision.method, parameters),
@@ -130,7 +133,7 @@ def _evidence(situation: Situation, missing: str, ways: tuple[WayOut, ...]) -> I
         roomy = next((m for m in _ROOMY if evidence.best[m].state is FitState.FITS and m is not decision.method), None)
         text = f"{decision.method} fits only tightly: {risk(tight)}"
         if roomy is not None:
-            text += f"; {roomy} {room(situation.estimate(roomy))}"
+            text += f"; {fits(roomy, situation.estimate(roomy))}"
         else:
             text += "; more memory or shorter rows leave room"
         yield Caution("MEMORY_TIGHT", text, "fit.fits", roomy)
@@ -203,7 +206,8 @@ def _smallest(evidence: Evidence) -> str:
 def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:
     if method is not None:
         for rule in warnings(situation.pack, situation.answers, method, evidence=situation.evidence):
-            yield Caution(caution_code(rule), advice_words(rule, situation), rule.id, rule.redirect)
+            instead = redirect_of(rule, situation)
+            yield Caution(caution_code(rule), advice_words(rule, situation), rule.id, instead)
 
 
 def _renting(situation: Situation) -> Iterator[Caution]:

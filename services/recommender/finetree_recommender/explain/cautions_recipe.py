@@ -10,9 +10,9 @@ from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH
 from finetree_recommender.decision.fit import room
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.formatting import duration
-from finetree_recommender.method import Method
+from finetree_recommender.method import Method, listed
 from finetree_recommender.recipe.build import Recipe
-from finetree_recommender.recipe.draft import BATCH, SEQUENCE, sequence_length
+from finetree_recommender.recipe.draft import BATCH, PRECISION, SEQUENCE, sequence_length
 from finetree_recommender.recipe.tables import tables_of
 from finetree_recommender.recipe.truncation import loss_at
 from finetree_recommender.rule_pack.schema.recipe import Row
@@ -21,6 +21,7 @@ from finetree_recommender.trace import Caution
 _RATE = "training.learning_rate"
 _SWEPT = (Method.FULL, Method.LORA, Method.QLORA)
 """Methods with many published learning rates."""
+BILLION = 1e9
 _MUCH = 0.05
 """Share of the tokens from which it is told what the longest rows lose."""
 _MANY_ROWS = 10_000
@@ -90,7 +91,10 @@ def long_run(situation: Situation, method: Method | None) -> Iterator[Caution]:
     if seconds is not None and rule.value < seconds <= (most.value if most is not None else math.inf):
         many = (situation.inputs.examples or 0) >= _MANY_ROWS
         less = "fewer rows (a few thousand selected ones may do as well)" if many else "a smaller model"
-        text = f"a run takes {duration(seconds)}: {less}, fewer epochs or faster hardware make it shorter"
+        profile, assumed = situation.inputs.profile, ""
+        if profile is not None and not profile.total_tokens and not profile.token_lengths:
+            assumed = f" if its rows have {sequence_length(situation.pack, situation.inputs)[0]:,} tokens"
+        text = f"a run takes {duration(seconds)}{assumed}: {less}, fewer epochs or faster hardware make it shorter"
         yield Caution("LONG_RUN", text, rule.id)
 
 
@@ -121,6 +125,15 @@ def implausible(situation: Situation) -> Iterator[Caution]:
     if seconds is not None and takes is not None and takes > seconds.value:
         text = f"a run would take {duration(takes)}: check the rows, their tokens and the hardware"
         yield Caution("IMPLAUSIBLE_INPUT", text, seconds.id)
+
+
+def outside(situation: Situation, parameters: int | None) -> Iterator[Caution]:
+    """A model of a size that the rules do not cover, for which the verdict is a default."""
+    domain = situation.pack.rules.domain
+    if parameters is not None and not domain.low <= parameters <= domain.high:
+        sizes = f"{domain.low / BILLION:g} to {domain.high / BILLION:g} billion parameters"
+        text = f"the rules are of models of {sizes}; for {parameters / BILLION:.3g} billion their verdict is a default"
+        yield Caution("MODEL_OUT_OF_DOMAIN", text, domain.id)
 
 
 def few_rows(situation: Situation) -> Iterator[Caution]:
@@ -171,17 +184,17 @@ def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
         return
     rate = spec.training.learning_rate
     if rate < rule.value:
-        text = f"at a learning rate of {rate:g} many updates are lost to rounding of bfloat16 weights: use "
-        text += (
-            "float32 weights where memory allows (mixed precision, 8 to 10 bytes more a parameter), else a higher rate"
-        )
-        text += ", or shard the model across the devices" if spec.hardware.count > 1 else ""
-        lora = situation.estimate(Method.LORA)
-        if lora is None or not lora.fit.trains:
-            yield Caution("BF16_ROUNDING", text, rule.id)
+        text = f"at a learning rate of {rate:g} bfloat16 weights lose many updates to rounding"
+        instead = ["shard the model across the devices"] if spec.hardware.count > 1 else []
+        if any(each.id == built.rule_id(PRECISION) for each in situation.pack.rules.adaptations):
+            text += ", and float32 ones do not fit here"
         else:
-            text += f"; {Method.LORA}, whose weights are float32, loses none, and {room(lora)}"
-            yield Caution("BF16_ROUNDING", text, rule.id, Method.LORA)
+            instead += ["take float32 weights where memory allows (8 to 10 bytes more a parameter)"]
+        lora = situation.estimate(Method.LORA)
+        trains = lora is not None and lora.fit.trains
+        text += f": {Method.LORA}, whose weights are float32, loses none, and {room(lora)}; else " if trains else ": "
+        text += listed([*instead, "take a higher rate"], "or")
+        yield Caution("BF16_ROUNDING", text, rule.id, Method.LORA if trains else None)
 
 
 def experts(situation: Situation, method: Method | None) -> Iterator[Caution]:

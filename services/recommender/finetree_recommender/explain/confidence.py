@@ -76,7 +76,7 @@ def judge(
     level = Level.MEDIUM
     if decision.method is None or abstained or points > weights.medium_up_to.value:
         level = Level.LOW
-    elif points <= weights.high_up_to.value:
+    elif points <= weights.high_up_to.value and not any(caution.code == "DATASET_UNKNOWN" for caution in cautions):
         level = Level.HIGH
     return Confidence(
         level=level,
@@ -177,5 +177,6 @@ def _definition(pack: Pack) -> str:
     words = ", ".join(f"{number.value:g} for {text}" for number, text in counted)
     return (
         f"1 - points / {weights.score_zero_at.value:g}, at least 0; points: {words}; high at "
-        f"{weights.high_up_to.value:g} or fewer, medium at {weights.medium_up_to.value:g} or fewer"
+        f"{weights.high_up_to.value:g} or fewer where the data are known, "
+        f"medium at {weights.medium_up_to.value:g} or fewer"
     )

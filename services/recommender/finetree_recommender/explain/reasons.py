@@ -12,6 +12,7 @@ from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.prior_figures import falls_short, prior_of
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import Estimate, Evidence, FitState
+from finetree_recommender.formatting import gpu
 from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.answers import Answers, matches
 from finetree_recommender.rule_pack.pack import Pack
@@ -80,7 +81,7 @@ def warnings(pack: Pack, answers: Answers, method: Method, *, evidence: Evidence
     """The pack's cautions that apply to a method; the hard ones belong to the hardware gate.
 
     A caution that the GPU has memory for another method is left out where the estimate shows that it has too little,
-    and one that another method trains faster where it does not.
+    and one that another method trains faster where it does not, or where one of the two does not train here.
     """
     return [
         rule
@@ -89,7 +90,7 @@ def warnings(pack: Pack, answers: Answers, method: Method, *, evidence: Evidence
         and not rule.hard
         and matches(rule.when, answers)
         and not ("memory" in rule.when and _refuted(rule, evidence))
-        and not (rule.on_time and _is_faster(rule, evidence))
+        and not (rule.on_time and (_is_faster(rule, evidence) or not _comparable(rule, evidence)))
     ]
 
 
@@ -97,9 +98,23 @@ def advice_words(rule: CautionRule, situation: Situation) -> str:
     """Words of a caution: a general ratio of times gives way to the times of this request, where they are estimated."""
     times = _times(rule, situation.evidence) if rule.ratio or rule.on_time else None
     if times is None:
-        return rule.text
+        return rule.text if _comparable(rule, situation.evidence) else rule.message
     ours, theirs = map(approximate_duration, times)
-    return f"{rule.message} ({ours} against {theirs} for {rule.redirect})" if ours != theirs else rule.message
+    if ours == theirs:
+        return rule.message
+    if rule.on_time:
+        return f"{rule.message} ({ours} against {theirs} for {rule.redirect})"
+    # What is said is of more than time, and the times may speak for the method itself.
+    return f"{rule.message}; {rule.method} takes {ours} here, {rule.redirect} {theirs}"
+
+
+def redirect_of(rule: CautionRule, situation: Situation) -> Method | None:
+    """Method that a caution points to; None where it has none, or is about times and the method does not train here.
+
+    A method of higher quality is pointed to all the same: it is worth other hardware.
+    """
+    timed = bool(rule.ratio) or rule.on_time
+    return rule.redirect if not timed or _comparable(rule, situation.evidence) else None
 
 
 def _times(rule: CautionRule, evidence: Evidence | None) -> tuple[float, float] | None:
@@ -112,6 +127,13 @@ def _times(rule: CautionRule, evidence: Evidence | None) -> tuple[float, float] 
     return ours.total_seconds.expected, theirs.total_seconds.expected
 
 
+def _comparable(rule: CautionRule, evidence: Evidence | None) -> bool:
+    """Whether a caution's method and the one that it points to may both train here: else no times compare them."""
+    if evidence is None or rule.redirect is None:
+        return True
+    return all(evidence.best[each].state is not FitState.DOES_NOT_FIT for each in (rule.method, rule.redirect))
+
+
 def _is_faster(rule: CautionRule, evidence: Evidence | None) -> bool:
     """Whether a caution's method is estimated to take no longer than the one that it points to."""
     times = _times(rule, evidence)
@@ -119,7 +141,8 @@ def _is_faster(rule: CautionRule, evidence: Evidence | None) -> bool:
 
 
 def _advised(rule: CautionRule, situation: Situation) -> Reason:
-    pointer = f"; consider {rule.redirect}" if rule.redirect is not None else ""
+    instead = redirect_of(rule, situation)
+    pointer = f"; consider {instead}" if instead is not None else ""
     return Reason(caution_code(rule), f"{advice_words(rule, situation)}{pointer}", rule.id)
 
 
@@ -257,7 +280,7 @@ def _gated(case: Case) -> Reason:
     needs, speaker = case.pack.card(case.method).minimum_gpu_gb.value, case.pack.rules.gate.speaker
     inputs, rule_id = case.situation.inputs, case.decision.choice.passage.rule.id
     if inputs.on_cpu:
-        return Reason("NO_GPU", f"{speaker} asks for a {needs:g} GB GPU, and this machine has none", rule_id)
+        return Reason("NO_GPU", f"{speaker} asks for {gpu(needs)}, and this machine has none", rule_id)
     has = inputs.marketed_gb or 0
     return Reason("GPU_TOO_SMALL", f"{speaker} asks for {needs:g} GB, and this GPU has {has:g} GB", rule_id)
 

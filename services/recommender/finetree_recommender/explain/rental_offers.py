@@ -184,4 +184,4 @@ def _words(offer: Offer, limits: Limits) -> str:
         text += f", {over}"
     if offer.savings:
         text += f"; to fit: {', '.join(offer.savings)}"
-    return f"{text}; ask again with that accelerator"
+    return f"{text}; ask again with `hardware.accelerator` {offer.accelerator}"

@@ -124,7 +124,9 @@ def _memory(situation: Situation) -> Iterator[Number]:
         known = memory_class(pack, gb)
         # Inside of a class it is the estimate that changes the verdict, at its lower end the class.
         if estimated and not gb <= known.low * (1 + tolerance):
-            return f"a GPU with {gb:.0f} GB {NOT_ESTIMATED}"
+            # Rounded away from the memory at hand, so that what is named has the verdict.
+            tenths = math.ceil(gb * 10) if gb > now else math.floor(gb * 10)
+            return f"a GPU with {tenths / 10:g} GB {NOT_ESTIMATED}"
         return f"{memory_words(pack, known.key)} {NOT_ESTIMATED}"
 
     tolerance = pack.rules.gate.tolerance.value

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cautions on limits: those that a verdict breaks, those that cannot be checked, and what serving the result needs."""
 
+import math
 from collections.abc import Iterator
 
+from finetree.quantities import approximate_duration
 from finetree_api.types.v1 import run_spec_pb2, serving_pb2
 from finetree_runtime.serving.check import Asked, check
 from finetree_runtime.serving.facts import Facts, Form, facts_of_spec
@@ -11,10 +13,12 @@ from finetree_recommender.decision.fit import OVER_BUDGET, OVER_MAX_DURATION
 from finetree_recommender.decision.limits import USD
 from finetree_recommender.decision.prior_figures import prior_of
 from finetree_recommender.decision.situation import Situation
+from finetree_recommender.estimator.values import FitState
 from finetree_recommender.explain.reasons import shortfall
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method, listed
-from finetree_recommender.request.limits import month_budget, runs_per_month
+from finetree_recommender.rule_pack.schema.limits import QualityFloor
+from finetree_recommender.rule_pack.schema.rules import Option
 from finetree_recommender.trace import Caution
 
 
@@ -26,13 +30,17 @@ def unmet(situation: Situation) -> Iterator[Caution]:
     for item in situation.violations[method]:
         text = f"{method}: {item.message}; {_kept_by(situation)}{_nearest(situation, item.code, method)}"
         if item.code == OVER_BUDGET and _rented_by_default(situation):
-            text += "; this is the price of renting: state `ownership` if the hardware is your own"
+            text += "; this is the price of renting: state the price of electricity (ownership.owned.price_per_kwh) "
+            text += "if the hardware is your own"
         yield Caution(item.code, text, item.rule_id)
     yield from _quality(situation, method)
 
 
 def contradictions(situation: Situation) -> Iterator[Caution]:
-    """Answers that no single method meets, and which of them the verdict does not meet."""
+    """Answers that no single method meets, and which of them the verdict does not meet.
+
+    Of a budget or a time with figures the limits' own cautions tell.
+    """
     decision, answers = situation.decision, situation.answers
     # Of the questions but that for the memory, the answers that vote.
     asked = [
@@ -41,34 +49,42 @@ def contradictions(situation: Situation) -> Iterator[Caution]:
         for option in question.options
         if question.input != "memory" and option.votes and option.value == answers.get(question.input)
     ]
-    if len(asked) < 2 or set(asked[0][1].votes).intersection(*[option.votes for _, option in asked[1:]]):
+    if decision.method is None or len(asked) < 2:
         return
-    gave = [
-        f"{name} {option.label if name == 'budget' else option.value.lower()} (for {listed(option.votes, 'or')})"
-        for name, option in asked
-        if decision.method not in option.votes and not _is_met(situation, name)
-    ]
-    if gave:
-        text = f"no method meets all answers; not met: {'; '.join(gave)}"
+    if set(asked[0][1].votes).intersection(*[option.votes for _, option in asked[1:]]):
+        return
+    others = [(name, option) for name, option in asked if decision.method not in option.votes]
+    parts = []
+    for known, words in ((False, "does not meet"), (None, "may not meet")):
+        gave = [_answer_words(name, option) for name, option in others if _is_met(situation, name) is known]
+        parts += [f"{words}: {'; '.join(gave)}"] if gave else []
+    if parts:
+        text = f"the answers ask for different methods; the one chosen {', and '.join(parts)}"
         yield Caution("CONTRADICTORY_ANSWERS", text, decision.verdict.rule_id)
 
 
-def _is_met(situation: Situation, question: str) -> bool:
-    """Whether the verdict meets an answer that votes for other methods: a limit that it keeps, or enough quality."""
+def _answer_words(name: str, option: Option) -> str:
+    """An answer and the methods that it votes for: "time minutes (for prefix tuning)"."""
+    word = option.label[:1].lower() + option.label[1:] if name == "budget" else option.value.lower().replace("_", " ")
+    return f"{name} {word} (for {listed(option.votes, 'or')})"
+
+
+def _is_met(situation: Situation, question: str) -> bool | None:
+    """Whether the verdict meets an answer that votes for other methods; None where no figure tells.
+
+    A budget or a time with a figure counts as met: where it is exceeded, the cautions on limits say by how much.
+    """
     pack, method = situation.pack, situation.decision.method
     if method is None:
-        return False
+        return None
     if question == "budget":
-        usd, month = situation.usd(method), month_budget(situation.inputs.request)
-        return usd is not None and month is not None and usd * runs_per_month(situation.inputs.request) <= month
+        return True if situation.usd(method) is not None else None
     if question == "time":
-        seconds = situation.seconds(method)
-        asked = next((each for each in pack.rules.durations if each.implies == situation.answers.time), None)
-        return seconds is not None and asked is not None and seconds <= asked.high
+        return True if situation.seconds(method) is not None else None
     if question == "quality":
         floor = next((item for item in pack.rules.quality_floors if item.need == situation.answers.quality), None)
         return floor is None or pack.card(method).quality_percent.expected >= floor.percent
-    return False
+    return question == "tasks" and method.shares_base
 
 
 def unchecked(situation: Situation) -> Iterator[Caution]:
@@ -164,7 +180,8 @@ def _read_in_code(target: str, facts: Facts, *, name: str, noted: bool) -> Itera
     """What the server's code says of the recipe: what it does not serve, and how it serves it where no pack says."""
     answers = check(facts, [Asked(serving_pb2.ServingTarget.Value(f"SERVING_TARGET_{target}"))])
     for answer in answers:
-        told = [answer.message, *([answer.remedy] if answer.remedy else []), *(f"{step}." for step in answer.steps)]
+        told = [answer.message, *([answer.remedy] if answer.remedy else [])]
+        told += [f"To serve it: {'; '.join(answer.steps)}."] if answer.steps else []
         if answer.verdict == serving_pb2.SERVING_VERDICT_NOT or not noted:
             of = f"{name} {answer.versions}" if len(answers) > 1 else name
             yield Caution("SERVING_NOTE", f"{of}: {' '.join(told)}", answer.rule_ids[0])
@@ -210,30 +227,64 @@ def _nearest(situation: Situation, code: str, method: Method) -> str:
 
 def _quality(situation: Situation, method: Method) -> Iterator[Caution]:
     pack, answers = situation.pack, situation.answers
-    for reason in shortfall(pack, answers, method):
-        yield Caution(reason.code, f"{method}: it may fall short, {reason.message}", reason.rule_id)
+    short, floor = tuple(shortfall(pack, answers, method)), _below(situation, method)
+    if not short and floor is None:
+        return
+    better, instead = "", _reaching(situation, method)
+    if instead is not None:
+        seconds = situation.seconds(instead)
+        better = f"; {instead} {'fit' if instead.plural else 'fits'} here too"
+        better += f", in about {approximate_duration(seconds)}" if seconds is not None else ""
+    for reason in short:
+        text = f"{method}: it may fall short, {reason.message}{better}"
+        yield Caution(reason.code, text, reason.rule_id, instead)
+    if floor is not None:
+        figure = pack.card(method).quality_percent
+        text = f"{method}: {figure.expected:g} percent of full fine-tuning; {floor.percent:g} are needed{better}"
+        yield Caution("BELOW_QUALITY_NEED", text, floor.id, instead)
+
+
+def _below(situation: Situation, method: Method) -> QualityFloor | None:
+    """The floor of the quality that is needed, where a card without priors is below it."""
+    pack, answers = situation.pack, situation.answers
+    if prior_of(pack, method, answers.task_domain, answers.data) is not None:
+        return None
     floor = next((item for item in pack.rules.quality_floors if item.need == answers.quality), None)
-    figure = pack.card(method).quality_percent
-    if (
-        prior_of(pack, method, answers.task_domain, answers.data) is None
-        and floor is not None
-        and figure.expected < floor.percent
-    ):
-        text = f"{method}: {figure.expected:g} percent of full fine-tuning; {floor.percent:g} are needed"
-        yield Caution("BELOW_QUALITY_NEED", text, floor.id)
+    return floor if floor is not None and pack.card(method).quality_percent.expected < floor.percent else None
+
+
+def _reaching(situation: Situation, method: Method) -> Method | None:
+    """The quickest other method with room here that keeps every limit and is expected to reach the needed quality."""
+    evidence, pack, answers = situation.evidence, situation.pack, situation.answers
+    if evidence is None:
+        return None
+    asked = next((each for each in pack.rules.durations if each.implies == answers.time), None)
+    longest = asked.high if asked is not None else math.inf
+    able = [
+        each
+        for each in Method
+        if each is not method
+        and evidence.best[each].state is FitState.FITS
+        and not situation.violations[each]
+        and (situation.seconds(each) or 0.0) <= longest
+        and not any(shortfall(pack, answers, each))
+        and _below(situation, each) is None
+    ]
+    return min(able, key=lambda each: situation.seconds(each) or 0.0, default=None)
 
 
 def _missing(situation: Situation) -> str:
     """Inputs without which there is no figure, in words."""
     inputs = situation.inputs
-    lacking = [] if inputs.model_known else ["the model"]
-    lacking += [] if inputs.hardware_known else ["the hardware"]
-    lacking += [] if inputs.profile is not None else ["the number of examples"]
+    lacking = [] if inputs.model_known else ["the model (`model`)"]
+    lacking += [] if inputs.hardware_known else ["the hardware (`hardware`)"]
+    lacking += [] if inputs.profile is not None else ["the number of rows (dataset_profile.examples)"]
     if lacking:
-        return f"state {', '.join(lacking)}"
+        return f"state {listed(lacking, 'and')}"
     if situation.evidence is None:
         return "ask again once the estimator answers"
     currency = situation.inputs.request.ownership.owned.price_per_kwh.currency_code
     if currency not in ("", USD):
         return f"the cost is in {currency}; state the price of a kilowatt-hour in USD to have it checked"
-    return "state how the hardware is paid, in USD (ownership)"
+    owned = "that of the electricity of your own (ownership.owned.price_per_kwh)"
+    return f"state the price of renting it (ownership.rented.price_id), or {owned}"

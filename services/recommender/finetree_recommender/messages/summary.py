@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from finetree.quantities import approximate_duration, cost_words, duration_words, memory_words
 from finetree_runtime.runspec.number_formats import measured_rate
 
-from finetree_recommender.estimator.values import Estimate
+from finetree_recommender.estimator.values import Estimate, FitState
 from finetree_recommender.explain.cautions import MISSING_EVIDENCE
 from finetree_recommender.explain.reasons import LEAF_WORDS
 from finetree_recommender.explain.rental_offers import RENT
-from finetree_recommender.explain.ways_out.questions import Kind
+from finetree_recommender.explain.ways_out.questions import Kind, preferred
 from finetree_recommender.formatting import gpu
 from finetree_recommender.method import Method, listed
 from finetree_recommender.recommend import Recommendation
@@ -35,7 +35,7 @@ _QUESTIONS = {
 _SENTENCES = {
     "MOST_VOTES": "it matches more of your answers than any other method{runnable}",
     "TREE_LEAF": "it is the usual choice when no answer favors another method",
-    "TIE_BREAK": "your answers favor it and {tied} equally, and the rules put it first",
+    "TIE_BREAK": "your answers favor {tied} equally, and the rules put it first",
     "MULTI_TASK": "it is made for many different tasks on one base model",
     "FITS_HERE": "the rules prefer {preferred}, which does not fit in memory; this method does",
     "OTHERS_DO_NOT_FIT": "the rules prefer {preferred}, which does not fit in memory",
@@ -147,23 +147,34 @@ def _why(answer: Recommendation) -> str:
     if reason.code == "MOST_VOTES" and choice.ballot.unanswered == questions - 1 and answer.inputs.hardware_known:
         return f"it is what the rules recommend for {_device(answer)}"
     if reason.code == "TREE_LEAF" and reason.message != LEAF_WORDS:
-        return reason.message
+        return f"{_too_large(answer)}{reason.message}"
     if reason.code == "MULTI_TASK" and answer.decision.method is not Method.ADAPTER:
         return "with many different tasks on one base model, each task adds one small file"
     sentence = _SENTENCES.get(reason.code)
     if sentence is None:
         return reason.message
-    preferred = choice.method if choice.method is not None else "another method"
+    rules = choice.method if choice.method is not None else "another method"
     runnable = " that this hardware can run" if answer.inputs.hardware_known else ""
-    return sentence.format(preferred=preferred, runnable=runnable, tied=_tied(answer))
+    return sentence.format(preferred=rules, runnable=runnable, tied=_tied(answer))
+
+
+def _too_large(answer: Recommendation) -> str:
+    """The method that the rules prefer where hardware sets no limit, if it is a better one that does not fit here."""
+    evidence, method = answer.situation.evidence, answer.decision.method
+    first, *_ = preferred(answer.pack, answer.inputs)
+    if evidence is None or method is None or evidence.best[first].state is not FitState.DOES_NOT_FIT:
+        return ""
+    if method is Method.QLORA:
+        return ""  # the tree's own reason is the memory
+    return f"the rules prefer {first}, which does not fit in memory; of the methods that do, "
 
 
 def _tied(answer: Recommendation) -> str:
-    """The other methods with as many votes."""
+    """It and the other methods with as many votes."""
     ballot, method = answer.decision.choice.ballot, answer.decision.method
-    others = [each for each in ballot.feasible if each is not method]
     votes = ballot.total(method) if method is not None else 0
-    return listed([each for each in others if ballot.total(each) == votes] or ["another method"], "and")
+    others: list[str] = [each for each in ballot.feasible if each is not method and ballot.total(each) == votes]
+    return listed(["it", *(others or ["another method"])], "and")
 
 
 def _device(answer: Recommendation) -> str:

@@ -19,7 +19,7 @@ from finetree_recommender.recipe.draft import (
     most_rows,
     sequence_length,
 )
-from finetree_recommender.recipe.tables import Rule, value_range
+from finetree_recommender.recipe.tables import Rule, undivided, value_range
 from finetree_recommender.request.inputs import Inputs
 from finetree_recommender.rule_pack.answers import UNKNOWN
 from finetree_recommender.rule_pack.fields import assign
@@ -48,7 +48,13 @@ def adaptations(pack: Pack, inputs: Inputs, method: Method) -> tuple[Adaptation,
     device, (length, _) = device_of(inputs, method), sequence_length(pack, inputs)
     # An unknown GPU is taken to compute in bfloat16, as its recipe does.
     kinds = {device.partition("_")[0], device} if device != UNKNOWN else {"gpu", "gpu_bf16"}
-    rules = (rule for rule in pack.rules.adaptations if method in rule.methods and not kinds.isdisjoint(rule.devices))
+    rules = (
+        rule
+        for rule in pack.rules.adaptations
+        if method in rule.methods
+        and not kinds.isdisjoint(rule.devices)
+        and not (inputs.divided and undivided(rule.set))
+    )
     # Truncating at more tokens than the recipe has would not shorten it, nor would one row at a time change what
     # already takes one.
     return tuple(

@@ -35,6 +35,7 @@ def draft(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None)
         device=device_of(inputs, method),
         parameters=parameters,
         examples=inputs.examples,
+        divided=inputs.divided,
     )
     drawn = Draft(_named_spec(inputs), {})
     getattr(drawn.spec, method.field).SetInParent()

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of a recipe: the first that has a row for a case sets its field."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from finetree_api.types.v1 import run_spec_pb2
+from finetree.capabilities import UNDIVIDED_OPTIMIZERS
+from finetree_api.types.v1 import run_spec_pb2, training_pb2
 
 from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.answers import UNKNOWN, Answers
@@ -12,6 +14,8 @@ from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.recipe import BatchStart, Computed, Row, Table, Value
 
 RANK = "lora.rank"
+OPTIMIZER = "optimizer"
+_UNDIVIDED = frozenset(training_pb2.Optimizer.Name(number) for number in UNDIVIDED_OPTIMIZERS)
 
 Rule = Row | BatchStart | Computed
 """Rule that chose a value."""
@@ -31,6 +35,8 @@ class Reading:
     """Parameters of the base model; None takes the rows for an unknown size."""
     examples: int | None
     """Rows of the data."""
+    divided: bool
+    """Whether the recipe is divided over several devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +76,17 @@ def value_range(rule: Rule) -> tuple[float, ...]:
     return rule.range if isinstance(rule, Row | BatchStart) else ()
 
 
+def undivided(settings: Mapping[str, Value]) -> bool:
+    """Whether settings ask for optimizer states that the trainer cannot divide over devices."""
+    return settings.get(OPTIMIZER) in _UNDIVIDED
+
+
 def _apply(draft: Draft, pack: Pack, reading: Reading, *, table: Table, steps: int | None) -> None:
     method, path = reading.method, path_for(table.knob, reading.method)
     if path in draft.rules and not table.factor:
         return
     row = _row(draft, reading, table, steps=steps)
-    if row is None:
+    if row is None or (reading.divided and undivided({path: row.value})):
         return
     value = row.value
     if table.factor or row.times:
@@ -99,11 +110,18 @@ def _row(draft: Draft, reading: Reading, table: Table, *, steps: int | None) -> 
     }
     if (number := numbers.get(table.input)) is not None:
         return _bracket(table.rows, number)
-    word = UNKNOWN
-    if table.input not in numbers:
-        word = reading.device if table.input == "device" else reading.answers.get(table.input)
+    word = UNKNOWN if table.input in numbers else _word(reading, table.input)
     named = next((row for row in table.rows if word in row.equals), None)
     return named or next((row for row in table.rows if row.id == table.unknown and word == UNKNOWN), None)
+
+
+def _word(reading: Reading, name: str) -> str:
+    """Answer of an input of the tables that is no number."""
+    if name == "device":
+        return reading.device
+    if name == "priority":
+        return reading.answers.priorities[0] if reading.answers.priorities else UNKNOWN
+    return reading.answers.get(name)
 
 
 def _bracket(rows: tuple[Row, ...], number: float) -> Row | None:

@@ -107,6 +107,11 @@ class Inputs:
         return self.hardware.WhichOneof("device") is not None
 
     @property
+    def divided(self) -> bool:
+        """Whether the model is divided over several devices."""
+        return self.hardware.count > 1 and self.hardware.sharding == hardware_pb2.SHARDING_FULL
+
+    @property
     def model_known(self) -> bool:
         """Whether the request names a model."""
         return self.request.HasField("model")

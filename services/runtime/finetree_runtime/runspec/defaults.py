@@ -200,7 +200,12 @@ def _evaluation_defaults(evaluation: training_pb2.Evaluation) -> Iterator[Defaul
     held_out = evaluation.HasField("dataset") or evaluation.split_fraction > 0
     if not held_out:
         return
-    yield Default("evaluation.metrics", [training_pb2.METRIC_LOSS], "cheap, and shows when to stop")
+    if evaluation.samples:
+        # They are answers of that metric: asked for without naming it, there would be none.
+        both = [training_pb2.METRIC_LOSS, training_pb2.METRIC_EXACT_MATCH]
+        yield Default("evaluation.metrics", both, "samples are answers that exact match is measured on")
+    else:
+        yield Default("evaluation.metrics", [training_pb2.METRIC_LOSS], "cheap, and shows when to stop")
     if training_pb2.METRIC_EXACT_MATCH in evaluation.metrics:
         yield Default("evaluation.max_new_tokens", 64, "long enough for short answers")
     yield Default("evaluation.samples", 0, "samples take time")

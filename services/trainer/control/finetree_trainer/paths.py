@@ -14,7 +14,7 @@ def inside(roots: Iterable[str], path: str, *, field_path: str, reason: str) -> 
     Raises PermissionDenied PATH_OUTSIDE_ROOTS for a path that leaves every root (by "..", by a link, or absolutely),
     NotFound with `reason` for one that stays inside and does not exist.
     """
-    allowed = False
+    allowed, roots = False, tuple(roots)
     for root in roots:
         base = Path(root).expanduser().resolve()
         try:
@@ -27,6 +27,9 @@ def inside(roots: Iterable[str], path: str, *, field_path: str, reason: str) -> 
                 if found.exists():
                     return found
     if not allowed:
-        text = f"{field_path}: {path[:80]!r} is not under a configured root; use a path under one."
+        remedy = "use a path under one"
+        if not roots:
+            remedy = "none is configured, which whoever runs the trainer does (--model-roots, for data --data-roots)"
+        text = f"{field_path}: {path[:80]!r} is not under a configured root; {remedy}."
         raise PermissionDenied("PATH_OUTSIDE_ROOTS", text, metadata={"field": field_path})
     raise NotFound(reason, f"{field_path}: there is no {path[:80]!r} under the configured roots.")

@@ -20,3 +20,9 @@ def test_fewer_bits_are_refused_with_the_command_that_makes_them(given, made):
 def test_other_words_are_refused_with_those_that_there_are():
     with pytest.raises(click.BadParameter, match="not one of f32, f16, bf16, q8_0"):
         export.WeightType().convert("float", None, None)
+
+
+def test_exports_of_one_job_are_told_apart_by_their_names():
+    assert export.display_name("JOB", "gguf", "q8_0") == "gguf q8_0 of JOB"
+    assert export.display_name("JOB", "transformers", None) == "transformers of JOB"
+    assert len(export.display_name("x" * 300, "gguf", None)) == 256

@@ -48,7 +48,10 @@ def answer(verdict: str) -> check_plan_pb2.CheckPlanResponse:
             "fit": {"verdict": "FIT_VERDICT_TIGHT"},
             "cost": {"total": {"amount": {"expected": 2}, "currency_code": "USD"}, "price_id": "mine"},
             "confidence": {"memory": "CONFIDENCE_LEVEL_HIGH"},
-            "remarks": [{"code": "A_NOTE", "message": "a note"}],
+            "remarks": [
+                {"code": "A_NOTE", "message": "a note", "field_path": "spec.lora"},
+                {"code": "SETTING_ASSUMED", "message": "3 epochs", "field_path": "spec.training.epochs"},
+            ],
             "revision": {"engine": {"id": "engine-9", "sha256": "a" * 64}},
             "plan_digest": "sha256:" + "b" * 64,
         },
@@ -118,7 +121,7 @@ def test_an_entry_has_what_was_answered(tmp_path):
     assert entry.price is not None
     assert (entry.cost.expected, entry.cost.currency_code, entry.price.id) == (2, "USD", "mine")
     assert (entry.duration_seconds, entry.memory_confidence, entry.time_confidence) == (None, "high", "unknown")
-    assert entry.assumptions == ("a note",)
+    assert entry.assumptions == ("a note", "3 epochs (training.epochs)")
     (found,) = entry.checks
     assert (found.location.line, found.unit, found.level, found.limit) == (3, "money", "overridable", 5)
     assert found.waiver is not None

@@ -88,6 +88,13 @@ def test_a_file_that_cannot_be_read(tmp_path, content, expected):
         read_job(str(path))
 
 
+def test_a_model_that_is_a_name_alone_is_refused_with_how_it_is_written():
+    with pytest.raises(BadInput) as refused:
+        parse_job("model: m\nlora: {}\n", "job.yaml")
+    (problem,) = refused.value.problems
+    assert problem.message.endswith("got 'm'; `model: {name: m}` names a base model")
+
+
 def test_problems_of_a_whole_job_have_whole_paths():
     file = parse_job("train:\n  spec: {model: {name: m}, lora: {rank: 8}}\n", "job.yaml")
     (problem,) = file.problems([("job.train.spec.lora.rank", "too high")])

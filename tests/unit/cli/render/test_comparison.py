@@ -4,9 +4,11 @@
 import importlib.util
 from pathlib import Path
 
+from finetree_api.trainer.v1 import comparison_pb2
 from finetree_api.types.v1 import check_pb2
 from finetree_cli.output import Output
 from finetree_cli.render.comparison import as_markdown, conclusion, show_comparison, tables
+from google.protobuf import struct_pb2
 
 SPEC = importlib.util.spec_from_file_location("compared", Path(__file__).parent / "compared.py")
 compared = importlib.util.module_from_spec(SPEC)
@@ -47,6 +49,21 @@ def test_each_fact_stands_in_its_table():
     assert answers[:2] == [["What is the capital?", "expected", "Paris"], ["", "A ✓", "Paris"]]
     assert len(answers) == 3
     assert len(answers[2][2]) == 160
+
+
+def test_settings_are_written_as_a_job_file_has_them():
+    found = comparison_pb2.CompareJobsResponse()
+    targets = found.differences.add(field_path="lora.targets")
+    targets.values.add(value=struct_pb2.Value(string_value="TARGET_PRESET_ALL_LINEAR"), rule_id="default.lora.targets")
+    targets.values.add()
+    found.differences.add(field_path="full").values.add(value=struct_pb2.Value(struct_value=struct_pb2.Struct()))
+    found.differences.add(field_path="environment.torch").values.add(value=struct_pb2.Value(string_value="2.13"))
+    (settings,) = (table.rows for table in tables(found) if table.title == "Settings that differ")
+    assert settings == [
+        ["lora.targets", "all-linear [default.lora.targets]", "-"],
+        ["full", "all defaults"],
+        ["environment.torch", "2.13"],
+    ]
 
 
 def test_markdown_of_names_and_answers_is_no_markup():

@@ -9,9 +9,9 @@ from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.memory.model_states import model_states
 from finetree_estimator.memory.peak import Component
 from finetree_estimator.memory.step_peak import (
-    _held_gradients,
     activation_bytes,
     fullest_moment,
+    held_gradients,
     layer_peak,
     loss_moment,
     loss_peak,
@@ -128,7 +128,7 @@ def test_frozen_shards_keep_layer_inputs_and_their_gradients_to_the_end(make_run
 
     kept, *plain = (step_peak(run) for run in (hooked, *others[:1]))
     assert kept.transient - plain[0].transient == gradients
-    assert all(_held_gradients(run) == 0 for run in others)
+    assert all(held_gradients(run) == 0 for run in others)
 
 
 def test_a_compiled_loss_keeps_no_log_softmax(make_run):

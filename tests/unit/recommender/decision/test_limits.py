@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits of time, cost, serving and hardware, and the priorities: what they change in the verdict."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from finetree_recommender.recommend import Recommendation, conclude
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.request.limits import Limits
 from finetree_recommender.rule_pack.answers import SERVING_WORDS, Answers
+from finetree_recommender.rule_pack.pack import builtin_packs
 from finetree_runtime.money import to_money
 from google.protobuf import json_format
 
@@ -71,10 +73,10 @@ def test_a_method_over_the_time_limit_gives_way_to_the_next_that_keeps_it(ask):
     assert late.decision.verdict.overruled_rule_id == "votes.plurality"
     assert reason_codes(late, Method.LORA)[0] == "OVER_MAX_DURATION"
     assert reason_codes(late, Method.PREFIX)[0] == "KEEPS_LIMITS"
-    assert all(fact in late.methods[0].reasons[0].message for fact in ("LoRA", "4.0 h"))
+    assert all(fact in late.methods[0].reasons[0].message for fact in ("LoRA", "4 h"))
     passed = [step for step in late.trace if step.stage == "limits"]
     assert [step.rule_id for step in passed] == ["limit.max_duration", "limit.max_duration", "limit.max_duration"]
-    assert "4.0 h" in passed[0].outcome
+    assert "4 h" in passed[0].outcome
 
 
 def test_a_method_over_the_budget_of_a_run_gives_way(ask):
@@ -91,12 +93,14 @@ def test_contradictory_limits_get_the_rules_answer_and_what_each_breaks(ask):
     answer = ask(figures(), hardware=gpu(80), max_duration="600s", **fields)
     by_code = {caution.code: caution.message for caution in answer.cautions}
     assert answer.decision.method is not None
-    assert all(fact in by_code["OVER_MAX_DURATION"] for fact in ("10 min", "prefix tuning", "3.0 h"))
-    assert all(fact in by_code["OVER_BUDGET"] for fact in ("4.50 USD", "QLoRA", "5.00 USD", "`ownership`"))
+    assert all(fact in by_code["OVER_MAX_DURATION"] for fact in ("10 min", "prefix tuning", "3 h"))
+    assert all(
+        fact in by_code["OVER_BUDGET"] for fact in ("4.50 USD", "QLoRA", "5.00 USD", "ownership.owned.price_per_kwh")
+    )
     assert ask(figures(), hardware=gpu(16), budget_per_run=usd(1)).decision.method is Method.QLORA
     owned = ask(figures(), hardware=gpu(80), ownership={"owned": {"price_per_kwh": usd(0.3)}}, **fields)
-    assert not [item for item in owned.cautions if "`ownership`" in item.message]
-    assert "CONTRADICTORY_ANSWERS" in by_code
+    assert not [item for item in owned.cautions if "ownership" in item.message]
+    assert "CONTRADICTORY_ANSWERS" not in by_code  # the limits' own cautions say by how much
     assert answer.confidence.level == "LOW"
     assert "LIMITS_UNMET" in {factor.code for factor in answer.confidence.factors}
 
@@ -113,6 +117,69 @@ def test_a_limit_that_is_kept_is_not_among_the_answers_that_are_not_met(ask):
     assert broken.decision.method is Method.QLORA
     assert "quality critical" in told["CONTRADICTORY_ANSWERS"]
     assert not any(word in told["CONTRADICTORY_ANSWERS"] for word in ("days", "budget"))
+
+
+def test_what_no_figure_tells_is_not_called_unmet(ask):
+    """The time votes for prefix tuning, the budget for LoRA: without hardware and rows nobody knows either."""
+    asked = {"time": "TIME_NEED_MINUTES", "quality": "QUALITY_NEED_CRITICAL", "tasks": "TASK_VARIETY_SIMILAR"}
+    unknown = ask(None, **asked)
+    (told,) = [caution.message for caution in unknown.cautions if caution.code == "CONTRADICTORY_ANSWERS"]
+    assert unknown.decision.method is Method.LORA
+    assert told.endswith("the one chosen may not meet: time minutes (for prefix tuning)")
+    # With a figure that is too long, the caution on the time says by how much, once.
+    slow = ask(figures(), hardware=gpu(24), **asked)
+    assert "SLOWER_THAN_ASKED" in codes(slow)
+    assert "CONTRADICTORY_ANSWERS" not in codes(slow)
+
+
+def test_a_method_that_reaches_the_quality_and_keeps_the_limits_is_named(read):
+    """In minutes evidence-1 takes LoRA; where full fine-tuning is as quick, maximum quality is to be had by it."""
+    fields = {"quality": "QUALITY_NEED_MAXIMUM", "time": "TIME_NEED_MINUTES", "hardware": gpu(80)}
+    rules = builtin_packs()["evidence-1"]
+
+    def told(found: Evidence, **more: Any) -> Any:
+        answer = conclude(rules, read(parameters=7_000_000_000, **fields, **more).reread(rules), found)
+        assert answer.decision.method is Method.LORA
+        (caution,) = [each for each in answer.cautions if each.code == "BELOW_QUALITY_NEED"]
+        return caution
+
+    quick = figures()
+    rows = {
+        key: replace(row, total_seconds=evidence_pb2.Interval(low=100, expected=120, high=140))
+        for key, row in quick.rows.items()
+    }
+    named = told(Evidence(rows, quick.revision, quick.parameters))
+    assert named.message.endswith("; full fine-tuning fits here too, in about 2 min")
+    assert named.redirect is Method.FULL
+    # Not where it takes longer than minutes, is over the budget, or fits only tightly.
+    tight = {key: replace(row, fit=FitState.TIGHT) if key[0] is Method.FULL else row for key, row in rows.items()}
+    for found, more in (
+        (quick, {}),
+        (Evidence(rows, quick.revision, quick.parameters), {"budget_per_run": usd(9)}),
+        (Evidence(tight, quick.revision, quick.parameters), {}),
+    ):
+        assert told(found, **more).redirect is None
+
+
+def test_adapters_of_any_kind_meet_several_tasks(ask):
+    """The playbook votes for LoRA where tasks are similar; QLoRA's adapters can be switched as well."""
+    fields = {"quality": "QUALITY_NEED_ACCEPTABLE", "tasks": "TASK_VARIETY_SIMILAR", "budget_per_month": usd(75)}
+    answer = ask(figures(), hardware=gpu(16), **fields)
+    assert answer.decision.method is Method.QLORA
+    assert "CONTRADICTORY_ANSWERS" not in codes(answer)
+    whole = {"quality": "QUALITY_NEED_MAXIMUM", "time": "TIME_NEED_DAYS", "tasks": "TASK_VARIETY_SIMILAR"}
+    full = ask(figures(), hardware=gpu(80), budget_per_month=usd(5000), **whole)
+    assert full.decision.method is Method.FULL
+    (told,) = [caution.message for caution in full.cautions if caution.code == "CONTRADICTORY_ANSWERS"]
+    assert told.endswith("the one chosen does not meet: tasks similar (for LoRA)")
+
+
+def test_where_nothing_trains_no_answer_is_called_unmet(ask):
+    asked = {"time": "TIME_NEED_MINUTES", "quality": "QUALITY_NEED_CRITICAL"}
+    nothing = figures(**dict.fromkeys(ALL_FIT, "DOES_NOT_FIT"))
+    answer = ask(nothing, hardware=gpu(24), **asked)
+    assert answer.decision.method is None
+    assert "CONTRADICTORY_ANSWERS" not in codes(answer)
 
 
 def test_of_methods_that_all_break_a_limit_the_one_that_breaks_fewest_is_taken(ask):
@@ -296,3 +363,11 @@ def test_a_first_time_breaks_ties_towards_the_simplest(pack):
 def test_the_playbooks_advice_on_the_new_answers_is_given(ask, fields, method, code):
     assert code in reason_codes(ask(hardware=gpu(80), **fields), method)
     assert code not in reason_codes(ask(hardware=gpu(80)), method)
+
+
+def test_how_a_server_is_started_is_one_sentence(ask):
+    answer = ask(figures(), hardware=gpu(24), serving=["SERVING_TARGET_TGI"])
+    assert answer.decision.method is Method.LORA
+    notes = [caution.message for caution in answer.cautions if caution.code == "SERVING_NOTE"]
+    assert any(" To serve it: " in note and "; start it with --model-id BASE " in note for note in notes), notes
+    assert not any(". start it" in note for note in notes)

@@ -110,7 +110,7 @@ def test_the_playbooks_hours_are_not_mixed_with_estimates(pack, read, evidence):
     [
         (480.0, "it trains slower (8 min against 7 min for LoRA)"),
         (300.0, None),
-        (None, "it trains slower at 0.64 to 0.78 of LoRA's rate on the same GPU"),
+        (None, "it trains slower than LoRA, at 0.64 to 0.78 of its rate on the same GPU"),
     ],
 )
 def test_a_ratio_of_times_gives_way_to_the_times_of_this_request(read, evidence, qlora, words):
@@ -126,6 +126,34 @@ def test_a_ratio_of_times_gives_way_to_the_times_of_this_request(read, evidence,
     (item,) = [each for each in answer.methods if each.method is Method.QLORA]
     said = [each.message for each in item.reasons if each.code == "CAUTION_QLORA_SLOW"]
     assert said == ([f"{words}; consider LoRA"] if words else [])
+
+
+def test_no_ratio_of_times_is_told_of_a_method_that_does_not_train_here(read, evidence):
+    pack = builtin_packs()["evidence-1"]
+    asked = {"hardware": GPU16, "time": "TIME_NEED_MINUTES"}
+    answer = conclude(pack, read(**asked).reread(pack), evidence(qlora="FITS"))
+    assert answer.decision.method is Method.QLORA
+    said = {item.method: {each.code: each.message for each in item.reasons} for item in answer.methods}
+    # LoRA does not fit: that it would be faster helps nobody, and nothing points to it.
+    assert "CAUTION_QLORA_SLOW" not in said[Method.QLORA]
+    assert "CAUTION_QLORA_SLOW" not in {caution.code for caution in answer.cautions}
+    assert said[Method.PREFIX]["CAUTION_PREFIX_DOMINATED"] == "LoRA learns more and forgets less"
+
+
+def test_times_that_speak_for_the_method_itself_are_told_as_times(read, evidence):
+    pack = builtin_packs()["evidence-1"]
+    found = evidence(lora="FITS", qlora="FITS")
+    rows = {
+        key: replace(row, total_seconds=point(600.0 if key[0] is Method.QLORA else 900.0))
+        for key, row in found.rows.items()
+    }
+    hardware = {"unknown_accelerator": {"marketed_memory_gb": 24}}
+    answer = conclude(pack, read(hardware=hardware).reread(pack), replace(found, rows=rows))
+    (item,) = [each for each in answer.methods if each.method is Method.QLORA]
+    (said,) = [each.message for each in item.reasons if each.code == "CAUTION_QLORA_MEMORY"]
+    assert said == (
+        "where a 16-bit base fits, LoRA is no worse in quality; QLoRA takes 10 min here, LoRA 15 min; consider LoRA"
+    )
 
 
 def point(seconds: float | None) -> evidence_pb2.Interval | None:

@@ -110,6 +110,21 @@ def test_a_run_of_weeks_is_cautioned_with_what_would_shorten_it(pack, read, evid
     (message,) = (item.message for item in answer.cautions if item.code == "LONG_RUN")
     assert "14 days" in message
     assert remedy in message
+    # What a limit of the time says already is not said again.
+    for limit in ({"max_duration": "3600s"}, {"time": "TIME_NEED_HOURS"}):
+        late = conclude(pack, read(**ON_24, **rows(counted), **limit), Evidence(slow, found.revision, found.parameters))
+        codes = {item.code for item in late.cautions}
+        assert "LONG_RUN" not in codes
+        assert codes & {"OVER_MAX_DURATION", "SLOWER_THAN_ASKED"}
+
+
+def test_a_long_run_of_rows_of_unknown_length_names_the_length_that_it_assumes(pack, read, evidence):
+    found = evidence(lora="FITS")
+    slow = {key: replace(row, total_seconds=WEEKS) for key, row in found.rows.items()}
+    inputs = read(**ON_24, dataset_profile={"examples": 500})
+    answer = conclude(pack, inputs, Evidence(slow, found.revision, found.parameters))
+    (message,) = (item.message for item in answer.cautions if item.code == "LONG_RUN")
+    assert "14 days if its rows have 2,048 tokens" in message
 
 
 @pytest.mark.parametrize(
@@ -118,7 +133,7 @@ def test_a_run_of_weeks_is_cautioned_with_what_would_shorten_it(pack, read, evid
         (({"time": "TIME_NEED_MINUTES"}, 3600), None),
         (({"time": "TIME_NEED_MINUTES"}, 9000), "2.5 h"),
         (({"time": "TIME_NEED_HOURS"}, 86_400), None),
-        (({"time": "TIME_NEED_HOURS"}, 172_800), "48.0 h"),
+        (({"time": "TIME_NEED_HOURS"}, 172_800), "2 days"),
         (({"time": "TIME_NEED_DAYS"}, 1e6), None),
         (({}, 1e6), None),
         # A limit of the time is compared with the figures by itself.
@@ -154,3 +169,16 @@ def test_what_becomes_of_a_models_experts_is_cautioned(pack, evidence, fits, cod
     plain = normalize(request, pack, Catalog(models={"moe": Model(46_700_000_000, 32768)}))
     without = {caution.code for caution in conclude(pack, plain, evidence(**fits)).cautions}
     assert not without & {"EXPERTS_NOT_ADAPTED", "EXPERTS_NOT_QUANTIZED"}
+
+
+@pytest.mark.parametrize(("parameters", "told"), [(405_000_000_000, "405"), (50_000_000, "0.05"), (8_000_000_000, "")])
+def test_a_size_that_the_rules_do_not_cover_is_said(pack, read, parameters, told):
+    answer = conclude(
+        pack,
+        read(parameters=parameters, budget_per_month={"currency_code": "USD", "units": 1}),
+        None,
+        missing="HARDWARE_UNKNOWN",
+    )
+    found = [item.message for item in answer.cautions if item.code == "MODEL_OUT_OF_DOMAIN"]
+    assert len(found) == bool(told)
+    assert all(f"for {told} billion their verdict is a default" in message for message in found)

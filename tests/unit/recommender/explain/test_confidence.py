@@ -121,3 +121,12 @@ def test_missing_inputs_lower_the_score_one_by_one(pack, read, evidence):
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == 1 > scores[1]
     assert scores[2] > scores[3]
+
+
+def test_without_data_confidence_is_never_high(read, evidence):
+    pack = builtin_packs()["evidence-1"]
+    fields = {name: value for name, value in ALL_ANSWERED.items() if name != "dataset_profile"}
+    unknown = conclude(pack, read(**fields).reread(pack), evidence(lora="FITS"))
+    known = conclude(pack, read(**ALL_ANSWERED).reread(pack), evidence(lora="FITS"))
+    assert (unknown.confidence.level, known.confidence.level) == (Level.MEDIUM, Level.HIGH)
+    assert "where the data are known" in unknown.confidence.definition

@@ -233,3 +233,19 @@ def test_what_fits_here_is_not_doubted_where_there_is_more_memory(read, evidence
     assert answer.decision.method is Method.LORA
     more = [flip for flip in answer.counterfactuals if flip.field_path == "hardware" and flip.threshold > 12]
     assert not more
+
+
+@pytest.mark.parametrize(("needs", "named"), [(18.04, "18.1"), (10.96, "10.9")])
+def test_memory_is_rounded_away_from_what_is_at_hand(pack, read, needs, named):
+    """A GPU with the memory that is named has the verdict that is named with it."""
+    evidence_pack = builtin_packs()["evidence-1"]
+    inputs = read(hardware=gpu(12)).reread(evidence_pack)
+    fits = needs < 12
+    rows = {}
+    for method in Method:
+        peak = evidence_pb2.Interval(low=needs * GIB, expected=needs * GIB, high=needs * GIB)
+        state = FitState.FITS if fits else FitState.DOES_NOT_FIT
+        rows[method, 0] = Estimate(state, peak, int(12 * GIB), None, None, 100)
+    answer = conclude(evidence_pack, inputs, Evidence(rows, evidence_pb2.Revision(), None))
+    told = [flip.to_value for flip in answer.counterfactuals if flip.field_path == "hardware"]
+    assert f"a GPU with {named} GB {NOT_ESTIMATED}" in told

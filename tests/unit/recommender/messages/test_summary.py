@@ -102,6 +102,27 @@ def test_a_method_that_does_not_fit_is_named_beside_the_one_that_does(pack, read
     assert "prefer LoRA" in first
 
 
+def test_where_memory_rules_out_what_was_asked_for_the_headline_says_so(read, evidence):
+    rules = builtin_packs()["evidence-1"]
+    inputs = read(hardware=GPU24, quality="QUALITY_NEED_MAXIMUM", dataset_profile={"examples": 5000}).reread(rules)
+    line = headline(conclude(rules, inputs, evidence(lora="FITS", qlora="FITS")))
+    assert line.startswith(
+        "LoRA: the rules prefer full fine-tuning, which does not fit in memory; of the methods that do, "
+    )
+    # QLoRA's own reason says that a 16-bit base does not fit; what fits was preferred.
+    important = read(hardware=GPU24, quality="QUALITY_NEED_IMPORTANT").reread(rules)
+    assert "prefer" not in headline(conclude(rules, important, evidence(qlora="FITS")))
+    assert "prefer" not in headline(conclude(rules, important, evidence(lora="FITS")))
+
+
+def test_a_tie_names_all_methods_in_one_row(pack, read, evidence):
+    fields = {"hardware": GPU24, "time": "TIME_NEED_MINUTES", "dataset_profile": {"examples": 500}}
+    found = evidence(lora="FITS", qlora="FITS", prefix="FITS")
+    assert "your answers favor it and prefix tuning equally" in headline(answered(pack, read, found, **fields))
+    fields["budget_per_month"] = usd(75)
+    assert "your answers favor it, QLoRA and prefix tuning equally" in headline(answered(pack, read, found, **fields))
+
+
 def test_of_several_gpus_each_has_the_memory(pack, read, evidence):
     words = paragraph(answered(pack, read, evidence(lora="FITS"), hardware={**GPU24, "count": 8}, **ROWS))
     assert "each of the 8 GPUs with 24 GB" in words

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+from itertools import product
 from typing import Any
 
 import pytest
+from finetree.capabilities import UNDIVIDED_OPTIMIZERS, unsupported
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import method_pb2, training_pb2
 from finetree_recommender.method import Method
 from finetree_recommender.recipe import build
+from finetree_recommender.rule_pack.pack import builtin_packs
 from finetree_runtime.runspec.conflicts import combination_problem
 from finetree_runtime.runspec.paths import set_paths
 from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec
@@ -262,3 +265,30 @@ def test_the_dataset_of_the_request_is_carried_over(pack, read):
     assert spec_of(pack, inputs).dataset.path == "train.jsonl"
     assert spec_of(pack, read(dataset_profile=profile(100))).dataset.profile.examples == 100
     assert read(dataset={"profile": profile(77)}).examples == 77
+
+
+def test_what_is_divided_over_devices_has_an_optimizer_that_the_trainer_divides(pack, read):
+    evidence = builtin_packs()["evidence-1"]
+    divided = {**GPU24, "count": 4, "sharding": "SHARDING_FULL"}
+    for rules, method in product((pack, evidence), Method):
+        for hardware, whole in ((GPU24, True), (divided, False)):
+            inputs = read(hardware=hardware).reread(rules)
+            steps = range(len(build.adaptations(rules, inputs, method)) + 1)
+            specs = [spec_of(rules, inputs, method, adapted=count) for count in steps]
+            kept = {spec.optimizer for spec in specs} & set(UNDIVIDED_OPTIMIZERS)
+            assert bool(kept) <= whole, (rules.id, method)
+            assert whole or not any(list(unsupported(spec)) for spec in specs), method
+    qlora = spec_of(evidence, read(hardware=GPU24).reread(evidence), Method.QLORA)
+    assert qlora.optimizer == training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT
+
+
+def test_where_memory_matters_most_no_activations_are_kept(read):
+    """Without it QLoRA, which is taken for its memory, could take twice that of a LoRA that was made to fit."""
+    evidence = builtin_packs()["evidence-1"]
+    for word, kept in (
+        ("MEMORY", training_pb2.GRADIENT_CHECKPOINTING_FULL),
+        ("SPEED", training_pb2.GRADIENT_CHECKPOINTING_OFF),
+    ):
+        inputs = read(hardware=GPU24, priorities=[f"PRIORITY_{word}", "PRIORITY_QUALITY"]).reread(evidence)
+        for method in (Method.FULL, Method.LORA, Method.QLORA, Method.ADAPTER):
+            assert spec_of(evidence, inputs, method).gradient_checkpointing == kept

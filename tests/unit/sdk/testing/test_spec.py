@@ -30,6 +30,7 @@ SPECS = [
     {"adapter": {}, "training": {"effective_batch_size": 2, "micro_batch_size": 3}},
     {"lora": {}, "training": {"sequence_length": 1000}},
     {"lora": {}, "evaluation": {"split_fraction": 0.1, "metrics": ["METRIC_EXACT_MATCH"]}},
+    {"lora": {}, "evaluation": {"split_fraction": 0.1, "samples": 3}},
     {"lora": {}, "dataset": {"profile": {"examples": 9, "total_tokens": 90_000}}},
 ]
 PROFILES = [

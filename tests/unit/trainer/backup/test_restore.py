@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A backup in a folder again: every byte, another epoch, no attempt of a worker that may live on."""
 
+import errno
 import fcntl
 import os
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from finetree_runtime.config.settings import SettingsError
@@ -74,6 +76,20 @@ def test_a_folder_with_data_is_not_touched(data, made):
     before = sorted(data.root.rglob("*"))
     assert reason_of(restore, data.repository, made, data.root) == "RESTORE_TARGET_NOT_EMPTY"
     assert [path for path in sorted(data.root.rglob("*")) if path.name != "service.lock"] == before
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_no_worker(data, made, tmp_path, monkeypatch):
+    """A look into the folder of a process that ends in that moment finds no such process (ESRCH), not no such file."""
+    real = Path.stat
+
+    def stat(path, **more: object) -> os.stat_result:
+        if path.name == "cmdline":
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(path))
+        return real(path, **more)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    restore(data.repository, made, tmp_path / "new")
+    assert not Layout(tmp_path / "new").restoring.exists()
 
 
 def test_a_folder_in_use_is_refused(data, made, tmp_path):

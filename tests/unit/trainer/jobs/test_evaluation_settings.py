@@ -17,10 +17,14 @@ STOPPING = {"early_stopping_patience": 2, "every_steps": 5, "split_fraction": 0.
         ({"best_by": training_pb2.METRIC_LOSS, "split_fraction": 0.1, "every_steps": 5}, "best_by"),
         ({"best_by": training_pb2.METRIC_LOSS, "split_fraction": 0.1, "early_stopping_patience": 2}, "best_by"),
         (STOPPING | {"best_by": training_pb2.METRIC_EXACT_MATCH}, "best_by"),
+        ({"samples": 3, "metrics": [training_pb2.METRIC_LOSS], "split_fraction": 0.1}, "samples"),
     ],
-    ids=["no evaluations", "no held-out rows", "no patience", "nobody wants the best", "no step", "not measured"],
+    ids=[
+        *("no evaluations", "no held-out rows", "no patience", "nobody wants the best", "no step", "not measured"),
+        "samples of no answers",
+    ],
 )
-def test_early_stopping_that_could_never_act_is_refused(evaluation, path):
+def test_what_could_never_act_is_refused(evaluation, path):
     spec = run_spec_pb2.RunSpec(evaluation=training_pb2.Evaluation(**evaluation))
     spec.lora.SetInParent()
     with pytest.raises(InvalidArgument) as refused:
@@ -41,6 +45,15 @@ def test_early_stopping_with_evaluations_on_held_out_rows_is_taken(more):
     spec = run_spec_pb2.RunSpec(evaluation=training_pb2.Evaluation(**STOPPING, **more))
     spec.lora.SetInParent()
     require_evaluations(resolve_spec(spec).spec)
+
+
+def test_samples_alone_are_asked_for_with_the_metric_that_they_are_answers_of():
+    spec = run_spec_pb2.RunSpec(evaluation=training_pb2.Evaluation(samples=3, split_fraction=0.1))
+    spec.lora.SetInParent()
+    resolved = resolve_spec(spec).spec
+    require_evaluations(resolved)
+    assert list(resolved.evaluation.metrics) == [training_pb2.METRIC_LOSS, training_pb2.METRIC_EXACT_MATCH]
+    assert resolved.evaluation.max_new_tokens == 64
 
 
 @pytest.mark.parametrize(

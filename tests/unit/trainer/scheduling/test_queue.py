@@ -96,10 +96,11 @@ async def test_a_job_of_two_devices_waits_until_both_are_free(queue, enqueue):
 
 
 async def test_what_needs_no_accelerator_runs_on_the_cpu(queue, enqueue):
-    for uid in ("a", "b", "c"):
+    for uid in ("a", "b", "c", "d"):
         enqueue(uid, CPU)
     assert await turn(queue) == [("a", ["n/cpu/0"]), ("b", ["n/cpu/1"])]
     assert queue.position("c").blocked_by == "0 jobs ahead and 2 running on cpu (cpu: a, cpu: b)"
+    assert queue.position("d").blocked_by == "1 job ahead and 2 running on cpu (cpu: a, cpu: b)"
 
 
 async def test_what_prepares_does_not_wait_for_runs_and_comes_one_at_a_time(queue, enqueue):

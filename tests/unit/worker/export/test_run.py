@@ -17,8 +17,9 @@ from finetree_worker.control import Signal
 from finetree_worker.errors import Cancelled, TaskError
 from finetree_worker.export.gguf import architectures
 from finetree_worker.export.gguf.weights import WeightType
+from finetree_worker.export.merge import merge
 from finetree_worker.export.plan import ExportPlan
-from finetree_worker.export.run import export
+from finetree_worker.export.run import _remark_rounding, export
 from finetree_worker.methods import weights as trained
 from finetree_worker.methods.weights import Weights
 from finetree_worker.models.load import load_model, load_tokenizer
@@ -27,6 +28,7 @@ from finetree_worker.process.artifacts import seal
 from finetree_worker.tokenize.rows import RowSource
 from finetree_worker.training.run import adapt, load
 from huggingface_hub import ModelCard
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 from worker_harness import METHODS, Recorder, data_plan, optimization
 
@@ -127,7 +129,8 @@ def test_merged_weights_compute_what_the_adapter_computed(name, plan_of):
     found = compared(report)
     assert found[TRAINED].largest_difference < 1e-4
     assert found[TRAINED].equal_answers == report.prompts == 3
-    assert report.merged is (name != "full")
+    assert report.merged is report.HasField("merge_difference") is (name != "full")
+    assert report.merge_difference < 1e-4
     assert (artifact.kind, artifact.format) == (artifact_pb2.ARTIFACT_KIND_MODEL, TRANSFORMERS)
     assert (QUANTIZED in found) is (name == "nf4")
 
@@ -144,6 +147,20 @@ def test_the_number_format_is_that_of_the_base_and_is_rounded_once(plan_of):
     found = compared(report)
     assert found[ROUNDED].largest_difference <= found[ROUNDED].allowed_difference
     assert 1e-4 < found[TRAINED].largest_difference <= found[TRAINED].allowed_difference
+    assert report.merge_difference < 1e-4
+    changed = report.prompts - found[TRAINED].equal_answers
+    said = [remark.message for remark in report.remarks if remark.code == "ROUNDING_CHANGES_ANSWERS"]
+    assert bool(said) is bool(changed)
+
+
+def test_a_folder_is_loaded_in_the_number_format_that_it_has(plan_of):
+    """Servers and dtype="auto" go by config.json: with float32 there, 16 bits would take the memory of 32."""
+    plan = plan_of("lora")
+    run(plan)
+    read: Any = AutoModelForCausalLM.from_pretrained
+    assert read(plan.artifact, dtype="auto").dtype == torch.bfloat16
+    config = json.loads((plan.artifact / "config.json").read_text(encoding="utf-8"))
+    assert config["dtype"] == config["torch_dtype"] == "bfloat16"
 
 
 def test_the_quantized_base_is_compared_too(plan_of):
@@ -210,6 +227,40 @@ def test_a_file_that_answers_otherwise_is_not_published(plan_of, monkeypatch):
     assert found.largest_difference > found.allowed_difference
     assert recorder.of(event_pb2.ArtifactReady) == []
     assert list(plan.artifact.parent.iterdir()) == []
+
+
+def test_a_wrong_scale_does_not_hide_in_the_rounding(plan_of, monkeypatch):
+    """What bfloat16 explains is larger than what a scale that is 1.5 % too small makes."""
+
+    def scaled(adapted: Any, on_fraction: Any) -> Any:
+        for module in adapted.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.scale_layer(0.985)
+        return merge(adapted, on_fraction)
+
+    monkeypatch.setattr("finetree_worker.export.run.merge", scaled)
+    plan, recorder = plan_of("lora"), Recorder()
+    with pytest.raises(TaskError, match="before any rounding") as raised:
+        export(plan, recorder, recorder)
+    assert raised.value.reason == "EXPORT_DIFFERS"
+    (report,) = recorder.of(export_pb2.ExportReport)
+    found = compared(report)[TRAINED]
+    assert found.largest_difference <= found.allowed_difference
+    assert list(plan.artifact.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "finer"), [("BF16", "f16 or f32"), ("F16", "f32"), ("Q8_0", "f16 or f32"), ("F32", "")]
+)
+def test_answers_that_rounding_changes_are_remarked_with_what_rounds_less(kind, finer):
+    kind = artifact_pb2.WeightType.Value(f"WEIGHT_TYPE_{kind}")
+    report = export_pb2.ExportReport(weight_type=kind, prompts=3)
+    _remark_rounding(report, others=0)
+    assert not report.remarks
+    _remark_rounding(report, others=1)
+    assert [remark.code for remark in report.remarks] == ["ROUNDING_CHANGES_ANSWERS"] * bool(finer)
+    assert all("answers 1 of 3 prompts otherwise" in remark.message for remark in report.remarks)
+    assert all(f"in {finer} keep more" in remark.message for remark in report.remarks)
 
 
 def test_rows_are_asked_and_their_answers_counted(plan_of, tmp_path):

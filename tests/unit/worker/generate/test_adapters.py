@@ -169,15 +169,6 @@ def test_an_adapter_whose_manifest_names_another_base_is_refused(
     assert refused(replace(saved["lora4"], base_fingerprint="0" * 64), serving()).reason == "WRONG_BASE"
 
 
-def test_a_whole_model_is_refused_beside_a_base(serving: Callable[..., Engine], base_folder: Path) -> None:
-    whole = Weights("full", base_folder, artifact_pb2.ARTIFACT_KIND_MODEL)
-    spec = run_spec_pb2.RunSpec(full=method_pb2.FullFineTuning())
-    for weights in (whole, replace(whole, checkpoint=True, spec=spec)):
-        error = refused(weights, serving())
-        assert error.reason == "WRONG_BASE"
-        assert "base of its own" in error.message
-
-
 def damaged(saved: Weights, folder: Path, change: str) -> Weights:
     shutil.copytree(saved.folder, folder)
     config = folder / "adapter_config.json"
@@ -200,7 +191,10 @@ def damaged(saved: Weights, folder: Path, change: str) -> Weights:
 
 @pytest.mark.parametrize(
     "change",
-    [*("cut", "no config", "no json", "no alpha"), *('{"bias": "all"}', '{"modules_to_save": ["lm_head"]}')],
+    [
+        *("cut", "no config", "no json", "no alpha"),
+        *('{"bias": "all"}', '{"r": 5}', '{"r": null}', '{"modules_to_save": ["lm_head"]}'),
+    ],
 )
 def test_a_corrupt_or_unusual_adapter_is_refused(
     serving: Callable[..., Engine], saved: dict[str, Weights], tmp_path: Path, change: str

@@ -24,8 +24,18 @@ LOOPS = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% en
 GROWS = (
     "{% set ns = namespace(t='x' * 1000) %}{% for a in range(40) %}{% set ns.t = ns.t + ns.t %}{% endfor %}{{ ns.t }}"
 )
-GRACE_ON_A_BUSY_MACHINE = 120.0
-"""Processor seconds until the kernel ends the process, which is that of the tests here."""
+
+
+@pytest.fixture(autouse=True)
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Processor seconds after which the kernel would end the process, as they are asked for.
+
+    Never asked of the kernel: this process is that of many other tests. The program at the end asks it.
+    """
+    asked: list[float] = []
+    monkeypatch.setattr(limits, "_end_after", asked.append)
+    monkeypatch.setattr(limits, "BLOCK_BYTES", 1 << 30)
+    return asked
 
 
 @pytest.mark.parametrize(
@@ -42,7 +52,6 @@ def test_a_hostile_template_is_ended_with_its_row(
     said: str,
 ) -> None:
     monkeypatch.setattr(limits, "BLOCK_SECONDS", 1.0 if attack is LOOPS else 30.0)
-    monkeypatch.setattr(limits, "GRACE_SECONDS", GRACE_ON_A_BUSY_MACHINE)
     hostile = copy.deepcopy(tokenizer)
     hostile.chat_template = attack + tokenizer.chat_template
     before = resource.getrlimit(resource.RLIMIT_DATA), signal.getsignal(signal.SIGPROF)
@@ -69,7 +78,6 @@ def test_a_tokenizer_that_takes_too_long_on_its_own_thread_is_not_waited_for(
             pass
 
     monkeypatch.setattr(limits, "BLOCK_SECONDS", 0.5)
-    monkeypatch.setattr(limits, "GRACE_SECONDS", GRACE_ON_A_BUSY_MACHINE)
     monkeypatch.setattr(RowTokenizer, "block", spin)
     given = TableInput(RowSource(write_rows(chat_rows)), tokenizer, LossOn.COMPLETIONS)
     try:
@@ -80,7 +88,7 @@ def test_a_tokenizer_that_takes_too_long_on_its_own_thread_is_not_waited_for(
     assert error.value.reason == "TOKENIZATION_LIMIT"
 
 
-def test_every_block_has_the_limits_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_block_has_the_limits_anew(monkeypatch: pytest.MonkeyPatch, ends: list[float]) -> None:
     monkeypatch.setattr(limits, "BLOCK_SECONDS", 100.0)
     with limits.limited() as held:
         for row in (1, 513):
@@ -88,33 +96,46 @@ def test_every_block_has_the_limits_anew(monkeypatch: pytest.MonkeyPatch) -> Non
             sum(range(3_000_000))
             assert 90 < signal.getitimer(signal.ITIMER_PROF)[0] <= 100
             assert held.first_row == row
+    assert ends == [205.0, 205.0]
 
 
-@pytest.mark.parametrize(("attack", "said"), [(LOOPS, "0.5 s of processor time"), (GROWS, "2 GiB of memory")])
+@pytest.mark.parametrize(("attack", "said"), [(LOOPS, "0.5 s of processor time"), (GROWS, "1 GiB of memory")])
 def test_a_single_conversation_is_limited_too_as_when_a_served_model_is_asked(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch, *, attack: str, said: str
 ) -> None:
     monkeypatch.setattr(limits, "CALL_SECONDS", 0.5 if attack is LOOPS else 30.0)
-    monkeypatch.setattr(limits, "GRACE_SECONDS", GRACE_ON_A_BUSY_MACHINE)
     hostile = copy.deepcopy(tokenizer)
     hostile.chat_template = attack + tokenizer.chat_template
-    kinds = (resource.RLIMIT_DATA, resource.RLIMIT_CPU)
-    before = [resource.getrlimit(kind) for kind in kinds]
+    before = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(PlanError, match=f"Rendering these messages took more than {said}") as error:
         ChatTemplate(hostile).render([{"role": "user", "content": "a"}], None, prompt=True, plain=True)
     assert error.value.reason == "TOKENIZATION_LIMIT"
-    assert [resource.getrlimit(kind) for kind in kinds] == before
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
     assert not limits.held()
 
 
+ENDLESS = """
+import collections, itertools, resource
+from finetree_worker.tokenize import limits
+
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core file beside the tests
+before = resource.getrlimit(resource.RLIMIT_CPU)
+with limits.limited_call("This"):
+    assert 20 < resource.getrlimit(resource.RLIMIT_CPU)[0] < 60
+assert resource.getrlimit(resource.RLIMIT_CPU) == before
+limits.BLOCK_SECONDS, limits.GRACE_SECONDS = 0.25, 0.0
+with limits.limited() as held:
+    held.begin(1)
+    held.begin(513)
+assert resource.getrlimit(resource.RLIMIT_CPU) == before
+print("restored", flush=True)
+with limits.limited() as held:
+    held.begin(1)
+    collections.deque(itertools.repeat(0), maxlen=0)
+"""
+"""A program that is limited as often as it likes, and ended in the code of a library."""
+
+
 def test_what_never_comes_back_to_python_is_ended_by_the_kernel() -> None:
-    program = (
-        "import collections, itertools\n"
-        "from finetree_worker.tokenize import limits\n"
-        "limits.BLOCK_SECONDS, limits.GRACE_SECONDS = 0.25, 0.0\n"
-        "with limits.limited() as held:\n"
-        "    held.begin(1)\n"
-        "    collections.deque(itertools.repeat(0), maxlen=0)\n"
-    )
-    child = subprocess.run((sys.executable, "-c", program), check=False, capture_output=True, timeout=120)
-    assert child.returncode == -signal.SIGXCPU
+    child = subprocess.run((sys.executable, "-c", ENDLESS), check=False, capture_output=True, timeout=120)
+    assert (child.returncode, child.stdout) == (-signal.SIGXCPU, b"restored\n"), child.stderr

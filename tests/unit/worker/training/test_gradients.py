@@ -99,14 +99,14 @@ def limited(tokens: int, from_call: int, error: BaseException) -> Callable[..., 
     [
         pytest.param(True, torch.OutOfMemoryError("refused"), 0, id="packed, before the first step"),
         pytest.param(False, RuntimeError(CPU_FULL), 0, id="rows, before the first step"),
-        pytest.param(True, MemoryError(), 4, id="packed, third step"),
-        pytest.param(False, torch.OutOfMemoryError("refused"), 4, id="rows, third step"),
+        pytest.param(True, MemoryError(), 3, id="packed, third step"),
+        pytest.param(False, torch.OutOfMemoryError("refused"), 3, id="rows, third step"),
     ],
 )
 def test_running_out_of_memory_cuts_the_micro_batch_and_changes_nothing(
     plan: Plan, monkeypatch: pytest.MonkeyPatch, packing: bool, error: BaseException, from_call: int
 ) -> None:
-    """Two calls are the preflight's; dropout is on. Without packing rows must be cut, not tokens."""
+    """One call is the preflight's; dropout is on. Without packing rows must be cut, not tokens."""
     plan = tuned(plan, packing=packing, optimizer=OptimizerName.SGD, learning_rate=0.5)
     run(plan)
     monkeypatch.setattr(gradients, "target_loss", limited(128, from_call, error))

@@ -7,7 +7,7 @@ together: a difference is taken end by end, and is narrower than if the two inte
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from finetree_cli.gate.report import Change, Cost, Figures, PlanEntry, Range, Re
 
 CHANGES: tuple[Change, ...] = ("new", "changed", "removed", "unchanged")
 """In the order in which they are listed."""
+Pair = tuple[Figures | None, Figures | None]
+"""What a job takes before and after the change; None where it does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +33,11 @@ class Totals:
 
     jobs: Mapping[Change, int]
     duration_seconds: Sides
-    """Of the jobs whose time is known."""
+    """Of the jobs whose time is known on each side on which they exist."""
     cost: Mapping[str, Sides]
-    """By currency, of the jobs whose cost is known."""
+    """By currency, of the jobs whose cost is known on each side on which they exist."""
     unknown: int
-    """Jobs whose time or cost is unknown on a side on which they exist; the sums leave out what is unknown."""
+    """Jobs that a sum leaves out."""
 
 
 def compare(base: Report, head: Report, *, base_ref: str, renames: Mapping[str, str] | None = None) -> Report:
@@ -61,7 +63,8 @@ def _with_base(entry: PlanEntry, base: PlanEntry | None) -> PlanEntry:
     if base is None:
         return dataclasses.replace(entry, change="new", base=None)
     change: Change = "unchanged" if _same(entry, base) else "changed"
-    return dataclasses.replace(entry, change=change, base=base.figures)
+    former = base.file if base.file != entry.file else ""
+    return dataclasses.replace(entry, change=change, base=base.figures, former_file=former)
 
 
 def _same(entry: PlanEntry, base: PlanEntry) -> bool:
@@ -93,19 +96,21 @@ def delta(base: Range | Cost | None, head: Range | Cost | None) -> Range | None:
 def totals(report: Report) -> Totals:
     """Sum time and cost over the jobs of a compared report."""
     jobs = Counter(entry.change for entry in report.plans if entry.change is not None)
-    base = {entry.file: entry.base for entry in report.plans if entry.base is not None}
-    head = {entry.file: entry.figures for entry in report.plans if entry.change != "removed"}
-    unknown = {
-        file for side in (base, head) for file, each in side.items() if not (each.duration_seconds and each.cost)
-    }
-    both = [*base.values(), *head.values()]
-    currencies = sorted({each.cost.currency_code for each in both if each.cost is not None})
+    pairs = [(entry.base, None if entry.change == "removed" else entry.figures) for entry in report.plans]
+    timed = [pair for pair in pairs if all(side is None or side.duration_seconds for side in pair)]
+    priced = [pair for pair in pairs if all(side is None or side.cost for side in pair)]
+    currencies = sorted({side.cost.currency_code for pair in priced for side in pair if side and side.cost})
     return Totals(
         jobs={change: jobs[change] for change in CHANGES},
-        duration_seconds=Sides(_duration(base.values()), _duration(head.values())),
-        cost={code: Sides(_cost(base.values(), code), _cost(head.values(), code)) for code in currencies},
-        unknown=len(unknown),
+        duration_seconds=Sides(*(_duration(side) for side in _columns(timed))),
+        cost={code: Sides(*(_cost(side, code) for side in _columns(priced))) for code in currencies},
+        unknown=sum(pair not in timed or pair not in priced for pair in pairs),
     )
+
+
+def _columns(pairs: Sequence[Pair]) -> tuple[list[Figures], list[Figures]]:
+    """Return what is known of the base, and of the head."""
+    return [base for base, _ in pairs if base is not None], [head for _, head in pairs if head is not None]
 
 
 def _duration(jobs: Iterable[Figures]) -> Range:

@@ -7,12 +7,10 @@ import click
 from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2
 
-from finetree_cli.options.flag_names import flag_of, in_flags
+from finetree_cli.options.flag_names import ASSUMED, flag_of, in_flags
 from finetree_cli.output import Output
 from finetree_cli.render import units
 
-ASSUMED = "SETTING_ASSUMED"
-"""Code of a remark on a setting that the request left open."""
 MOST_OFFERS = 3
 """Largest number of offers shown; the cheapest come first."""
 

@@ -66,7 +66,7 @@ def _jobs(report: Report) -> list[str]:
 def _table(entries: Sequence[PlanEntry]) -> str:
     rows = [["Job", "Verdict", "Memory", "Time", "Cost"]]
     for entry in entries:
-        name = f"{code(entry.file)}<br>{entry.change}" if entry.change is not None else code(entry.file)
+        name = "<br>".join(part for part in (code(entry.file), wording.change_of(entry, code)) if part)
         cells = [prose(entry.error.message)] * 3 if entry.error is not None else _figures(entry)
         if entry.error is not None:
             cells[1:] = ["", ""]
@@ -139,6 +139,7 @@ def _list(items: Iterable[str]) -> str:
 def _folded(report: Report) -> list[str]:
     """Return what a reviewer seldom needs: assumptions, digests and versions."""
     lines = [f"- Assumed for {_files(files, report)}: {prose('; '.join(texts))}" for files, texts in _assumed(report)]
+    lines += [f"- Data of {code(entry.file)}: {prose(rows)}" for entry in report.plans if (rows := wording.data(entry))]
     lines += [f"- Plan of {code(entry.file)}: {code(entry.plan_digest)}" for entry in report.plans if entry.plan_digest]
     versions = wording.revisions(report.revisions)
     lines += [f"- Computed with {prose(versions)}"] if versions else []

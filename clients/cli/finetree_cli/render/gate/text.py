@@ -58,6 +58,8 @@ def _whole(entry: PlanEntry) -> list[str]:
     result += _figures(entry)
     for line in wording.actual_lines(entry):
         result.append(f"  ran: {line.name:7} {line.actual}, estimated {line.estimate}")
+    if rows := wording.data(entry):
+        result.append(f"  data    {one_line(rows)}")
     if entry.assumptions:
         result.append(f"  Assumed: {one_line('; '.join(entry.assumptions))}")
     return result
@@ -65,9 +67,10 @@ def _whole(entry: PlanEntry) -> list[str]:
 
 def _title(entry: PlanEntry) -> str:
     """Name a job after its verdict, or after its change where nothing was checked."""
-    verdict, change = wording.verdict(entry), entry.change or ""
+    verdict, change = wording.verdict(entry), wording.change_of(entry, one_line)
     if not verdict:
-        return f"{change:9}  {one_line(entry.file)}"
+        former = f" (was {one_line(entry.former_file)})" if entry.former_file else ""
+        return f"{entry.change or '':9}  {one_line(entry.file)}{former}"
     return f"{verdict:9}  {one_line(entry.file)}{f' ({change})' if change else ''}"
 
 

@@ -77,10 +77,14 @@ def signed_spread(base: Range | Cost, head: Range | Cost, words: Callable[[float
     if found is None:
         return f"was {spread(base, words)}"
     low, expected, high = (signed(number, words, code) for number in (found.low, found.expected, found.high))
-    share = f", {100 * found.expected / base.expected:+.0f} %" if base.expected else ""
-    if expected == "±0":
-        share = ""
+    percent = 100 * found.expected / base.expected if base.expected else 0.0
+    share = f", {percent:+.0f} %" if round(percent) else ""
     return f"{expected}{share}" if low == expected == high else f"{expected}{share} ({low} to {high})"
+
+
+def change_of(entry: PlanEntry, former: Callable[[str], str]) -> str:
+    """Return a job's change, with its former name as `former` writes it: "changed, was a.yaml"; "" without a base."""
+    return f"{entry.change or ''}, was {former(entry.former_file)}" if entry.former_file else entry.change or ""
 
 
 def lines(entry: PlanEntry) -> list[Line]:
@@ -105,6 +109,24 @@ def _change(measure: Measure, entry: PlanEntry, before: Range | Cost | None, aft
     if after is None:
         return f"was {spread(before, measure.words)}"
     return signed_spread(before, after, measure.words, currency(after))
+
+
+def data(entry: PlanEntry) -> str:
+    """Say of which rows the figures are: "100 rows, about 2,090 tokens, 14% of them learned, from t.csv".
+
+    "" where their number is unknown.
+    """
+    found = entry.profile
+    if found is None:
+        return ""
+    parts = [f"{found.examples:,} {'row' if found.examples == 1 else 'rows'}"]
+    if found.total_tokens is not None:
+        parts.append(f"{'' if found.exact else 'about '}{found.total_tokens:,} tokens")
+    if found.target_fraction is not None:
+        parts.append(f"{found.target_fraction:.0%} of them learned")
+    return ", ".join(
+        [*parts, f"from the {found.source}" if found.source in ("job", "options") else f"from {found.source}"]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +251,9 @@ def verdict(entry: PlanEntry) -> str:
 def summary(report: Report) -> str:
     """Return the verdict with the number of jobs behind it: "FAIL: 1 of 10 jobs does not pass"."""
     checked = [entry for entry in report.plans if verdict(entry)]
+    unread = sum(entry.error is not None for entry in checked)
+    if unread and unread == len(checked):
+        return f"{report.verdict}: {unread} of {_jobs(len(report.plans))} could not be read"
     if not checked:
         return f"{_jobs(len(report.plans))} compared" if is_compared(report) else f"{report.verdict}: no limit"
     stopped = sum(not entry.passed or entry.error is not None for entry in checked)

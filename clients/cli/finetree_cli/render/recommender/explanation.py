@@ -16,15 +16,17 @@ from finetree_cli.render.recommender.recommendation import (
     show_estimate,
     show_head,
 )
+from finetree_cli.render.recommender.verdict import RENT, Asked, show_next, show_ways_out
 
 REVISIONS = ("pack", "engine", "catalog", "price_book", "calibration")
 """Parts of a revision, beginning with the recommender's own."""
 _HASH_LETTERS = 12
 
 
-def show_explanation(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
-    """Print every part of a recommendation."""
+def show_explanation(out: Output, response: recommendation_pb2.RecommendResponse, asked: Asked) -> None:
+    """Print every part of a recommendation; the texts of the reply must name options already."""
     show_head(out, response)
+    show_ways_out(out, response)
     _show_inputs(out, response)
     _show_trace(out, response)
     _show_methods(out, response)
@@ -35,6 +37,7 @@ def show_explanation(out: Output, response: recommendation_pb2.RecommendResponse
     _show_other_packs(out, response)
     _show_recipe(out, response)
     _show_revision(out, response)
+    show_next(out, response, asked)
 
 
 def source(provenance: evidence_pb2.Provenance) -> str:
@@ -110,7 +113,9 @@ def _show_cautions(out: Output, response: recommendation_pb2.RecommendResponse) 
         return
     out.heading("Cautions")
     for caution in response.cautions:
-        instead = f"; consider {method_name(caution.redirect)}" if caution.redirect else ""
+        # An offer to rent names its method.
+        redirected = caution.redirect and caution.code != RENT
+        instead = f"; consider {method_name(caution.redirect)}" if redirected else ""
         out.bullet(f"{caution.message}{instead} [{caution.code}, rule {caution.rule_id}]")
     out.text()
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a rule pack says of the methods, one screen a subject: at most 24 lines, and 100 columns."""
 
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,7 +20,11 @@ Page = Callable[[Cards, Guide], Iterator[str]]
 MOST_COLUMNS = 100
 POPULAR = "most popular"
 BARS, AXIS, PREFIX_COST = "literal.bars", "literal.bar_axis", "literal.prefix_cost"
+AXES = "literal.axes"
 """Statements of the source that pages quote."""
+_COMPARED = ("memory_percent", "speed_factor")
+"""Figures that are of a model of some size; a note says which where it is not the usual 7B."""
+_SIZE = re.compile(r"\b\d+B\b")
 _AGAINST = " against full fine-tuning"
 _HANGING = "\t"
 """In a line, the place under which what is wrapped begins."""
@@ -71,7 +76,10 @@ def _overview(cards: Cards, _: Guide) -> Iterator[str]:
     for card in popular:
         share = _figure(card, "share_percent")
         yield f"Most popular: {card.title}{f' ({share} of users)' if share else ''}. {card.tooltip}"
-    yield "Quality, memory and speed are against full fine-tuning, for a 7B model; ! is a warning."
+    figures = [figure for card in cards for figure in card.figures if figure.name in _COMPARED]
+    measured = any(_SIZE.search(figure.note) for figure in figures)
+    sizes = "as --full of each says of which model" if measured else "for a 7B model"
+    yield f"Quality, memory and speed are against full fine-tuning, {sizes}; ! is a warning."
     untrained = [card.title for card in cards if not card.trainable_here]
     if untrained:
         yield f"Not trained by this suite: {', '.join(untrained)}."
@@ -96,9 +104,13 @@ def _plot(cards: Cards, guide: Guide) -> Iterator[str]:
         label = f"  {card.minimum_gpu_gb:g} GB, {card.efficiency_label}{star}"
         yield f"{card.quality_percent.expected:4.0f} %  {name:16}  {bar}{label}"
     axis = [item.text.capitalize() for item in _values(guide, AXIS)]
+    titles = {item.name: item.text for item in _values(guide, AXES)}
     if axis:
-        yield f"{'':26}{'   '.join(axis)}  ->"
+        yield f"{'':26}{'   '.join(axis)}  -> {titles.get('bars', '')}".rstrip()
     yield ""
+    if titles:
+        second = f"A second plot has the same labels over {titles['plot']}, without adapter layers."
+        yield f"Upward: {titles['upward']}. {second}"
     yield f"Bars of {', '.join(bars.values())} characters: {_decision(guide, BARS)}"
     yield "* most popular"
 

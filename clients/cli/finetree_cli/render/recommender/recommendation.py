@@ -27,7 +27,7 @@ def method_name(method: int) -> str:
 def show_head(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
     """Print the verdict and the summary."""
     method = response.verdict.method
-    out.heading(f"Recommendation: {method_name(method) if method else 'upgrade the hardware'}")
+    out.heading(f"Recommendation: {method_name(method)}")
     words = response.summary or response.verdict.headline
     if words:
         out.paragraph(words)

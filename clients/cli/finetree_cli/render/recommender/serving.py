@@ -26,23 +26,32 @@ _WORDS = {
 
 
 def show_checks(out: Output, checks: Sequence[serving_pb2.ServingCheck]) -> None:
-    """Print the answers as a table, and below it what to do for each server."""
+    """Print the answers as a table, and below it what to do for each server, and where that was read."""
     rows = [(server_of(check), _verdict(check), check.message) for check in checks]
     out.table(["Server", "Serves it", "Why"], rows, wrap=True)
     for check in checks:
-        todo = [*check.steps, *([check.remedy] if check.remedy else [])]
-        if todo:
-            out.text(server_of(check))
-            for line in todo:
-                out.bullet(line)
+        out.text(server_of(check))
+        for line in (*check.steps, *([check.remedy] if check.remedy else [])):
+            out.bullet(line)
+        if check.source_url:
+            versions = f" ({', '.join(check.checked_versions)} were read)" if check.checked_versions else ""
+            out.bullet(f"source: {check.source_url}{versions}")
+
+
+def without_own_loader(checks: Iterable[serving_pb2.ServingCheck]) -> list[serving_pb2.ServingCheck]:
+    """Leave out that this suite's loader of bottleneck layers does not load something else.
+
+    Nothing else needs it, and it reads as if the suite could not talk to what it has trained: `finetree chat` and
+    `finetree serve` do, with every method.
+    """
+    own, refused = serving_pb2.SERVING_TARGET_FINETREE, serving_pb2.SERVING_VERDICT_NOT
+    return [check for check in checks if (check.server, check.verdict) != (own, refused)]
 
 
 def short_lines(checks: Sequence[serving_pb2.ServingCheck]) -> Iterable[str]:
     """Yield the answers in one line a verdict: "served by vllm (with steps), transformers"."""
     served = [check for check in checks if check.verdict in _SERVED]
-    # This suite's loader of bottleneck layers, which nothing else needs: `finetree chat` talks to all methods.
-    others = [check for check in checks if check.server != serving_pb2.SERVING_TARGET_FINETREE]
-    refused = [check for check in others if check.verdict == serving_pb2.SERVING_VERDICT_NOT]
+    refused = [check for check in without_own_loader(checks) if check.verdict == serving_pb2.SERVING_VERDICT_NOT]
     if served:
         names = (f"{server_of(check)}{' (steps)' if check.steps else ''}" for check in served)
         yield f"served by {', '.join(names)}"

@@ -3,7 +3,7 @@
 
 import shlex
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetree.quantities import cost_words, duration_words, memory_words
@@ -14,17 +14,20 @@ from finetree_cli.output import Output
 from finetree_cli.render import units
 
 MOST_CAUTIONS = 3
+MOST_COLUMNS = 100
 SHORT_ROWS = "rows are short"
 _HANGING = "\t"
 """In a line, the place under which what is wrapped begins."""
+_TOGETHER = "\N{NO-BREAK SPACE}"
+"""Keeps two words on one line."""
 MEASURED = "--this-machine"
 """Option with which the speed of a CPU is measured."""
 _ASSUMED_SPEED = f"; its speed is assumed, and measured with {MEASURED}"
 _ELECTRICITY = " (electricity of your own hardware)"
 _RENT_OF = " (a rental price; of your own GPU: --price-per-kwh AMOUNT)"
 """What a cost is the price of."""
-_RENT = "RENT"
-_TOLD = (_RENT, "DATASET_UNKNOWN", "LENGTHS_UNKNOWN", "MODEL_UNKNOWN", "HARDWARE_UNKNOWN")
+RENT = "RENT"
+_TOLD = (RENT, "DATASET_UNKNOWN", "LENGTHS_UNKNOWN", "MODEL_UNKNOWN", "HARDWARE_UNKNOWN")
 """Cautions that the lines above them say already."""
 _NOTES = ("MODEL_SIZE_UNKNOWN", "SERVING_NOTE")
 """Cautions that are only to be noted: told after those about a harm."""
@@ -42,6 +45,10 @@ _HARDWARE = {
     "--this-machine": 0,
 }
 """Options that other hardware replaces, with the number of their values."""
+_COUNTED = {"--examples": 1, "--tokens": 1, "--tokens-per-example": 1}
+"""Options that say what a file of rows has."""
+_UNCHECKED = ("BUDGET_UNCHECKED", "MAX_DURATION_UNCHECKED")
+"""Cautions about limits that need the number of rows."""
 _FITS = {
     estimate_summary_pb2.FIT_VERDICT_TIGHT: " (tight: it may run out of memory)",
     estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT: " (does not fit)",
@@ -61,9 +68,10 @@ class Asked:
 def show_verdict(out: Output, response: recommendation_pb2.RecommendResponse, asked: Asked) -> None:
     """Print the verdict; the texts of the reply must name options already, in place of the contract's fields."""
     level = units.word(evidence_pb2.ConfidenceLevel, response.confidence.level)
-    sure = f" (confidence: {level})" if response.confidence.level else ""
+    sure = f" (confidence:{_TOGETHER}{level})" if response.confidence.level else ""
     headline = response.verdict.headline or response.summary
-    out.heading(f"{headline}{sure}")
+    for line in textwrap.wrap(f"{headline}{sure}", _width(out), break_on_hyphens=False, break_long_words=False):
+        out.heading(line.replace(_TOGETHER, " "))
     sections = (
         _takes(response, measured=MEASURED in asked.arguments),
         _ways_out(response),
@@ -79,12 +87,29 @@ def show_verdict(out: Output, response: recommendation_pb2.RecommendResponse, as
     out.text("Why, the other methods and every value: add --explain")
 
 
+def show_ways_out(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
+    """Print what would train, where nothing does as asked or only with truncated rows; nothing elsewhere."""
+    lines = list(_ways_out(response))
+    for line in lines:
+        _wrapped(out, line)
+    if lines:
+        out.text()
+
+
+def show_next(out: Output, response: recommendation_pb2.RecommendResponse, asked: Asked) -> None:
+    """Print what to type next."""
+    for number, line in enumerate(next_commands(response, asked)):
+        if number == 0:
+            out.text()
+        _wrapped(out, line)
+
+
 def _takes(response: recommendation_pb2.RecommendResponse, *, measured: bool) -> Iterator[str]:
     """The numbers, and the first offer to rent."""
     if response.verdict.method:
         for name, words in _numbers(response, measured=measured):
             yield f"  {name:7} {_HANGING}{words}"
-    offer = next((item.message for item in response.cautions if item.code == _RENT), "")
+    offer = next((item.message for item in response.cautions if item.code == RENT), "")
     if offer:
         yield f"  Rented  {_HANGING}{offer}"
 
@@ -167,12 +192,15 @@ def _options(way: recommendation_pb2.WayOut) -> tuple[str, ...]:
 def _wrapped(out: Output, line: str) -> None:
     """Print a line; what does not fit stands under its mark. A command is not broken: it is to be copied."""
     indent, plain = line.find(_HANGING), line.replace(_HANGING, "")
-    width = min(out.console().width, 100)
     if indent >= 0:
         plain = textwrap.fill(
-            plain, width, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False
+            plain, _width(out), subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False
         )
     out.text(plain)
+
+
+def _width(out: Output) -> int:
+    return min(out.console().width, MOST_COLUMNS)
 
 
 def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) -> Iterator[str]:
@@ -188,6 +216,10 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
     known = spec.dataset.WhichOneof("source") in ("name", "path")
     train = "finetree train {}" + ("" if known else " --data FILE")
     again = shlex.join(["finetree", *asked.arguments])
+    if not known and any(item.code == "IMPLAUSIBLE_INPUT" for item in response.cautions):
+        counted = shlex.join(["finetree", *_without(asked.arguments, _COUNTED)])
+        yield f"Next: {counted} --data FILE"
+        return
     trained = all(item.code != "NOT_TRAINED_HERE" for item in response.cautions)
     if asked.job_file and trained:
         yield f"Next: {train.format(shlex.quote(asked.job_file))}"
@@ -196,6 +228,8 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
     elif not spec.HasField("model") or not spec.hardware.WhichOneof("device"):
         lacking = [] if spec.HasField("model") else ["--model NAME"]
         lacking += [] if spec.hardware.WhichOneof("device") else ["--gpu NAME"]
+        limited = any(item.code in _UNCHECKED for item in response.cautions)
+        lacking += ["--examples N"] if limited and not spec.dataset.WhichOneof("source") else []
         yield f"Next: {' '.join([again, *lacking])}"
     else:
         yield f"Next: {again} --output job.yaml"
@@ -207,12 +241,17 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
 def _changed(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
     """Replace options of a command line by others of the same kind; `--output FILE` is kept."""
     replaced = {"--model": 1} if options[:1] == ("--model",) else _HARDWARE if options else {}
+    return [*_without(arguments, replaced), *options]
+
+
+def _without(arguments: Sequence[str], options: Mapping[str, int]) -> list[str]:
+    """Leave options out of a command line; `options` have the number of their values."""
     kept, skipped = list[str](), 0
     for word in arguments:
         if skipped:
             skipped -= 1
-        elif word in replaced:
-            skipped = replaced[word]
-        elif word.partition("=")[0] not in replaced:
+        elif word in options:
+            skipped = options[word]
+        elif word.partition("=")[0] not in options:
             kept.append(word)
-    return [*kept, *options]
+    return kept

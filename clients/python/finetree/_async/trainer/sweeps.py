@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 from finetree_api.trainer.v1 import sweep_pb2
@@ -12,9 +13,11 @@ from google.type import money_pb2
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
+from finetree._shared.retry import Backoff
 from finetree._shared.trainer import sweep_requests
 from finetree._shared.trainer.sweep_requests import Domain, Halving
 from finetree._shared.trainer_requests import JobLike
+from finetree.errors import FinetreeError
 
 
 class AsyncSweepCalls:
@@ -125,7 +128,7 @@ class AsyncSweepCalls:
         return (await self._transport.unary(rpcs.GET_SWEEP, request, timeout=timeout)).sweep
 
     async def watch_sweep(self, name: str, *, timeout: float | None = None) -> AsyncIterator[sweep_pb2.Sweep]:
-        """Follow a sweep: as it is now, then with every change, until it has ended.
+        """Follow a sweep: as it is now, then with every change, until it has ended; also over restarts of the service.
 
         Args:
             name: resource name or short id.
@@ -133,13 +136,22 @@ class AsyncSweepCalls:
 
         Raises:
             NotFound: SWEEP_NOT_FOUND.
+            Unavailable: nothing answered for the client's `reconnect_timeout`, or at the beginning.
         """
         own = timeout if timeout is not None else self._transport.options.timeout or rpcs.QUICK
         project, known = self._transport.options.project, None
+        backoff = Backoff(self._transport.options.reconnect_timeout)
         while True:
             wait = sweep_requests.LONGEST_WAIT if known is not None else 0
             request = sweep_requests.get_sweep(project, name, wait=wait, known=known)
-            sweep = (await self._transport.unary(rpcs.GET_SWEEP, request, timeout=own + wait)).sweep
+            try:
+                sweep = (await self._transport.unary(rpcs.GET_SWEEP, request, timeout=own + wait)).sweep
+            except FinetreeError as error:
+                if known is None:
+                    raise
+                await asyncio.sleep(backoff.delay(error))
+                continue
+            backoff.progressed()
             if known is None or sweep.update_time != known:
                 yield sweep
             if sweep.state in sweep_requests.ENDED:

@@ -176,9 +176,11 @@ class _EvaluationConclusionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_
     EVALUATION_CONCLUSION_WORSE: _EvaluationConclusion.ValueType  # 2
     """It is worse than the base."""
     EVALUATION_CONCLUSION_NOT_TOLD_APART: _EvaluationConclusion.ValueType  # 3
-    """These rows do not tell it and the base apart."""
+    """These rows do not tell it and the base apart, or it and the base with examples in the prompt."""
     EVALUATION_CONCLUSION_NOT_WORTH_IT: _EvaluationConclusion.ValueType  # 4
-    """The base with examples in the prompt does as well or better: training has bought nothing that a prompt does not."""
+    """The base with examples in the prompt does as well within the interval of their difference, or better: training has
+    bought nothing that a prompt does not.
+    """
 
 class EvaluationConclusion(_EvaluationConclusion, metaclass=_EvaluationConclusionEnumTypeWrapper):
     """What to make of a subject, by the metric that decides."""
@@ -190,9 +192,11 @@ EVALUATION_CONCLUSION_BETTER: EvaluationConclusion.ValueType  # 1
 EVALUATION_CONCLUSION_WORSE: EvaluationConclusion.ValueType  # 2
 """It is worse than the base."""
 EVALUATION_CONCLUSION_NOT_TOLD_APART: EvaluationConclusion.ValueType  # 3
-"""These rows do not tell it and the base apart."""
+"""These rows do not tell it and the base apart, or it and the base with examples in the prompt."""
 EVALUATION_CONCLUSION_NOT_WORTH_IT: EvaluationConclusion.ValueType  # 4
-"""The base with examples in the prompt does as well or better: training has bought nothing that a prompt does not."""
+"""The base with examples in the prompt does as well within the interval of their difference, or better: training has
+bought nothing that a prompt does not.
+"""
 Global___EvaluationConclusion: _TypeAlias = EvaluationConclusion  # noqa: Y015
 
 @_typing.final

@@ -177,6 +177,7 @@ class ExportReport(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     LOAD_COMMANDS_FIELD_NUMBER: _builtins.int
     REMARKS_FIELD_NUMBER: _builtins.int
+    MERGE_DIFFERENCE_FIELD_NUMBER: _builtins.int
     format: _artifact_pb2.ExportFormat.ValueType
     """What was written."""
     weight_type: _artifact_pb2.WeightType.ValueType
@@ -193,6 +194,11 @@ class ExportReport(_message.Message):
     """Share of the prompts with a known answer that the trained model answers with it, 0 to 1. Unset: none has one."""
     exact_match_after: _builtins.float
     """The same share of the exported file."""
+    merge_difference: _builtins.float
+    """Largest difference of two logits that merging alone makes, before any weight is rounded: the merged model beside the
+    trained one, both in float32. An export with more of it than the order of sums explains fails with EXPORT_DIFFERS.
+    Unset: nothing was merged.
+    """
     @_builtins.property
     def base(self) -> _artifact_pb2.ArtifactBase:
         """Base that they were merged into, or belong to."""
@@ -211,7 +217,9 @@ class ExportReport(_message.Message):
 
     @_builtins.property
     def remarks(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Remark]:
-        """What is to be known: a base that was quantized in training, a setting that the format cannot hold."""
+        """What is to be known: a base that was quantized in training, a setting that the format cannot hold, answers that the
+        rounding of weights has changed.
+        """
 
     def __init__(
         self,
@@ -229,18 +237,23 @@ class ExportReport(_message.Message):
         files: _abc.Iterable[_artifact_pb2.ArtifactFile] | None = ...,
         load_commands: _abc.Iterable[Global___LoadCommand] | None = ...,
         remarks: _abc.Iterable[_check_pb2.Remark] | None = ...,
+        merge_difference: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after", "_exact_match_before", b"_exact_match_before", "base", b"base", "exact_match_after", b"exact_match_after", "exact_match_before", b"exact_match_before"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after", "_exact_match_before", b"_exact_match_before", "_merge_difference", b"_merge_difference", "base", b"base", "exact_match_after", b"exact_match_after", "exact_match_before", b"exact_match_before", "merge_difference", b"merge_difference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after", "_exact_match_before", b"_exact_match_before", "base", b"base", "compared_tokens", b"compared_tokens", "comparisons", b"comparisons", "exact_match_after", b"exact_match_after", "exact_match_before", b"exact_match_before", "files", b"files", "format", b"format", "load_commands", b"load_commands", "merged", b"merged", "prompt_source", b"prompt_source", "prompts", b"prompts", "remarks", b"remarks", "weight_type", b"weight_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after", "_exact_match_before", b"_exact_match_before", "_merge_difference", b"_merge_difference", "base", b"base", "compared_tokens", b"compared_tokens", "comparisons", b"comparisons", "exact_match_after", b"exact_match_after", "exact_match_before", b"exact_match_before", "files", b"files", "format", b"format", "load_commands", b"load_commands", "merge_difference", b"merge_difference", "merged", b"merged", "prompt_source", b"prompt_source", "prompts", b"prompts", "remarks", b"remarks", "weight_type", b"weight_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact_match_after: _TypeAlias = _typing.Literal["exact_match_after"]  # noqa: Y015
     _WhichOneofArgType__exact_match_after: _TypeAlias = _typing.Literal["_exact_match_after", b"_exact_match_after"]  # noqa: Y015
     _WhichOneofReturnType__exact_match_before: _TypeAlias = _typing.Literal["exact_match_before"]  # noqa: Y015
     _WhichOneofArgType__exact_match_before: _TypeAlias = _typing.Literal["_exact_match_before", b"_exact_match_before"]  # noqa: Y015
+    _WhichOneofReturnType__merge_difference: _TypeAlias = _typing.Literal["merge_difference"]  # noqa: Y015
+    _WhichOneofArgType__merge_difference: _TypeAlias = _typing.Literal["_merge_difference", b"_merge_difference"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exact_match_after) -> _WhichOneofReturnType__exact_match_after | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exact_match_before) -> _WhichOneofReturnType__exact_match_before | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__merge_difference) -> _WhichOneofReturnType__merge_difference | None: ...
 
 Global___ExportReport: _TypeAlias = ExportReport  # noqa: Y015

@@ -126,7 +126,9 @@ class ServeTarget(_message.Message):
     """Small letters, digits, ".", "_" and "-"; begins with a letter or digit. "base" is the base model's name."""
     @_builtins.property
     def weights(self) -> _weights_pb2.TrainedWeights:
-        """What is put on the base. Weights of another base model are refused with WRONG_BASE."""
+        """What is put on the base. Weights of another base model are refused with WRONG_BASE. A whole model that was trained
+        from the base takes as much memory as the base, less what training left as it was.
+        """
 
     def __init__(
         self,

@@ -724,7 +724,9 @@ class Evaluation(_message.Message):
 
     @_builtins.property
     def metrics(self) -> _containers.RepeatedScalarFieldContainer[Global___Metric.ValueType]:
-        """What to measure after training, and before it if asked. Empty: METRIC_LOSS where there are held-out rows."""
+        """What to measure after training, and before it if asked. Empty: METRIC_LOSS where there are held-out rows, and
+        METRIC_EXACT_MATCH where samples of them are asked for.
+        """
 
     def __init__(
         self,

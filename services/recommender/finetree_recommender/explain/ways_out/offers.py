@@ -10,7 +10,7 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import hardware_pb2, run_spec_pb2
 from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH
 
-from finetree_recommender.decision.fit import GIB, room
+from finetree_recommender.decision.fit import GIB, fits
 from finetree_recommender.estimator.client import converted
 from finetree_recommender.estimator.values import Accelerator, Estimate, Evidence, FitState
 from finetree_recommender.explain.ways_out.questions import Answers, Asked, Kind, maker, preferred
@@ -62,10 +62,11 @@ def ways_out(pack: Pack, inputs: Inputs, evidence: Evidence | None, found: Answe
         return ()
     return (
         *_stated_lengths(pack, inputs, found),
+        *(at_hand := tuple(_devices_at_hand(pack, inputs, found))),
         *_another_gpu(pack, inputs, found),
         *_shorter_rows(pack, inputs, evidence, found),
         *_smaller_model(pack, inputs, found),
-        *_several_gpus(pack, inputs, found),
+        *(() if at_hand else _several_gpus(pack, inputs, found)),
         *_other_tool(pack, inputs, evidence),
     )
 
@@ -79,7 +80,9 @@ def _stated_lengths(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayO
         estimate = _estimate(found.get(asked))
         if estimate is not None and estimate.fit.trains:
             length = _length(pack, inputs, asked, found[asked])
-            text = f"{method} {room(estimate)} if no row has more than {length:,} tokens: state the lengths "
+            if loss_at(inputs.profile, length) is not None:  # the average alone is longer
+                continue
+            text = f"{fits(method, estimate)} if no row has more than {length:,} tokens: state the lengths "
             change = run_spec_pb2.RunSpec()
             assign(change, SEQUENCE, length)
             yield WayOut(Kind.SHORTER_ROWS, method, f"{text}(dataset_profile.token_lengths)", change, estimate)
@@ -101,19 +104,22 @@ def _another_gpu(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOut]
             yield _on_hardware(Kind.ANOTHER_GPU, inputs, method, option)
 
 
-def _several_gpus(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOut]:
-    """The devices at hand together or, where they are too small, the fewest and smallest others."""
-    for method in preferred(pack, inputs):
-        answer = found.get(Asked(Kind.SEVERAL_GPUS, method))
+def _devices_at_hand(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOut]:
+    """The devices at hand together, which cost nothing more: with room where a method has it."""
+    answers = {method: found.get(Asked(Kind.SEVERAL_GPUS, method)) for method in preferred(pack, inputs)}
+    for state, (method, answer) in product((FitState.FITS, FitState.TIGHT), answers.items()):
         estimate = _estimate(answer)
-        if estimate is not None and estimate.fit.trains:
+        if estimate is not None and estimate.fit is state:
             change = run_spec_pb2.RunSpec(hardware=inputs.hardware)
             change.hardware.sharding = hardware_pb2.SHARDING_FULL
-            text = (
-                f"{method} with the model sharded across the {inputs.hardware.count} devices {room(estimate)} on each"
-            )
+            text = f"{fits(method, estimate)} on each of the {inputs.hardware.count} devices at hand, with the model "
+            text += "sharded across them"
             yield WayOut(Kind.SEVERAL_GPUS, method, text, change, estimate)
             return
+
+
+def _several_gpus(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOut]:
+    """The fewest and smallest GPUs that hold the model together."""
     for method in preferred(pack, inputs):
         options = [item for item in _options(found, method) if item.count > 1]
         if options:
@@ -137,7 +143,7 @@ def _on_hardware(kind: Kind, inputs: Inputs, method: Method, option: estimate_pb
     name = _gpu_name(entry) if entry is not None else option.accelerator
     several = option.count > 1
     place = f"{option.count} {name} with the model sharded across them" if several else name
-    text = f"{method} {room(estimate)}{' each' if several else ''} on {place}"
+    text = f"{fits(method, estimate)}{' each' if several else ''} on {place}"
     return WayOut(
         kind=kind,
         method=method,
@@ -154,7 +160,7 @@ def _gpu_name(entry: Accelerator) -> str:
 
 def _shorter_rows(pack: Pack, inputs: Inputs, evidence: Evidence, found: Answers) -> Iterator[WayOut]:
     """The longest rows that fit, where the recipe does not truncate them itself."""
-    for asked, answer in found.items() if _lengths_known(inputs) else ():
+    for asked, answer in found.items():
         estimate = _estimate(answer)
         if asked.kind is not Kind.SHORTER_ROWS or estimate is None or not estimate.fit.trains:
             continue
@@ -162,7 +168,10 @@ def _shorter_rows(pack: Pack, inputs: Inputs, evidence: Evidence, found: Answers
             continue
         length = _length(pack, inputs, asked, answer)
         lost = loss_at(inputs.profile, length)
-        text = f"{asked.method} {room(estimate)} with rows of at most {length:,} tokens: split them"
+        # Where it is not known that rows are longer, their lengths are asked for instead.
+        if lost is None and not _lengths_known(inputs):
+            continue
+        text = f"{fits(asked.method, estimate)} with rows of at most {length:,} tokens: split them"
         text += f" (truncated, {lost.words} of the tokens would be lost)" if lost is not None else ""
         change = run_spec_pb2.RunSpec()
         assign(change, SEQUENCE, length)
@@ -189,8 +198,8 @@ def _smaller_model(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOu
                 if seconds <= longest:
                     change = run_spec_pb2.RunSpec()
                     change.model.name = model
-                    text = f"{method} of the smaller {model} {room(estimate)} on this hardware"
-                    text += f", and takes about {duration(seconds)}" if seconds else ""
+                    text = f"{fits(method, estimate, of=f'the smaller {model}')} on this hardware"
+                    text += f", in about {duration(seconds)}" if seconds else ""
                     yield WayOut(Kind.SMALLER_MODEL, method, text, change, estimate)
                     return
 

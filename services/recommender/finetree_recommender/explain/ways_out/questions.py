@@ -15,11 +15,13 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import hardware_pb2
 
+from finetree_recommender.decision.limits import violations
 from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Evidence, FitState, Model
 from finetree_recommender.explain.rental_offers import elsewhere
 from finetree_recommender.method import Method
 from finetree_recommender.recipe.build import adaptations, adapted_draft, cut_questions, lossless, question
+from finetree_recommender.recipe.draft import sequence_length
 from finetree_recommender.request.inputs import Inputs, normalize
 from finetree_recommender.rule_pack.answers import UNKNOWN
 from finetree_recommender.rule_pack.pack import Pack
@@ -78,7 +80,7 @@ def ways_out_questions(pack: Pack, inputs: Inputs, evidence: Evidence) -> Questi
     }
     for method in preferred(pack, inputs):
         found[Asked(Kind.ANOTHER_GPU, method)] = _anywhere(pack, inputs, method, parameters=parameters)
-        for model in _smaller_models(inputs, evidence):
+        for model in _smaller_models(inputs, evidence, tokens=sequence_length(pack, inputs)[0]):
             found[Asked(Kind.SMALLER_MODEL, method, model.name)] = _of_model(pack, inputs, method, model=model)
         if inputs.hardware.count > 1 and inputs.hardware.sharding != hardware_pb2.SHARDING_FULL:
             found[Asked(Kind.SEVERAL_GPUS, method)] = _sharded(pack, inputs, method, parameters=parameters)
@@ -86,9 +88,18 @@ def ways_out_questions(pack: Pack, inputs: Inputs, evidence: Evidence) -> Questi
 
 
 def preferred(pack: Pack, inputs: Inputs) -> tuple[Method, ...]:
-    """The method that the rules prefer where hardware sets no limit, and QLoRA, which needs the least memory."""
-    chosen = choose(pack, inputs.answers.changed("memory", UNKNOWN)).method or Method.LORA
-    return tuple(dict.fromkeys((chosen, Method.QLORA)))
+    """The method that the rules prefer where hardware sets no limit, and QLoRA, which needs the least memory.
+
+    Where servers are named, methods of which all load the result come first.
+    """
+    choice, limits = choose(pack, inputs.answers.changed("memory", UNKNOWN)), inputs.limits.elsewhere(estimate=True)
+    first = choice.method or Method.LORA
+    if not limits.serving:
+        return tuple(dict.fromkeys((first, Method.QLORA)))
+    broken = violations(pack, limits, None)
+    order = (first, *choice.tried(estimate=True))
+    chosen = next((method for method in order if not broken[method]), first)
+    return tuple(method for method in dict.fromkeys((chosen, Method.QLORA)) if method is chosen or not broken[method])
 
 
 def _anywhere(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None) -> estimate_pb2.EstimateRunRequest:
@@ -121,8 +132,11 @@ def _sharded(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | No
     return question(pack, together, method, parameters=parameters)
 
 
-def _smaller_models(inputs: Inputs, evidence: Evidence) -> tuple[Model, ...]:
-    """Catalog models that may fit: those of the same series first, then of the same maker, then the largest first."""
+def _smaller_models(inputs: Inputs, evidence: Evidence, *, tokens: int) -> tuple[Model, ...]:
+    """Catalog models that may fit: those of the same series first, then of the same maker, then the largest first.
+
+    None takes fewer than the `tokens` of a row of the recipe: its rows would be truncated.
+    """
     ours, best = inputs.model, evidence.best[Method.QLORA].estimate
     if ours is None or not ours.name or best is None or best.device_bytes.expected <= 0:
         return ()
@@ -134,7 +148,8 @@ def _smaller_models(inputs: Inputs, evidence: Evidence) -> tuple[Model, ...]:
         foreign = 0 if maker(item.name) == maker(ours.name) else 1 / makers[maker(item.name)]
         return foreign, _SIZE.split(item.name)[0] != series, -item.parameters, item.name
 
-    found = sorted((item for item in inputs.catalog.series if item.parameters <= SMALLER * ours.parameters), key=rank)
+    smaller = (item for item in inputs.catalog.series if item.parameters <= SMALLER * ours.parameters)
+    found = sorted((item for item in smaller if not 0 < item.longest < tokens), key=rank)
     alike = [item for item in found if maker(item.name) == maker(ours.name)]
 
     def up_to(times: float, models: list[Model]) -> list[Model]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 from finetree_recommender.method import Method
-from finetree_recommender.rule_pack.answers import CPU, UNKNOWN, vocabulary
+from finetree_recommender.rule_pack.answers import CPU, PRIORITY_WORDS, UNKNOWN, vocabulary
 from finetree_recommender.rule_pack.schema.basic import When
 from finetree_recommender.rule_pack.schema.recipe import Table
 from finetree_recommender.rule_pack.schema.rules import Leaf, Node, Rules, UpgradeRule
@@ -134,13 +134,14 @@ def _tables(tables: Sequence[Table], method: Method, profile: str) -> None:
 def _known_input(table: Table, words: Words) -> None:
     if table.input in ("", "device", *NUMBERS):
         return
-    if table.input not in words:
+    known = {**words, "priority": PRIORITY_WORDS}
+    if table.input not in known:
         raise PackError(
-            f"rule {table.rows[0].id}: no input {table.input!r}; inputs are {', '.join((*words, *NUMBERS))}"
+            f"rule {table.rows[0].id}: no input {table.input!r}; inputs are {', '.join((*known, *NUMBERS))}"
         )
     for row in table.rows:
-        wrong = [word for word in row.equals if word not in words[table.input]]
+        wrong = [word for word in row.equals if word not in known[table.input]]
         if wrong:
             raise PackError(
-                f"rule {row.id}: {table.input} is never {wrong[0]!r}; it is {', '.join(words[table.input])}"
+                f"rule {row.id}: {table.input} is never {wrong[0]!r}; it is {', '.join(known[table.input])}"
             )

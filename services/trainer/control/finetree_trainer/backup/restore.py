@@ -148,10 +148,11 @@ def _require_no_workers(layout: Layout) -> None:
     It is known by the socket on its command line; where /proc cannot be read, its secret alone keeps it out.
     """
     socket = f"unix:{layout.worker_socket}".encode()
-    for place in Path("/proc").glob("[0-9]*/cmdline"):
+    # Not by a pattern for the files: looking whether one exists fails where its process ends in that moment (ESRCH).
+    for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if socket in place.read_bytes().split(b"\0"):
-                text = f"process {place.parent.name} is a worker of the service that had this folder; end it, or wait"
+            if socket in (place / "cmdline").read_bytes().split(b"\0"):
+                text = f"process {place.name} is a worker of the service that had this folder; end it, or wait"
                 raise SettingsError("RESTORE_WORKERS_ALIVE", text)
 
 

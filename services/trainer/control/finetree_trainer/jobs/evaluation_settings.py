@@ -10,7 +10,7 @@ _NEEDS_ROWS = "needs held-out rows: set evaluation.dataset or evaluation.split_f
 
 
 def require_evaluations(spec: run_spec_pb2.RunSpec) -> None:
-    """Raise InvalidArgument for early stopping, keep_best or best_by without the evaluations that they need.
+    """Raise InvalidArgument for early stopping, keep_best, best_by or samples without the evaluations they need.
 
     The reason is INVALID_REQUEST; for checkpoints.keep_best, which the worker refuses too, it is
     KEEP_BEST_WITHOUT_EVALUATION.
@@ -20,6 +20,10 @@ def require_evaluations(spec: run_spec_pb2.RunSpec) -> None:
         _require_held_out(evaluation, "checkpoints.keep_best", "KEEP_BEST_WITHOUT_EVALUATION")
     if evaluation.best_by:
         _require_measured(spec)
+    held_out = evaluation.HasField("dataset") or evaluation.split_fraction
+    if evaluation.samples and held_out and training_pb2.METRIC_EXACT_MATCH not in evaluation.metrics:
+        text = "are answers that METRIC_EXACT_MATCH is measured on, which is not among evaluation.metrics; add it there"
+        raise invalid_field(f"{_SPEC}.evaluation.samples", text)
     if evaluation.early_stopping_patience:
         _require_held_out(evaluation, "evaluation.early_stopping_patience", "INVALID_REQUEST")
     elif evaluation.early_stopping_min_delta:

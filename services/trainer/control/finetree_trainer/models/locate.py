@@ -178,7 +178,7 @@ def no_such_name(name: str, catalog: Mapping[str, str], field_path: str) -> NotF
     """Build the error for a name that neither KNOWN nor the catalog (hub ids by name) has, with the nearest ones."""
     names = sorted({known.name for known in KNOWN} | set(catalog))
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "`finetree models list --catalog` lists all"
+    hint = f"did you mean {', '.join(near)}?" if near else "`finetree models list --catalog` lists all."
     text = f"{field_path}.name: no model is named {name[:80]!r}; {hint} Any model of a hub can be named by hub.id."
     return NotFound("MODEL_NOT_FOUND", text, metadata={"near": ",".join(near)})
 

@@ -88,7 +88,7 @@ def for_devices(
     own = occupancy.by_project.get(project, {})
     named = [f"{', '.join(at)}: {_called(holder, own)}" for holder, at in islice(held.items(), NAMED_HOLDERS)]
     names = f" ({', '.join(named)}{', …' if len(held) > len(named) else ''})" if named else ""
-    text = f"{ahead} jobs ahead and {len(held)} running on {demand.kind}{names}"
+    text = f"{ahead} {'job' if ahead == 1 else 'jobs'} ahead and {len(held)} running on {demand.kind}{names}"
     if demand.count > 1:
         text = f"it needs {demand.count} devices at once and {free} {'is' if free == 1 else 'are'} free; {text}"
     for holder in held if about else ():

@@ -11,8 +11,18 @@ NOT_MERGEABLE: Mapping[str, str] = {
     "prefix": "a prefix cannot be merged: it is keys and values beside the tokens, not a change of weights",
 }
 """Why weights of a method cannot become weights of the base, by the method's field in RunSpec."""
-SERVE_BESIDE = "Serve them beside the base instead: with peft, or with this suite's Generate."
-"""What to do with weights that cannot be merged."""
+_SERVE_BESIDE: Mapping[str, str] = {
+    "adapter": "Serve them beside the base instead: with this suite (finetree serve), or added to it in Python as "
+    "docs/adapter-format.md shows.",
+    "prefix": "Serve it beside the base instead: with this suite (finetree serve), or with peft.",
+}
+GGUF_ADAPTER_ALONE = "only a LoRA adapter can be a GGUF adapter file"
+"""What the format gguf-lora holds."""
+
+
+def serve_beside(method: str) -> str:
+    """Return what to do with weights of a method that cannot be merged, as a sentence."""
+    return _SERVE_BESIDE.get(method, "Serve them beside the base instead, with peft.")
 
 
 def shape_problem(model_type: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from finetree_data.weights.export import NOT_MERGEABLE, SERVE_BESIDE
+from finetree_data.weights.export import NOT_MERGEABLE, serve_beside
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
@@ -25,7 +25,7 @@ def not_mergeable(method: str) -> PlanError:
     """Return the error for weights of a method, by its field in RunSpec or peft's type, that cannot be merged."""
     why = NOT_MERGEABLE.get(method, f"adapters of peft's type {method[:40]} are not merged here")
     text = f"These weights cannot be merged: {why.partition(': ')[2] or why}."
-    return PlanError("NOT_MERGEABLE", text, field="export.weights", remedy=SERVE_BESIDE)
+    return PlanError("NOT_MERGEABLE", text, field="export.weights", remedy=serve_beside(method))
 
 
 def require_mergeable(adapted: PreTrainedModel | PeftModel) -> None:

@@ -24,6 +24,7 @@ from finetree_worker.control import Control, Steering
 from finetree_worker.device_memory import free_memory_bytes
 from finetree_worker.errors import MemoryExhaustedError, TaskError
 from finetree_worker.events.envelope import Reporter
+from finetree_worker.export.card import of_export
 from finetree_worker.export.files import CPU, Adapted, Form, Progress, form_of, plain
 from finetree_worker.export.gguf.lora_file import plain_layers
 from finetree_worker.export.gguf.weights import ROUNDING, WeightType
@@ -46,6 +47,8 @@ square root of the number of matrices, whose errors add up like a random walk. R
 with float16 and 2.6 with Q8_0; SmolLM2-135M with a LoRA 0.2 and 0.8."""
 _MATRICES = 7  # of a layer
 _STORED = {"F32": WeightType.F32, "F16": WeightType.F16, "BF16": WeightType.BF16}
+_FINER = {WeightType.BF16: ("f16", "f32"), WeightType.F16: ("f32",), WeightType.Q8_0: ("f16", "f32")}
+"""Number formats that round less than one that rounds."""
 _PROGRESS_STEP = 0.05
 BYTES_PER_WEIGHT = 6.5
 """Memory of an export: a model in float32, the copy in 16 bits that a folder is written from, and what it is asked."""
@@ -88,18 +91,14 @@ class _Export:
             require_memory(self.folder)
         with self._phase(job_pb2.JOB_PHASE_MERGE) as progress:
             adapted, asked, replays = self._trained(form, rows, progress)
-            whole = merge(adapted, _part(progress, 0.9, 1.0)) if form.merges else adapted
+            whole = merge(adapted, _part(progress, 0.9, 0.95)) if form.merges else adapted
+            merging = (
+                self._merging(whole, asked, replays) if form.merges and not self.plan.weights.whole_model else None
+            )
         facts = {"format": 1, "base": base.hub_id, "fingerprint": base.fingerprint}
         with atomic_folder(self.plan.artifact, facts) as draft:
             with self._phase(job_pb2.JOB_PHASE_EXPORT) as progress:
                 form.write(draft, whole, base, progress)
-                described = export_pb2.ExportReport(
-                    format=self.plan.format,
-                    merged=form.merges and not self.plan.weights.whole_model,
-                    load_commands=form.commands(base),
-                )
-                weights_name = form.weights.name.lower()
-                card.write(draft, card.of_export(base, self.plan.weights.spec, described, weights=weights_name))
             with self._phase(job_pb2.JOB_PHASE_VERIFY) as progress:
                 rounded = form.rounded(whole)
                 kind = export_pb2.COMPARED_MODEL_ROUNDED
@@ -109,10 +108,16 @@ class _Export:
                 model, own = form.read(draft, self._load)
                 found = self._ask(model, own, asked, _part(progress, 0.5, 1.0))
                 del model
-                report = self._report(form, draft, base)
-                _compare(report, found, replays, asked=asked, allowed=_allowed(form, found))
+                report = self._report(form, base)
+                if merging is not None:
+                    report.merge_difference = merging
+                allowed = _allowed(form, found)
+                _compare(report, found, replays, asked=asked, allowed=allowed)
+                written = of_export(base, self.plan.weights, report, weight_type=form.weights.name.lower())
+                card.write(draft, written)
+                report.files.extend(_files(draft))
                 self.reporter.emit(report)
-                require_equal(report)
+                require_equal(report, explained=allowed[export_pb2.COMPARED_MODEL_ROUNDED])
         name = f"{self.plan.job}/artifacts/{self.plan.artifact.name}"
         artifact = artifact_pb2.Artifact(name=name, kind=form.kind, format=self.plan.format, base=base.message())
         self.reporter.emit(event_pb2.ArtifactReady(artifact=artifact))
@@ -145,6 +150,19 @@ class _Export:
             replays[kind] = self._ask(quantized(), tokenizer, asked, _part(progress, 0.4, 0.9))
         return adapted, asked, replays
 
+    def _merging(
+        self, merged: Adapted, asked: Asked, replays: dict[export_pb2.ComparedModel.ValueType, Replay]
+    ) -> float:
+        """Return the largest difference of logits that merging makes before anything is rounded.
+
+        Rounding to 16 bits and fewer explains so much that a wrong scale could hide in it.
+        """
+        trained = replays[export_pb2.COMPARED_MODEL_TRAINED]
+        found = Replay(
+            trained.prompts, trained.answers, logits(plain(merged), asked.places, lambda _: self.steering.stop_here())
+        )
+        return compare(export_pb2.COMPARED_MODEL_TRAINED, found, trained, asked.places).largest_difference
+
     def _load(self) -> PreTrainedModel:
         return load_model(self.folder, torch.float32, device=CPU)
 
@@ -169,18 +187,13 @@ class _Export:
         )
         return Replay(given.prompts, given.answers, logits(model, asked.places, progress))
 
-    def _report(self, form: Form, draft: Path, base: BaseModel) -> export_pb2.ExportReport:
-        files = [
-            artifact_pb2.ArtifactFile(path=path, size_bytes=(draft / path).stat().st_size, sha256=sha256)
-            for path, sha256 in hashes(draft).items()
-        ]
+    def _report(self, form: Form, base: BaseModel) -> export_pb2.ExportReport:
         report = export_pb2.ExportReport(
             format=self.plan.format,
             weight_type=next(kind for kind, value in WEIGHT_TYPES.items() if value is form.weights),
             merged=form.merges and not self.plan.weights.whole_model,
             base=base.message(),
             prompt_source=self.plan.prompt_source,
-            files=files,
             load_commands=form.commands(base),
             remarks=form.remarks,
         )
@@ -205,6 +218,14 @@ class _Export:
         self.reporter.emit(event_pb2.PhaseProgress(phase=phase, fraction=0.0))
         yield progress
         self.reporter.emit(event_pb2.PhaseProgress(phase=phase, fraction=1.0))
+
+
+def _files(folder: Path) -> list[artifact_pb2.ArtifactFile]:
+    """Return the files of a folder with their hashes."""
+    return [
+        artifact_pb2.ArtifactFile(path=path, size_bytes=(folder / path).stat().st_size, sha256=sha256)
+        for path, sha256 in hashes(folder).items()
+    ]
 
 
 def _part(progress: Progress, begin: float, end: float) -> Progress:
@@ -265,19 +286,41 @@ def _compare(
         if kind in allowed:
             comparison.allowed_difference = allowed[kind]
         report.comparisons.append(comparison)
+        if kind == export_pb2.COMPARED_MODEL_TRAINED:
+            _remark_rounding(report, others=report.prompts - comparison.equal_answers)
     before = exact_match(replays[export_pb2.COMPARED_MODEL_TRAINED], asked.rows)
     after = exact_match(found, asked.rows)
     if before is not None and after is not None:
         report.exact_match_before, report.exact_match_after = before, after
 
 
-def require_equal(report: export_pb2.ExportReport) -> None:
-    """Raise ExportDiffersError EXPORT_DIFFERS unless what differs from the trained model is the file's rounding."""
+def _remark_rounding(report: export_pb2.ExportReport, *, others: int) -> None:
+    """Say that the weights' rounding has changed answers, where a format that rounds less is there to be chosen."""
+    weights = WEIGHT_TYPES[report.weight_type]
+    finer = " or ".join(_FINER.get(weights, ()))
+    if others and finer:
+        text = (
+            f"Rounded to {weights}, it answers {others} of {report.prompts} prompts otherwise than the trained model."
+        )
+        text += f" Weights in {finer} keep more of what was learned (weight_type, --dtype)."
+        report.remarks.append(check_pb2.Remark(code="ROUNDING_CHANGES_ANSWERS", message=text))
+
+
+def require_equal(report: export_pb2.ExportReport, *, explained: float) -> None:
+    """Raise ExportDiffersError EXPORT_DIFFERS unless what differs from the trained model is the file's rounding.
+
+    `explained` is the difference of logits that the order of sums makes.
+    """
+    # Here and below written so that a difference that is no number is too large.
+    if report.HasField("merge_difference") and not report.merge_difference <= explained:
+        text = "The merged model does not compute what the trained model does: logits differ by up to "
+        text += f"{report.merge_difference:.3g} before any rounding ({explained:.3g} are explained)."
+        remedy = "Serve the adapter beside its base; this is a fault of the merge."
+        raise ExportDiffersError("EXPORT_DIFFERS", text, field="export", remedy=remedy)
     for comparison in report.comparisons:
         allowed = comparison.allowed_difference if comparison.HasField("allowed_difference") else math.inf
         exact = comparison.model == export_pb2.COMPARED_MODEL_ROUNDED
         answers = report.prompts - comparison.equal_answers if exact else 0
-        # Written so that a difference that is no number is too large.
         if not comparison.largest_difference <= allowed or answers:
             other = "the merged model rounded in memory" if exact else "the trained model"
             text = f"The exported file does not answer as {other} does: logits differ by up to "

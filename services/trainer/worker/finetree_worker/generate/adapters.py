@@ -3,10 +3,11 @@
 
 The base's weights are never written, so that a removed target leaves nothing behind. A module that some row's target
 changes has a forward hook, which knows which rows are whose and lets each target change its own. Where nobody asks a
-target, the base has no hooks: hundreds of them cost a token some percent of its time.
+target, the base has no hooks: hundreds of them cost a token some percent of its time. Where all rows are a whole
+model's, its modules compute in place of the base's, whose output nobody would see.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,9 @@ from transformers.pytorch_utils import Conv1D
 
 from finetree_worker.device_memory import free_memory_bytes
 from finetree_worker.errors import MemoryExhaustedError, ModelError, PlanError
-from finetree_worker.generate import bottleneck, lora, prefix
-from finetree_worker.generate.target import Change, Target, wrong_base
+from finetree_worker.generate.targets import bottleneck, lora, prefix, whole
+from finetree_worker.generate.targets.target import Change, Target
+from finetree_worker.generate.targets.whole import Replaced
 from finetree_worker.methods.adapter import ADAPTER_PLACEMENTS, AdapterPlacement
 from finetree_worker.methods.weights import Weights, check_base, readable, verify
 
@@ -42,13 +44,28 @@ class _Share:
     target: Target
 
 
+class _InPlace:
+    """A module's forward pass while another one stands in its place; what it was is put back by `remove`."""
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self._module, self._before = module, module.__dict__.get("forward")
+        module.__dict__["forward"] = forward
+
+    def remove(self) -> None:
+        """Let the module compute itself again."""
+        if self._before is None:
+            del self._module.__dict__["forward"]
+        else:
+            self._module.__dict__["forward"] = self._before
+
+
 class Adapters:
     """Targets by name. All methods but `read` belong to the thread that runs the model."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._targets: dict[str, Target] = {}
-        self._hooks: dict[str, RemovableHandle] = {}
+        self._hooks: dict[str, tuple[Replaced | None, RemovableHandle | _InPlace]] = {}
         self._shares: Sequence[_Share] = ()
         self._rows = 0
         self._known: tuple[tuple[str, ...], Sequence[_Share]] = ((), ())
@@ -108,11 +125,16 @@ class Adapters:
 
     def _place_hooks(self) -> None:
         """Have hooks on the modules that the current shares change, and on no others."""
-        wanted = {module for share in self._shares for module in share.target.changes}
-        for module in self._hooks.keys() - wanted:
-            self._hooks.pop(module).remove()
-        for module in wanted - self._hooks.keys():
-            self._hooks[module] = _hook(self, module, self._model.get_submodule(module))
+        wanted: dict[str, Replaced | None] = {}
+        for share in self._shares:
+            for module, change in share.target.changes.items():
+                wanted[module] = change if share.rows is None and isinstance(change, Replaced) else None
+        for module in [name for name, (own, _) in self._hooks.items() if wanted.get(name, self) is not own]:
+            self._hooks.pop(module)[1].remove()
+        for module in wanted.keys() - self._hooks.keys():
+            own, found = wanted[module], self._model.get_submodule(module)
+            placed = _hook(self, module, found) if own is None else _InPlace(found, own.module.forward)
+            self._hooks[module] = own, placed
 
     def _split(self, rows: Sequence[str]) -> list[_Share]:
         shares = []
@@ -168,21 +190,23 @@ def _hook(adapters: Adapters, name: str, module: nn.Module) -> RemovableHandle:
 def read(weights: Weights, model: PreTrainedModel) -> Target:
     """Read trained weights for a base; may run in another thread than the model.
 
-    Raises ModelError: WRONG_BASE for a whole model and for weights of another base; WEIGHTS_UNREADABLE,
-    WEIGHTS_CHANGED, MODEL_PICKLED; MemoryExhaustedError OUT_OF_MEMORY_PREFLIGHT before anything is read.
+    Raises ModelError: WRONG_BASE for weights of another base; WEIGHTS_UNREADABLE, WEIGHTS_CHANGED, MODEL_PICKLED;
+    MemoryExhaustedError OUT_OF_MEMORY_PREFLIGHT before anything is read.
     """
-    whole = weights.whole_model or (weights.spec is not None and weights.spec.HasField("full"))
-    if whole or weights.kind == artifact_pb2.ARTIFACT_KIND_MODEL:
-        raise wrong_base("These weights are a whole model: it is a base of its own, and cannot stand beside this one.")
     verify(weights)
     check_base(model, weights)
+    if weights.kind == artifact_pb2.ARTIFACT_KIND_MODEL:
+        # Read from a mapped file, layer by layer: it is in memory once.
+        _check_memory(whole.held_bytes(model), model)
+        with torch.no_grad():
+            return whole.read(weights, model)
     with readable(weights), torch.no_grad():
         return _checkpoint(weights, model) if weights.checkpoint else _adapter(weights, model)
 
 
 def _adapter(weights: Weights, model: PreTrainedModel) -> Target:
     found = adapter_files.read_adapter(weights.folder)
-    _check_memory(found.weights.stat().st_size, model)
+    _check_memory(2 * found.weights.stat().st_size, model)
     tensors = load_file(found.weights)
     if found.method == "lora":
         return lora.read(tensors, lora.Settings.from_config(found.config), model)
@@ -193,7 +217,7 @@ def _adapter(weights: Weights, model: PreTrainedModel) -> Target:
 
 def _checkpoint(weights: Weights, model: PreTrainedModel) -> Target:
     file = weights.folder / checkpoint_files.WEIGHTS
-    _check_memory(file.stat().st_size, model)
+    _check_memory(2 * file.stat().st_size, model)
     tensors, spec = load_file(file), weights.spec
     if spec is None:
         raise ModelError("WEIGHTS_UNREADABLE", "The run of this checkpoint is not described.", field="weights")
@@ -204,16 +228,16 @@ def _checkpoint(weights: Weights, model: PreTrainedModel) -> Target:
     return lora.read(tensors, lora.Settings.from_spec(spec), model)
 
 
-def _check_memory(size: int, model: PreTrainedModel) -> None:
+def _check_memory(needed: int, model: PreTrainedModel) -> None:
+    """Of an adapter the file's tensors and those on the device are in memory together for a moment."""
     free = free_memory_bytes(model.device)
-    # The file's tensors and those on the device are in memory together for a moment.
-    if free and 2 * size > free:
-        raise no_memory(model, size)
+    if free and needed > free:
+        raise no_memory(model, needed)
 
 
-def no_memory(model: PreTrainedModel, size: int = 0) -> MemoryExhaustedError:
-    """Return the error for weights that the memory does not hold; `size` is their file's, 0 where it is not known."""
-    wanted = f"The target's weights have {size / 1e9:.2f} GB" if size else "The target's weights do not fit"
+def no_memory(model: PreTrainedModel, needed: int = 0) -> MemoryExhaustedError:
+    """Return the error for weights that the memory does not hold; `needed` is in bytes, 0 where it is not known."""
+    wanted = f"The target's weights need {needed / 1e9:.2f} GB" if needed else "The target's weights do not fit"
     return MemoryExhaustedError(
         "OUT_OF_MEMORY_PREFLIGHT",
         f"{wanted}, and {free_memory_bytes(model.device) / 1e9:.2f} GB of the device's memory are free.",

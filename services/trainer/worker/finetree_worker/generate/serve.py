@@ -26,7 +26,7 @@ from finetree_worker.generate import adapters
 from finetree_worker.generate.adapters import Adapters, no_memory
 from finetree_worker.generate.engine import Engine, not_loaded
 from finetree_worker.generate.plan import ServePlan
-from finetree_worker.generate.target import Target
+from finetree_worker.generate.targets.target import Target
 from finetree_worker.methods.weights import Weights
 from finetree_worker.models import checks
 from finetree_worker.models.load import load_model, load_tokenizer

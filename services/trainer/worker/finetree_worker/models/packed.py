@@ -46,8 +46,13 @@ class PackedLinear(nn.Linear):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # a parameter there; unpacked here, each time
         """The weight as it was stored, (out, in)."""
+        return self.packed.to_dense()
+
+    @property
+    def packed(self) -> Tensor:
+        """The weight in oneDNN's layout, which is what takes memory."""
         packed: Tensor = self.__dict__["_packed"]
-        return packed.to_dense()
+        return packed
 
 
 def pack(model: PreTrainedModel) -> int:

@@ -45,6 +45,9 @@ def test_each_job_has_its_change_and_its_base():
         "broken.yaml": "changed",
         "gone.yaml": "removed",
     }
+    assert {each.file: each.former_file for each in found.plans if each.former_file} == {
+        "new-name.yaml": "old-name.yaml"
+    }
     by_file = {each.file: each for each in found.plans}
     assert by_file["bigger.yaml"].base == sample.figures(10, 2, 8)
     assert by_file["fresh.yaml"].base is None
@@ -91,12 +94,21 @@ def test_totals_are_sums_of_both_sides_by_currency():
     found = totals(compared())
     assert found.jobs == {"new": 1, "changed": 2, "removed": 1, "unchanged": 2}
     assert found.duration_seconds.base.expected == pytest.approx(4 * 2 * 3600)
-    assert found.duration_seconds.head.expected == pytest.approx((2 + 3 + 2 + 2 + 2) * 3600)
+    assert found.duration_seconds.head.expected == pytest.approx((2 + 3 + 2 + 2) * 3600)
     assert {code: (sides.base.expected, sides.head.expected) for code, sides in found.cost.items()} == {
-        "USD": (pytest.approx(32), pytest.approx(8 + 20 + 50 + 8 + 8))
+        "USD": (pytest.approx(32), pytest.approx(8 + 20 + 50 + 8))
     }
-    assert found.cost["USD"].head.high == pytest.approx(2 * 94)
+    assert found.cost["USD"].head.high == pytest.approx(2 * 86)
     assert found.unknown == 1, "the file that could not be read before"
+
+
+def test_a_job_whose_number_is_unknown_on_one_side_counts_on_neither():
+    base, unpriced = sample.make(entry("a.yaml"), entry("b.yaml")), dataclasses.replace(entry("a.yaml"), cost=None)
+    for head, hours in ((unpriced, 2), (sample.unreadable("a.yaml"), 0)):
+        found = totals(compare(base, sample.make(head, entry("b.yaml")), base_ref="x"))
+        for sides, each in ((found.cost["USD"], 8), (found.duration_seconds, (hours + 2) * 3600)):
+            assert (sides.base.expected, sides.head.expected) == (pytest.approx(each), pytest.approx(each))
+        assert found.unknown == 1
 
 
 def test_another_currency_has_a_total_of_its_own():

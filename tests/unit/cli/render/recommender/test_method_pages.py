@@ -47,12 +47,29 @@ def test_the_command_names_every_page():
         ("costs", ("45 min, $0.30", "$0.27 for prefix tuning", "30 days, $1,800")),
         ("ranks", ("8 *", "most first runs")),
         ("bits", ("nf4 *", "90 to 92 % quality; a GPU of 24 GB")),
-        ("plot", ("\N{FULL BLOCK}" * 35, "Slow   Medium   Fast   Fastest", "35, 24, 18, 12, 18", "very efficient")),
+        (
+            "plot",
+            (
+                "\N{FULL BLOCK}" * 35,
+                "Slow   Medium   Fast   Fastest",
+                "35, 24, 18, 12, 18",
+                "very efficient",
+                "Fastest  -> speed",
+                "Upward: quality",
+                "over efficiency",
+            ),
+        ),
     ],
 )
 def test_a_page_has_the_packs_facts(capsys, name, facts):
     shown = page(capsys, name)
     assert [fact for fact in facts if fact not in " ".join(shown.split()) and fact not in shown] == []
+
+
+def test_figures_of_other_models_are_not_said_to_be_of_7b(capsys):
+    assert "against full fine-tuning, for a 7B model; " in page(capsys, "overview")
+    show_page(Output(), "overview", *PACKS["evidence-1"])
+    assert "as --full of each says of which model" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_card_has_the_price_that_its_source_prints(capsys):

@@ -15,6 +15,7 @@ from finetree_api.types.v1 import (
     training_pb2,
 )
 from finetree_cli.output import Output
+from finetree_cli.render.recommender.explanation import show_explanation
 from finetree_cli.render.recommender.verdict import Asked, show_verdict
 
 GIB = 1 << 30
@@ -190,3 +191,42 @@ def test_a_speed_that_is_assumed_can_be_measured(capsys):
     response.spec.hardware.CopyFrom(hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice()))
     assert "its speed is assumed, and measured with --this-machine" in printed(capsys, response)
     assert "assumed" not in printed(capsys, response, Asked(("recommend", "--this-machine")))
+
+
+def test_a_long_headline_is_wrapped_between_words_and_the_confidence_stays_whole(capsys):
+    words = "LoRA: the rules prefer full fine-tuning, which does not fit in memory; this method does well"
+    first, second = printed(capsys, answer(verdict=pb.Verdict(method=2, headline=words))).splitlines()[:2]
+    assert first == words
+    assert second == "(confidence: medium)"
+
+
+def test_numbers_that_are_a_mistake_are_read_from_the_file_next(capsys):
+    caution = pb.Caution(code="IMPLAUSIBLE_INPUT", message="1 row of data")
+    asked = Asked(("recommend", "--model", "m", "--examples", "1", "--tokens-per-example=300", "--quality", "maximum"))
+    out = printed(capsys, answer(cautions=[caution]), asked)
+    assert "Next: finetree recommend --model m --quality maximum --data FILE\n" in out
+    assert "finetree train" not in out
+
+
+def test_limits_that_need_the_number_of_rows_ask_for_it(capsys):
+    response = answer(cautions=[pb.Caution(code="BUDGET_UNCHECKED", message="unknown")])
+    response.ClearField("estimate")
+    response.spec.ClearField("hardware")
+    assert "Next: finetree recommend --gpu NAME --examples N\n" in printed(capsys, response, Asked(("recommend",)))
+    response.spec.dataset.profile.examples = 5
+    assert "Next: finetree recommend --gpu NAME\n" in printed(capsys, response, Asked(("recommend",)))
+
+
+def test_an_explanation_too_says_what_would_train_and_what_to_type_next(capsys):
+    cautions = [pb.Caution(code="RENT", message="LoRA on a rented l4", redirect=method_pb2.METHOD_LORA)]
+    response = pb.RecommendResponse(
+        summary="Nothing trains here as asked.",
+        cautions=cautions,
+        ways_out=[way("ANOTHER_GPU", "LoRA fits: 60 of 80 GiB", hardware=hardware_pb2.Hardware(accelerator="big"))],
+    )
+    show_explanation(Output(), response, ASKED)
+    out = capsys.readouterr().out
+    assert out.startswith("Recommendation: none\n")
+    assert "  - LoRA fits: 60 of 80 GiB (--gpu big)\n" in out
+    assert out.endswith("Next: finetree recommend --model 'llama 3.1 8b' --gpu big\n")
+    assert "consider" not in out  # an offer names its method

@@ -109,6 +109,47 @@ def test_the_devices_at_hand_come_before_others(evidence):
     assert "fits tightly" in way.message
 
 
+def test_the_devices_at_hand_come_first_and_other_gpus_after_them(evidence):
+    devices = {"accelerator": "middle", "count": 4}
+    found = {
+        Asked(Kind.ANOTHER_GPU, Method.LORA): answered(60, big=1),
+        Asked(Kind.SEVERAL_GPUS, Method.LORA): answered(10.8, "TIGHT"),
+        Asked(Kind.SEVERAL_GPUS, Method.QLORA): answered(6),
+    }
+    ways = concluded(asked(hardware=devices), evidence(), found).ways_out
+    assert [(way.kind, way.method) for way in ways[:2]] == [
+        (Kind.SEVERAL_GPUS, Method.QLORA),  # with room, where LoRA fits only tightly
+        (Kind.ANOTHER_GPU, Method.LORA),
+    ]
+    assert ways[0].message == (
+        "QLoRA fits: 6.0 of 11.0 GiB on each of the 4 devices at hand, with the model sharded across them"
+    )
+
+
+def test_adapter_layers_fit_and_lora_fits(evidence):
+    found = {
+        Asked(Kind.ANOTHER_GPU, Method.ADAPTER): answered(60, big=1),
+        Asked(Kind.ANOTHER_GPU, Method.QLORA): answered(40, middle=1),
+    }
+    served = asked(task_count=50, tasks="TASK_VARIETY_MANY_DIFFERENT", rule_pack="playbook-1")
+    playbook = builtin_packs()["playbook-1"]
+    answer = conclude(playbook, served.reread(playbook), evidence(), ways=found)
+    assert answer.ways_out[0].message.startswith("adapter layers fit: 60.0 of 80.0 GiB on ")
+
+
+def test_an_average_that_is_longer_needs_no_statement_of_lengths(evidence):
+    """Rows of 64,000 tokens on average are not all shorter than 1,024: what would be lost is said instead."""
+    found = {
+        Asked(Kind.ANOTHER_GPU, Method.LORA): answered(60, big=1),
+        Asked(Kind.SHORTER_ROWS, Method.QLORA): answered(8, taken=1),
+    }
+    rows = {"examples": 100, "total_tokens": 6_400_000}
+    answer = concluded(asked(dataset_profile=rows), evidence(), found)
+    assert [way.kind for way in answer.ways_out] == [Kind.ANOTHER_GPU, Kind.SHORTER_ROWS]
+    assert "state the lengths" not in " ".join(way.message for way in answer.ways_out)
+    assert "(truncated, at least 87 percent" in answer.ways_out[1].message
+
+
 def test_rows_are_truncated_where_half_of_the_tokens_stay(evidence):
     found = {Asked(Kind.SHORTER_ROWS, Method.QLORA): answered(8)}
     answer = concluded(asked(dataset_profile=LONG), evidence(), found)

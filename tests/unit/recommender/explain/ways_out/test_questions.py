@@ -7,7 +7,7 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import hardware_pb2, training_pb2
 from finetree_recommender.estimator.values import Catalog, Model
-from finetree_recommender.explain.ways_out.questions import Asked, Kind, wanted, ways_out_questions
+from finetree_recommender.explain.ways_out.questions import Asked, Kind, preferred, wanted, ways_out_questions
 from finetree_recommender.method import Method
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.rule_pack.pack import builtin_packs
@@ -78,3 +78,34 @@ def test_devices_at_hand_are_tried_together_where_each_holds_the_whole_model(evi
     rows = ways_out_questions(PACK, asked(hardware=gpus), evidence())
     found = [row for key, row in rows.items() if key.kind is Kind.SEVERAL_GPUS]
     assert [row.spec.hardware.sharding for row in found] == [hardware_pb2.SHARDING_FULL] * (2 if sharded else 0)
+
+
+def test_no_smaller_model_is_asked_about_that_would_truncate_the_rows(evidence):
+    short = Catalog(models=dict(CATALOG.models) | {"llama-3.1-8b": Model(8_000_000_000, 4096, names=("llama-3.1-8b",))})
+
+    def models(tokens: int) -> set[str]:
+        rows = {"examples": 10, "token_lengths": [{"upper_bound": tokens, "count": 10}]}
+        known = {"model": {"name": "llama-3.1-70b"}, "hardware": {"unknown_accelerator": {"marketed_memory_gb": 12}}}
+        request = json_format.ParseDict(known | {"dataset_profile": rows}, recommendation_pb2.RecommendRequest())
+        return {key.model for key in ways_out_questions(PACK, normalize(request, PACK, short), evidence()) if key.model}
+
+    assert "llama-3.1-8b" in models(4000)
+    assert "llama-3.1-8b" not in models(6000)
+    assert models(6000)
+
+
+@pytest.mark.parametrize(
+    ("servers", "methods"),
+    [
+        ([], (Method.PREFIX, Method.QLORA)),
+        (["LLAMA_CPP"], (Method.LORA, Method.QLORA)),
+        (["TRANSFORMERS"], (Method.PREFIX, Method.QLORA)),
+    ],
+)
+def test_methods_whose_result_a_named_server_does_not_load_are_no_way_out(servers, methods):
+    playbook = builtin_packs()["playbook-1"]
+    fields = {"time": "TIME_NEED_MINUTES", "quality": "QUALITY_NEED_EXPERIMENTAL"}
+    found = preferred(
+        playbook, asked(serving=[f"SERVING_TARGET_{name}" for name in servers], **fields).reread(playbook)
+    )
+    assert found == methods

@@ -4,8 +4,10 @@
 import json
 
 import pytest
-from finetree_api.types.v1 import method_pb2, training_pb2
-from finetree_trainer.jobs.serving.memory import PROCESS_BYTES, Served, folder_bytes, memory_of
+from finetree_api.trainer.v1 import artifact_pb2, serving_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2, training_pb2
+from finetree_trainer.jobs.serving.memory import PROCESS_BYTES, Served, memory_of, target_bytes
+from finetree_trainer.models.weights import LocatedWeights
 from weight_files import safetensors
 
 LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, VOCABULARY = 2, 64, 128, 4, 2, 1000
@@ -82,4 +84,31 @@ def test_an_unreadable_configuration_and_damaged_files_count_nothing(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"x")
     found = memory_of(tmp_path, served(), device="cpu")
     assert found.weights == found.cache == 0
-    assert folder_bytes(tmp_path) == 1
+
+
+def located(folder, kind, **more) -> LocatedWeights:  # noqa: ANN003 - fields of LocatedWeights
+    return LocatedWeights("x", folder, kind, artifact_pb2.ArtifactBase(), "", **more)
+
+
+def task(device="cpu", **more) -> serving_pb2.ServeTask:  # noqa: ANN003 - fields of ServeTask
+    hardware = hardware_pb2.Hardware(accelerator=device)
+    if device == "cpu":
+        hardware.cpu.SetInParent()
+    return serving_pb2.ServeTask(precision=training_pb2.PRECISION_BF16, hardware=hardware, **more)
+
+
+def test_an_adapter_takes_its_file_and_a_checkpoint_its_weights_without_the_optimizer_states(folder):
+    size = (folder / "model.safetensors").stat().st_size
+    assert target_bytes(located(folder, artifact_pb2.ARTIFACT_KIND_ADAPTER), task()) == size
+    (folder / "weights.safetensors").write_bytes(b"1234567")
+    (folder / "optimizer.safetensors").write_bytes(b"x" * 1000)
+    at_a_step = located(folder, artifact_pb2.ARTIFACT_KIND_ADAPTER, checkpoint=True)
+    assert target_bytes(at_a_step, task()) == 7
+
+
+def test_a_whole_model_takes_what_its_base_does(folder):
+    whole = located(folder, artifact_pb2.ARTIFACT_KIND_MODEL)
+    assert target_bytes(whole, task()) == memory_of(folder, served(), device="cpu").weights
+    assert target_bytes(whole, task("a100-80gb")) == 2 * (MATRICES + OTHERS)
+    packed = task("a100-80gb", quantization=method_pb2.QUANTIZATION_NF4)
+    assert target_bytes(whole, packed) == MATRICES * (0.5 + 4 / 64) + 2 * OTHERS

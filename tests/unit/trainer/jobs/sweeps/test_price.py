@@ -4,7 +4,7 @@ from finetree_api.trainer.v1 import sweep_pb2
 from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2
 from finetree_runtime.errors import DomainError
 from finetree_runtime.money import to_money
-from finetree_trainer.jobs.sweeps.price import estimate_of, require_affordable
+from finetree_trainer.jobs.sweeps.price import estimate_of, require_affordable, require_limit_that_holds
 
 HALVING = sweep_pb2.SuccessiveHalving(reduction_factor=3, min_steps=10)
 
@@ -44,6 +44,7 @@ def sweep(limit, currency="USD", *, cost=2.0):
 
 
 def test_a_limit_is_held_against_what_is_expected():
+    require_limit_that_holds(sweep(6.0))
     require_affordable(sweep(6.0))
     with pytest.raises(DomainError) as refused:
         require_affordable(sweep(5.99))
@@ -58,5 +59,5 @@ def test_a_limit_is_held_against_what_is_expected():
 )
 def test_a_limit_that_cannot_be_kept_is_refused(asked, reason):
     with pytest.raises(DomainError) as refused:
-        require_affordable(asked)
+        require_limit_that_holds(asked)
     assert refused.value.reason == reason

@@ -43,6 +43,8 @@ def built(*models: Measured, decide_by: int = metrics.F1, **more: int) -> evalua
         (4, 29, 30, "NOT_WORTH_IT"),
         (4, 38, 20, "NOT_WORTH_IT"),
         (20, 20, 20, "NOT_WORTH_IT"),
+        # Of five rows that differ all speak for it: too few to tell, and no reason to say that a prompt does as well.
+        (4, 25, 30, "NOT_TOLD_APART"),
         # What harms is said, whatever a prompt does.
         (30, 35, 4, "WORSE"),
     ],

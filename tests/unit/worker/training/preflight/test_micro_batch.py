@@ -3,7 +3,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ def test_paged_state_is_neither_made_nor_counted_by_the_preflight(monkeypatch: p
     weight = torch.nn.Parameter(torch.ones(8, 8))
     paged = optimizers.build([weight], optimization(optimizer=OptimizerName.PAGED_ADAMW_8BIT), CUDA)
     monkeypatch.setattr(paged, "step", lambda: pytest.fail("the state was made"))
-    micro_batch._make_state(paged, SimpleNamespace(trainable={"weight": weight}))
+    micro_batch._make_state(paged)
     assert not paged.state
 
 
@@ -63,8 +62,32 @@ def test_the_preflight_runs_at_least_the_largest_micro_batch(
     monkeypatch.setattr(gradients, "target_loss", noted)
     recorder = run(tuned(plan, packing=packing, micro_batch_size=2, sequence_length=110))
     assert recorder.of(event_pb2.PreflightReport)[0].tokens == seen[0][0]
-    assert seen[0][0] >= max(tokens for tokens, _ in seen[2:])
-    assert seen[0][1] == max(longest for _, longest in seen[2:])
+    assert seen[0][0] >= max(tokens for tokens, _ in seen[1:])
+    assert seen[0][1] == max(longest for _, longest in seen[1:])
+
+
+@pytest.mark.parametrize("accumulating", [True, False])
+def test_the_largest_micro_batch_runs_once_beside_all_that_a_later_one_has(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, accumulating: bool
+) -> None:
+    """The optimizer's state, and the gradients of an earlier micro-batch where a step has several."""
+    seen: list[tuple[bool, bool]] = []
+    check = micro_batch.check
+
+    def watched(found: gradients.Gradients, optimizer: torch.optim.Optimizer, *rest: Any, **named: Any) -> None:
+        trained, whole = list(found.subject.trainable.values()), found.one
+
+        def noted(*arguments: Any, **more: Any) -> Any:
+            seen.append((all(p.grad is not None for p in trained), all(p in optimizer.state for p in trained)))
+            return whole(*arguments, **more)
+
+        with monkeypatch.context() as inside:
+            inside.setattr(found, "one", noted)
+            check(found, optimizer, *rest, **named)
+
+    monkeypatch.setattr(micro_batch, "check", watched)
+    run(tuned(plan, packing=False, batch_size=4, micro_batch_size=2 if accumulating else 4))
+    assert seen == [(accumulating, True)]
 
 
 def test_a_run_that_cannot_fit_is_refused_with_numbers_before_its_first_step(

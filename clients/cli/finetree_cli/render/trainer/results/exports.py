@@ -33,6 +33,8 @@ def show_report(out: Output, report: export_pb2.ExportReport) -> None:
             f"  {_MODELS.get(each.model, 'another form'):<31} logits differ by {each.largest_difference:.3g}{allowed}, "
             f"{each.equal_answers} of {report.prompts} answers equal, {each.agreement:.1%} of their tokens"
         )
+    if report.HasField("merge_difference"):
+        out.say(f"  merging alone, before rounding, changes logits by {report.merge_difference:.3g}")
     if report.HasField("exact_match_before"):
         out.say(f"  exact match {report.exact_match_before:.1%} before, {report.exact_match_after:.1%} after")
     for remark in report.remarks:

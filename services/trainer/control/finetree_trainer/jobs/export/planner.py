@@ -11,7 +11,7 @@ from pathlib import Path
 from finetree_api.trainer.v1 import artifact_pb2, job_pb2
 from finetree_api.types.v1 import check_pb2, model_pb2, weights_pb2
 from finetree_data.weights.errors import WeightsError
-from finetree_data.weights.export import NOT_MERGEABLE, SERVE_BESIDE, shape_problem
+from finetree_data.weights.export import GGUF_ADAPTER_ALONE, NOT_MERGEABLE, serve_beside, shape_problem
 from finetree_data.weights.safetensors_file import StoredTensor, read_header
 from finetree_runtime.errors import DomainError, InvalidArgument, ResourceExhausted, invalid_field
 
@@ -152,10 +152,11 @@ def _require_format(task: job_pb2.ExportTask, located: LocatedWeights, place: st
         raise _wrong("weight_type", "only a GGUF model has weights in Q8_0; take f16, bf16 or f32")
     method = _method(located)
     if method in NOT_MERGEABLE:
-        reason = "EXPORT_FORMAT_UNSUPPORTED" if lora_file else "NOT_MERGEABLE"
-        raise invalid_field(place, f"{NOT_MERGEABLE[method]}. {SERVE_BESIDE}", reason)
+        if lora_file:
+            raise _wrong("format", f"{GGUF_ADAPTER_ALONE}, and {NOT_MERGEABLE[method]}. {serve_beside(method)}")
+        raise invalid_field(place, f"{NOT_MERGEABLE[method]}. {serve_beside(method)}", "NOT_MERGEABLE")
     if lora_file and method not in _LORA:
-        raise _wrong("format", "only a LoRA adapter can be a GGUF adapter file; take gguf or transformers")
+        raise _wrong("format", f"{GGUF_ADAPTER_ALONE}; take gguf or transformers")
     if lora_file and _is_dora(located):
         raise _wrong("format", "a GGUF adapter file cannot hold DoRA's magnitudes; merge it: take gguf or transformers")
 

@@ -23,8 +23,9 @@ from google.rpc import error_details_pb2, status_pb2
 
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.jobs.serving.leases import EXPIRED, YIELDED, Leases, lease_expired
-from finetree_trainer.jobs.serving.memory import folder_bytes
-from finetree_trainer.models.weights import WeightsLocator
+from finetree_trainer.jobs.serving.memory import target_bytes
+from finetree_trainer.models.locate import Models
+from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
 from finetree_trainer.scheduling.devices import Device
 from finetree_trainer.store import request_ids
 from finetree_trainer.store.jobs import JobRow
@@ -72,11 +73,12 @@ class Generations:
         supervisor: Supervisor,
         *,
         weights: WeightsLocator,
+        models: Models,
         devices: Sequence[Device],
         free: Callable[[Device], int],
     ) -> None:
         self._log, self._leases, self._supervisor = log, leases, supervisor
-        self._weights = weights
+        self._weights, self._models = weights, models
         self._devices = devices
         self._free = free
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -123,13 +125,14 @@ class Generations:
             return serving_pb2.LoadedTarget.FromString(repeated)
         row, task = await self._serving(uid)
         weights = await self._weights.locate(project, request.target.weights, "target.weights")
+        await asyncio.to_thread(self._require_base, row, weights)
         target = serving_pb2.ServeTarget()
         target.CopyFrom(request.target)
         target.weights.sha256 = weights.sha256
         present = next((loaded for loaded in task.loaded if loaded.name == target.name), None)
         if present is not None and present.weights == target.weights:
             return present
-        await self._make_room(row, folder_bytes(weights.folder))
+        await self._make_room(row, target_bytes(weights, task))
         sent = worker_pb2.LoadWeights(target=target, weights=weights.message(target.name))
         use = self._leases.use(row)
         try:
@@ -177,6 +180,11 @@ class Generations:
         task.loaded.extend(snapshot.serve.loaded)
         return row, task
 
+    def _require_base(self, row: JobRow, weights: LocatedWeights) -> None:
+        """Raise InvalidArgument WRONG_BASE for weights of another base, as for a job's own targets."""
+        record = job_pb2.Job.FromString(row.record)
+        require_base(weights, self._models.relocate(record.serve.model, record.base), "target.weights")
+
     def _ask(self, row: JobRow, request: worker_pb2.ServingRequest, *, on_end: Callable[[], None]) -> Answers:
         exchange = self._supervisor.exchange(row.uid, row.attempt)
         if exchange is None:
@@ -217,7 +225,7 @@ class Generations:
             for device_id in placement.device_ids:
                 device = devices.get((placement.node, device_id))
                 if device is not None and (free := self._free(device)) < needed:
-                    text = f"target: its files hold {needed / 1e9:.2f} GB, and {device.display_name} has "
+                    text = f"target: its weights need {needed / 1e9:.2f} GB, and {device.display_name} has "
                     text += f"{free / 1e9:.2f} GB free; unload targets, or wait for what runs beside it."
                     metadata = {"needed_bytes": str(needed), "free_bytes": str(free)}
                     raise ResourceExhausted("OUT_OF_MEMORY_PREFLIGHT", text, metadata=metadata)
@@ -283,7 +291,9 @@ def _refuse(status: status_pb2.Status) -> NoReturn:
             if detail.Is(known.DESCRIPTOR):
                 detail.Unpack(known)
     metadata = dict(info.metadata)
-    text = " ".join(part for part in (status.message, metadata.pop("remedy", "")) if part)
+    metadata.pop("remedy", None)  # the message ends with it
+    place = "; ".join(each.field for each in fields.field_violations)
+    text = f"{place}: {status.message}" if place else status.message
     violations = [Violation(each.field, each.description, each.reason) for each in fields.field_violations]
     kind = _REFUSALS.get(info.reason)
     if kind is not None:

@@ -9,15 +9,19 @@ decoded together, as if all of them filled the context (a sliding window needs l
 token of each sequence in float32, and what a layer holds while the longest prompt passes through it.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetree_api.trainer.v1 import artifact_pb2, serving_pb2
 from finetree_api.types.v1 import method_pb2, training_pb2
+from finetree_data.weights import checkpoint
 from finetree_data.weights.errors import WeightsError
 from finetree_data.weights.safetensors_file import StoredTensor, read_header
 
 from finetree_trainer.models.json_file import json_object
+from finetree_trainer.models.weights import LocatedWeights
 
 PROCESS_BYTES = {"cpu": 900_000_000, "cuda": 600_000_000}
 """Of a process with the libraries loaded, before the model: on a CPU its resident memory, as PREPARE_BYTES of the queue
@@ -49,7 +53,7 @@ class Served:
     max_context_tokens: int
     max_parallel: int
     targets_bytes: int
-    """Size of the files of all targets; adapters are loaded as they are stored, or smaller."""
+    """Sum of `target_bytes`; adapters are loaded as they are stored, or smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,12 @@ def memory_of(folder: Path, served: Served, *, device: str) -> ServingMemory:
     context, parallel = served.max_context_tokens, served.max_parallel
     activations = context * (_HIDDEN_COPIES * hidden + _INNER_COPIES * inner) * element
     return ServingMemory(
-        weights=_weights_bytes(folder, served, copied_head=vocabulary * hidden if device == "cpu" else 0),
+        weights=_weights_bytes(
+            _headers(folder.glob("*.safetensors")),
+            precision=served.precision,
+            quantization=served.quantization,
+            copied_head=vocabulary * hidden if device == "cpu" else 0,
+        ),
         targets=served.targets_bytes,
         cache=int(2 * layers * kv_width * element) * context * parallel,
         working=int(activations) + parallel * vocabulary * 4,
@@ -102,30 +111,56 @@ def memory_of(folder: Path, served: Served, *, device: str) -> ServingMemory:
     )
 
 
-def folder_bytes(folder: Path) -> int:
-    """Size of the tensors' files in a folder of an adapter, a checkpoint's weights or a whole model, bytes."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+def target_bytes(weights: LocatedWeights, task: serving_pb2.ServeTask) -> int:
+    """Bytes of a target on the device: of an adapter those of its files, of a whole model those of a second base.
+
+    A checkpoint's optimizer states are not loaded.
+    """
+    folder = weights.folder
+    files = [folder / checkpoint.WEIGHTS] if weights.checkpoint else [*folder.glob("*.safetensors")]
+    if weights.kind != artifact_pb2.ARTIFACT_KIND_MODEL:
+        return sum(file.stat().st_size for file in files)
+    headers = [*_headers(files)]
+    embeddings = [_elements(each) for header in headers for name, each in header.items() if not _in_layers(name)]
+    copied = max(embeddings, default=0) if task.hardware.HasField("cpu") else 0
+    return _weights_bytes(headers, precision=task.precision, quantization=task.quantization, copied_head=copied)
 
 
-def _weights_bytes(folder: Path, served: Served, *, copied_head: int) -> int:
-    """Add up the tensors of the files; `copied_head` are the elements of a head that the files do not have."""
-    element = _ELEMENT_BYTES[served.precision]
-    total, own_head = 0.0, False
-    for file in folder.glob("*.safetensors"):
+def _headers(files: Iterable[Path]) -> Iterator[dict[str, StoredTensor]]:
+    for file in files:
         try:
-            tensors = read_header(file)
+            yield read_header(file)
         except WeightsError:
             continue
-        for name, tensor in tensors.items():
-            total += _elements(tensor) * _bytes_of(name, tensor, served, element)
+
+
+def _weights_bytes(
+    headers: Iterable[Mapping[str, StoredTensor]],
+    *,
+    precision: training_pb2.Precision.ValueType,
+    quantization: method_pb2.Quantization.ValueType,
+    copied_head: int,
+) -> int:
+    """Add up the tensors of the files; `copied_head` are the elements of a head that the files do not have."""
+    element = _ELEMENT_BYTES[precision]
+    total, own_head = 0.0, False
+    for header in headers:
+        for name, tensor in header.items():
+            total += _elements(tensor) * _bytes_of(name, tensor, quantization, element)
             own_head = own_head or name in _HEADS
     return int(total if own_head else total + copied_head * element)
 
 
-def _bytes_of(name: str, tensor: StoredTensor, served: Served, element: float) -> float:
+def _bytes_of(
+    name: str, tensor: StoredTensor, quantization: method_pb2.Quantization.ValueType, element: float
+) -> float:
     # bitsandbytes quantizes the linear modules of the layers: matrices, of which the embeddings and the head are none.
-    matrix = len(tensor.shape) == 2 and ".layers." in f".{name}"
-    return _QUANTIZED_BYTES.get(served.quantization, element) if matrix else element
+    matrix = len(tensor.shape) == 2 and _in_layers(name)
+    return _QUANTIZED_BYTES.get(quantization, element) if matrix else element
+
+
+def _in_layers(name: str) -> bool:
+    return ".layers." in f".{name}"
 
 
 def _elements(tensor: StoredTensor) -> int:

@@ -14,7 +14,7 @@ from finetree_trainer.clock import duration
 from finetree_trainer.estimator import Rates
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.inputs import Inputs
-from finetree_trainer.jobs.serving.memory import Served, ServingMemory, folder_bytes, memory_of
+from finetree_trainer.jobs.serving.memory import Served, ServingMemory, memory_of, target_bytes
 from finetree_trainer.models import locate
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
@@ -138,7 +138,7 @@ def _needed(task: serving_pb2.ServeTask, model: BaseModel, located: Sequence[Loc
         quantization=task.quantization,
         max_context_tokens=task.max_context_tokens,
         max_parallel=task.max_parallel,
-        targets_bytes=sum(folder_bytes(weights.folder) for weights in located),
+        targets_bytes=sum(target_bytes(weights, task) for weights in located),
     )
     return memory_of(model.folder, served, device="cpu" if task.hardware.HasField("cpu") else "cuda")
 

@@ -56,11 +56,10 @@ def _sum(parts: Sequence[evidence_pb2.Interval], shares: tuple[float, float, flo
     )
 
 
-def require_affordable(sweep: sweep_pb2.Sweep) -> None:
-    """Refuse a sweep that is expected to cost more than it may.
+def require_limit_that_holds(sweep: sweep_pb2.Sweep) -> None:
+    """Refuse a limit that cannot be kept: it must not be believed.
 
-    Raises ResourceExhausted SWEEP_TOO_EXPENSIVE, InvalidArgument CURRENCY_MISMATCH, or INVALID_REQUEST where nothing
-    prices it: a limit that cannot be kept must not be believed.
+    Raises InvalidArgument CURRENCY_MISMATCH, or INVALID_REQUEST where nothing prices the trials.
     """
     template, estimate = sweep.template, sweep.estimate
     if not template.HasField("max_cost"):
@@ -68,14 +67,21 @@ def require_affordable(sweep: sweep_pb2.Sweep) -> None:
     if not estimate.HasField("cost"):
         text = "cannot be kept, since nothing prices the trials: give the hardware a price (ownership), or leave it out"
         raise invalid_field("sweep.max_cost", text)
-    limit, currency = to_float(template.max_cost), template.max_cost.currency_code
-    cost = estimate.cost
-    if currency != cost.currency_code:
-        text = (
-            f"is {currency}, and the cost of the trials is in {cost.currency_code}; set a limit in {cost.currency_code}"
-        )
+    currency, theirs = template.max_cost.currency_code, estimate.cost.currency_code
+    if currency != theirs:
+        text = f"is {currency}, and the cost of the trials is in {theirs}; set a limit in {theirs}"
         raise invalid_field("sweep.max_cost.currency_code", text, "CURRENCY_MISMATCH")
-    expected = cost.amount.expected
+
+
+def require_affordable(sweep: sweep_pb2.Sweep) -> None:
+    """Refuse a sweep that is expected to cost more than its limit, which holds.
+
+    Raises ResourceExhausted SWEEP_TOO_EXPENSIVE.
+    """
+    if not sweep.template.HasField("max_cost"):
+        return
+    limit, currency = to_float(sweep.template.max_cost), sweep.template.max_cost.currency_code
+    expected = sweep.estimate.cost.amount.expected
     if expected > limit:
         raise ResourceExhausted(
             "SWEEP_TOO_EXPENSIVE",

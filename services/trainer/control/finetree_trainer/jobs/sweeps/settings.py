@@ -6,6 +6,7 @@ from typing import Any
 from finetree_api.trainer.v1 import job_pb2, sweep_pb2
 from finetree_api.types.v1 import check_pb2, run_spec_pb2
 from finetree_runtime.errors import invalid_field
+from finetree_runtime.server.validation import validate
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -71,12 +72,14 @@ def apply(
 ) -> job_pb2.JobTemplate:
     """Copy a job's template and set the values of one trial in its spec; a method's setting chooses the method.
 
-    Raises InvalidArgument INVALID_REQUEST for a value that its setting cannot have.
+    Raises InvalidArgument INVALID_REQUEST for a value that its setting cannot have: the rules of the contract, which a
+    job's request is held against, hold for the values of a trial too.
     """
     changed = job_pb2.JobTemplate()
     changed.CopyFrom(job)
     for place, (parameter, value) in enumerate(zip(parameters, values, strict=True)):
         _set(changed.train.spec, parameter.field_path, value, f"sweep.parameters[{place}]")
+    validate(changed.train.spec, path="job.train.spec")
     return changed
 
 

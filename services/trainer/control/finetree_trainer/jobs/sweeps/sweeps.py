@@ -17,7 +17,7 @@ from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.planner import PlannedJob
 from finetree_trainer.jobs.sweeps import rows, search, settings, template
-from finetree_trainer.jobs.sweeps.price import estimate_of, require_affordable
+from finetree_trainer.jobs.sweeps.price import estimate_of, require_affordable, require_limit_that_holds
 from finetree_trainer.jobs.sweeps.rows import SweepRow
 from finetree_trainer.jobs.sweeps.trials import described, new_trial, stop
 from finetree_trainer.store import request_ids
@@ -59,7 +59,7 @@ class Sweeps:
         self._changed = asyncio.Condition()
 
     async def validate(self, project: str, asked: sweep_pb2.SweepTemplate) -> PlannedSweep:
-        """Plan and price a sweep without creating it. Raises what CreateSweep documents."""
+        """Plan and price a sweep without creating it. Raises what ValidateSweep documents."""
         filled = template.filled(asked)
         values = search.choose(filled)
         gate = asyncio.Semaphore(PLANNED_AT_ONCE)
@@ -75,16 +75,20 @@ class Sweeps:
             trials=[new_trial(filled, number, chosen) for number, chosen in enumerate(values, start=1)],
             estimate=estimate_of(filled, [job.estimate for job in planned]),
         )
+        require_limit_that_holds(sweep)
         remarks = {remark.SerializeToString(): remark for job in planned for remark in job.remarks}
         return PlannedSweep(sweep, list(remarks.values()))
 
     async def _plan_trial(self, project: str, sweep: sweep_pb2.SweepTemplate, values: search.Values) -> PlannedJob:
         """Plan the job of a trial; its error says which values it would have had."""
-        job = settings.apply(sweep.job, list(sweep.parameters), values)
         try:
-            return await self._jobs.validate(project, job)
+            return await self._jobs.validate(project, settings.apply(sweep.job, list(sweep.parameters), values))
         except DomainError as error:
-            error.message = f"{error.message} (trial with {described(sweep, values)})"
+            trial = f" (trial with {described(sweep, values)})"
+            error.message += trial
+            error.violations = tuple(
+                fault._replace(description=fault.description + trial) for fault in error.violations
+            )
             raise
 
     async def create(self, project: str, owner: str, request: sweep_pb2.CreateSweepRequest) -> sweep_pb2.Sweep:

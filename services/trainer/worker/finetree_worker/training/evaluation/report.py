@@ -185,7 +185,8 @@ def conclusion(report: evaluation_pb2.EvaluationReport, label: str) -> evaluatio
     """Return what to make of a subject: against the base, then against the base with examples in the prompt.
 
     A subject that is worse than the base is called so; one that a prompt replaces is not worth it, whether or not it is
-    better than the base.
+    better than the base. A prompt replaces it unless the whole interval of their difference speaks for it; where it
+    does and too few rows differ for a verdict, nothing is told.
     """
     kinds = {model.label: model.kind for model in report.models}
     found = {
@@ -200,12 +201,18 @@ def conclusion(report: evaluation_pb2.EvaluationReport, label: str) -> evaluatio
     if prompted is not None:
         rival = f"{prompted.against} {_value(report, prompted.against)}, difference {_difference(prompted)}"
         if base.verdict != _WORSE and prompted.verdict != _BETTER:
-            kind, text = "NOT_WORTH_IT", f"{_value(report, label)}, {rival}"
+            kind = "NOT_TOLD_APART" if _leads(prompted) else "NOT_WORTH_IT"
+            text = f"{_value(report, label)}, {rival}"
         else:
             text = f"{text}; {rival}"
     value = evaluation_pb2.EvaluationConclusion.Value(f"EVALUATION_CONCLUSION_{kind}")
     told = f"{metric_name(report.decided_by)} {text}"
     return evaluation_pb2.SubjectConclusion(label=label, conclusion=value, text=told)
+
+
+def _leads(one: evaluation_pb2.EvaluationComparison) -> bool:
+    """Whether the whole interval of a difference speaks for the subject."""
+    return bool(one.HasField("low") and (one.high < 0 if one.metric in LOWER_IS_BETTER else one.low > 0))
 
 
 def headline(report: evaluation_pb2.EvaluationReport) -> str:

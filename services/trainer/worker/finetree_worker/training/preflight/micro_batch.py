@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from finetree_api.trainer.v1 import event_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 from torch.optim import Optimizer
@@ -23,14 +24,15 @@ def check(gradients: Gradients, optimizer: Optimizer, longest_first: Sequence[Ex
     numbers when the longest row or the optimizer's state does not fit. Every rank runs it, and each has a check of its
     own in the report.
     """
-    subject, resumed, rows = gradients.subject, bool(optimizer.state), longest_first
+    subject, resumed = gradients.subject, bool(optimizer.state)
+    rows = fullest(longest_first, gradients.limit, packing=gradients.packing)
     try:
-        rows = _fit(gradients, longest_first)
+        # From the second micro-batch on gradients are there beside the activations, from the second step on the state.
+        _make_gradients(subject)
         if not resumed:
-            _make_state(optimizer, subject)
+            _make_state(optimizer)
         if _is_whole(rows, longest_first):
             gradients.forget()
-        # From the second micro-batch on gradients are there beside the activations, from the second step on the state.
         rows = _fit(gradients, longest_first)
     except (MemoryExhaustedError, RuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryExhaustedError) and not is_out_of_memory(error):
@@ -77,14 +79,17 @@ def _is_whole(rows: Sequence[Example], batch: Sequence[Example]) -> bool:
     return sum(map(len, rows)) == sum(map(len, batch))
 
 
-def _make_state(optimizer: Optimizer, subject: Subject) -> None:
-    """Make the optimizer allocate its state: with zero gradients and rate no weight changes."""
+def _make_gradients(subject: Subject) -> None:
+    """Give every trained weight a gradient of zeros, whose memory is in use at once, not when it is first added to."""
+    for parameter in subject.trainable.values():
+        parameter.grad = torch.zeros_like(parameter)
+
+
+def _make_state(optimizer: Optimizer) -> None:
+    """Make the optimizer allocate its state: with gradients of zeros and a rate of zero no weight changes."""
     if getattr(optimizer, "is_paged", False):
         return  # it leaves the GPU's memory when there is too little
     rates = [group["lr"] for group in optimizer.param_groups]
-    for parameter in subject.trainable.values():
-        if parameter.grad is not None:
-            parameter.grad.zero_()
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     optimizer.step()

@@ -22,6 +22,7 @@ REPORT = export_pb2.ExportReport(
     ],
     exact_match_before=0.5,
     exact_match_after=0.375,
+    merge_difference=0.0001,
     files=[artifact_pb2.ArtifactFile(path="model-q8_0.gguf", size_bytes=1_500_000, sha256="ab")],
     load_commands=[
         export_pb2.LoadCommand(
@@ -39,6 +40,7 @@ def test_each_comparison_is_a_line(capsys):
     assert "asked 8 prompts of the job's held-out rows, and compared the logits of 300 tokens" in said
     assert "logits differ by 0.25 of 2 allowed, 7 of 8 answers equal, 99.5% of their tokens" in said
     assert "trained, on the quantized base  logits differ by 3.5, 0 of 8" in said
+    assert "merging alone, before rounding, changes logits by 0.0001" in said
     assert "exact match 50.0% before, 37.5% after" in said
     assert "Something is to be known." in said
     assert "model-q8_0.gguf  1 MiB  sha256 ab" in said

@@ -13,7 +13,7 @@ from finetree_worker.errors import ModelError
 
 
 class Change(Protocol):
-    """What trained weights add behind one module of the base."""
+    """What trained weights make of one module of the base."""
 
     def __call__(self, output: Tensor, inputs: Tensor) -> None:
         """Change the module's output (rows, tokens, features) in place, given its input, both of the same rows."""
@@ -41,10 +41,10 @@ class Target:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of its tensors."""
+        """Bytes of its tensors, tied ones once."""
         held = [tensor for change in self.changes.values() for tensor in change.tensors()]
         held += [part for pair in self.prefix for part in pair]
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        return sum(tensor.numel() * tensor.element_size() for tensor in {id(each): each for each in held}.values())
 
     def message(self, shown: serving_pb2.ServeTarget) -> serving_pb2.LoadedTarget:
         """Return what is told of it under the name and weights of a request."""

@@ -7,7 +7,7 @@ from finetree_api.types.v1 import method_pb2
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finetree_worker.generate.target import Target, unreadable, wrong_base
+from finetree_worker.generate.targets.target import Target, unreadable, wrong_base
 
 _NAMES = ("prompt_embeddings", "prompt_encoder.default.embedding.weight")
 """Names of the one tensor: in peft's file, and of the parameter in a checkpoint."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear, relu
 from transformers import PreTrainedModel
 
-from finetree_worker.generate.target import Change, Target, unreadable, wrong_base
+from finetree_worker.generate.targets.target import Change, Target, unreadable, wrong_base
 from finetree_worker.methods.adapter import PARALLEL_SCALE, AdapterPlacement, blocks
 
 _PARAMETER = re.compile(r"(?:^|\.)(?P<layer>\d+)\.bottleneck_(?P<place>\w+)\.(?P<part>(?:down|up)\.(?:weight|bias))$")
