@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/from-data-to-a-served-adapter.md, its commands run one after another by a shell, as its reader would."""
 
+import importlib.util
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pycountry
 import pytest
@@ -45,7 +47,20 @@ def suite(small_smollm2, tmp_path_factory) -> Iterator[Suite]:
         yield running
 
 
-def test_the_page_does_what_it_says(suite, tmp_path):
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Any]:
+    """A model hub on loopback."""
+    file = Path(__file__).parents[2] / "contract" / "worker" / "models" / "hub_server.py"
+    spec = importlib.util.spec_from_file_location("hub_server", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules.setdefault("hub_server", importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module)
+    with module.Hub() as running:
+        yield running
+
+
+def test_the_page_does_what_it_says(suite, hub, tmp_path):
     countries = list(pycountry.countries)
     (tmp_path / "train.jsonl").write_text(rows(countries[:4]), encoding="utf-8")
     (tmp_path / "held-out.jsonl").write_text(rows(countries[24:28]), encoding="utf-8")
@@ -55,7 +70,15 @@ def test_the_page_does_what_it_says(suite, tmp_path):
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=tmp_path,
-        env={**os.environ, **addresses, "PATH": path},
+        env={
+            **os.environ,
+            **addresses,
+            "PATH": path,
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": hub.token,
+            "NO_PROXY": "127.0.0.1",
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -67,9 +90,12 @@ def test_the_page_does_what_it_says(suite, tmp_path):
     assert list((tmp_path / "adapter").rglob("adapter_config.json"))
     (exported,) = (tmp_path / "exported").rglob("*.gguf")
     assert exported.read_bytes()[:4] == b"GGUF"
+    pushed = hub.repos["my-team/country-codes"]
+    assert pushed.private
+    assert b'"my-team/country-codes"' in pushed.files["README.md"]
 
 
 def test_every_command_of_the_page_is_run_or_needs_a_server():
     shown = re.findall(r"^(?:\w+=\$\()?finetree (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     run = [line for script in SCRIPTS for line in script.splitlines() if "finetree" in line]
-    assert len(shown) - len(run) == 2
+    assert len(shown) - len(run) == 1

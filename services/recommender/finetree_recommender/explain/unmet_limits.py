@@ -180,7 +180,8 @@ def _read_in_code(target: str, facts: Facts, *, name: str, noted: bool) -> Itera
     """What the server's code says of the recipe: what it does not serve, and how it serves it where no pack says."""
     answers = check(facts, [Asked(serving_pb2.ServingTarget.Value(f"SERVING_TARGET_{target}"))])
     for answer in answers:
-        told = [answer.message, *([answer.remedy] if answer.remedy else []), *(f"{step}." for step in answer.steps)]
+        told = [answer.message, *([answer.remedy] if answer.remedy else [])]
+        told += [f"To serve it: {'; '.join(answer.steps)}."] if answer.steps else []
         if answer.verdict == serving_pb2.SERVING_VERDICT_NOT or not noted:
             of = f"{name} {answer.versions}" if len(answers) > 1 else name
             yield Caution("SERVING_NOTE", f"{of}: {' '.join(told)}", answer.rule_ids[0])

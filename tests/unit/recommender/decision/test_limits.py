@@ -363,3 +363,11 @@ def test_a_first_time_breaks_ties_towards_the_simplest(pack):
 def test_the_playbooks_advice_on_the_new_answers_is_given(ask, fields, method, code):
     assert code in reason_codes(ask(hardware=gpu(80), **fields), method)
     assert code not in reason_codes(ask(hardware=gpu(80)), method)
+
+
+def test_how_a_server_is_started_is_one_sentence(ask):
+    answer = ask(figures(), hardware=gpu(24), serving=["SERVING_TARGET_TGI"])
+    assert answer.decision.method is Method.LORA
+    notes = [caution.message for caution in answer.cautions if caution.code == "SERVING_NOTE"]
+    assert any(" To serve it: " in note and "; start it with --model-id BASE " in note for note in notes), notes
+    assert not any(". start it" in note for note in notes)
