@@ -278,13 +278,7 @@ class Application:
         self._preempting = Preempting(log, queue, self._supervisor, settings, preemptible=quotas.preemptible)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
-            log,
-            self._leases,
-            self._supervisor,
-            weights=weights,
-            models=models,
-            devices=self._devices,
-            free=self._memory.free,
+            log, self._leases, self._supervisor, weights=weights, devices=self._devices, free=self._memory.free
         )
         checkpoints = Checkpoints(log, layout, copies)
         jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age

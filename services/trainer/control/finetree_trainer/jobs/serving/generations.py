@@ -24,8 +24,7 @@ from google.rpc import error_details_pb2, status_pb2
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.jobs.serving.leases import EXPIRED, YIELDED, Leases, lease_expired
 from finetree_trainer.jobs.serving.memory import target_bytes
-from finetree_trainer.models.locate import Models
-from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
+from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.scheduling.devices import Device
 from finetree_trainer.store import request_ids
 from finetree_trainer.store.jobs import JobRow
@@ -73,12 +72,11 @@ class Generations:
         supervisor: Supervisor,
         *,
         weights: WeightsLocator,
-        models: Models,
         devices: Sequence[Device],
         free: Callable[[Device], int],
     ) -> None:
         self._log, self._leases, self._supervisor = log, leases, supervisor
-        self._weights, self._models = weights, models
+        self._weights = weights
         self._devices = devices
         self._free = free
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -125,7 +123,8 @@ class Generations:
             return serving_pb2.LoadedTarget.FromString(repeated)
         row, task = await self._serving(uid)
         weights = await self._weights.locate(project, request.target.weights, "target.weights")
-        await asyncio.to_thread(self._require_base, row, weights)
+        record = job_pb2.Job.FromString(row.record)
+        await self._weights.require_base_of(weights, task.model, record.base, "target.weights")
         target = serving_pb2.ServeTarget()
         target.CopyFrom(request.target)
         target.weights.sha256 = weights.sha256
@@ -179,11 +178,6 @@ class Generations:
         task = job_pb2.Job.FromString(row.record).serve
         task.loaded.extend(snapshot.serve.loaded)
         return row, task
-
-    def _require_base(self, row: JobRow, weights: LocatedWeights) -> None:
-        """Raise InvalidArgument WRONG_BASE for weights of another base, as for a job's own targets."""
-        record = job_pb2.Job.FromString(row.record)
-        require_base(weights, self._models.relocate(record.serve.model, record.base), "target.weights")
 
     def _ask(self, row: JobRow, request: worker_pb2.ServingRequest, *, on_end: Callable[[], None]) -> Answers:
         exchange = self._supervisor.exchange(row.uid, row.attempt)
