@@ -92,7 +92,7 @@ soak: setup  ## the long campaign: a thousand kills, every crash state, recipes 
 	unset FINETREE_CRASH_STATES FINETREE_SEED
 	FINETREE_LEADER_KILLS=25 $(BIN)/python -m pytest --quiet --timeout 7200 -s tests/robustness/trainer/test_replicas.py
 	FINETREE_NODE_KILLS=20 $(BIN)/python -m pytest --quiet -s tests/robustness/cluster/test_node_campaign.py
-	FINETREE_RECIPES=4000 FINETREE_LADDERS=20 FINETREE_MESSAGES=2000 $(BIN)/python -m pytest --quiet --timeout 7200 -n 2 tests/fuzz
+	FINETREE_RECIPES=4000 FINETREE_LADDERS=20 FINETREE_ONE_TRUTH=20 FINETREE_MESSAGES=2000 $(BIN)/python -m pytest --quiet --timeout 7200 -n 2 tests/fuzz
 	$(BIN)/python tests/robustness/seeded_bugs.py
 	$(BIN)/python tests/robustness/simulation/run.py 1 10000 > soak-simulation.jsonl
 

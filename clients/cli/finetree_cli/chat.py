@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetree_api.trainer.v1 import job_pb2, serving_pb2
+from finetree_api.types.v1 import method_pb2, weights_pb2
 
 from finetree_cli.errors import BadInput
 from finetree_cli.output import short_name
@@ -32,6 +33,8 @@ class Subject:
     target: str
     weights: str
     """A job, or its checkpoint as JOB@STEP; empty for the base model."""
+    quantization: method_pb2.Quantization.ValueType = method_pb2.QUANTIZATION_UNSPECIFIED
+    """Of the base that it was trained on; unspecified for the base model, and where it was not quantized."""
     messages: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -42,6 +45,7 @@ class Asking:
     system: str = ""
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
     seed: int | None = None
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -52,6 +56,7 @@ class Asking:
         return {
             "temperature": self.temperature,
             "top_p": self.top_p,
+            "top_k": self.top_k,
             "seed": self.seed,
             "max_new_tokens": self.max_new_tokens,
             "stop": self.stop,
@@ -114,7 +119,14 @@ def _subject(client: "Client", word: str) -> tuple[Subject, job_pb2.Job | None]:
     target = short_name(record.name)[-12:]
     if step:
         label, target = f"{label}@{step}", f"{target}-{step}"
-    return Subject(label, target, f"{record.name}@{step}" if step else record.name), record
+    weights = f"{record.name}@{step}" if step else record.name
+    return Subject(label, target, weights, record.train.spec.qlora.quantization), record
+
+
+def quantization_of(subjects: Sequence[Subject]) -> method_pb2.Quantization.ValueType | None:
+    """How the base is to be loaded: as all of them were trained, where they agree; None where it is not quantized."""
+    kinds = {subject.quantization for subject in subjects if subject.weights}
+    return (kinds.pop() or None) if len(kinds) == 1 else None
 
 
 def running_base(client: "Client", job: job_pb2.Job) -> "Serving | None":
@@ -133,11 +145,22 @@ def _have_same_base(serving: job_pb2.Job, trained: job_pb2.Job) -> bool:
 
 
 def load_missing(serving: "Serving", subjects: Sequence[Subject]) -> None:
-    """Load those that a served base model does not have yet."""
-    loaded = {target.name for target in serving.targets().targets}
+    """Load those that a served base model does not have yet, under any name."""
+    loaded = serving.targets().targets
     for subject in subjects:
-        if subject.weights and subject.target not in loaded:
+        same = next((target for target in loaded if _is_of(target.weights, subject.weights)), None)
+        if same is not None:
+            subject.target = same.name
+        elif subject.weights:
             serving.load(subject.target, subject.weights)
+
+
+def _is_of(weights: weights_pb2.TrainedWeights, named: str) -> bool:
+    """Whether loaded weights are those of a job, or of its checkpoint JOB@STEP."""
+    job, _, step = named.partition("@")
+    if step:
+        return weights.checkpoint == f"{job}/checkpoints/{step}"
+    return bool(job) and weights.artifact.startswith(f"{job}/artifacts/")
 
 
 class Chat:

@@ -244,6 +244,8 @@ _REMEDIES: dict[str, str] = {
     "NOT_SERVING": "`finetree jobs list --task serve` lists the jobs that do",
     "LEASE_EXPIRED": "`finetree serve` begins another, with --lease for a longer one",
     "TARGET_NOT_LOADED": "`finetree targets load` loads it",
+    "PATH_OUTSIDE_ROOTS": "a trainer reads paths under its roots alone: start it with "
+    "FINETREE_TRAINER_MODEL_ROOTS=FOLDER (models and adapters) or FINETREE_TRAINER_DATA_ROOTS=FOLDER (data)",
     "RULE_PACK_NOT_FOUND": "`finetree packs list` lists the rule packs",
     "JOB_NOT_FOUND": "`finetree jobs list` lists the jobs",
     "LINKS_UNSUPPORTED": "`finetree jobs download JOB` gets the files without them",

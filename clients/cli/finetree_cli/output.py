@@ -119,9 +119,7 @@ class Output:
         from rich.text import Text
 
         console = self.console()
-        table = Table(
-            title=plain(title) or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-        )
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for number, column in enumerate(columns):
             justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
             # The first column names the row: others give way before a name is folded.
@@ -134,6 +132,9 @@ class Output:
             console.width = max(
                 PIPE_WIDTH, console.measure(table, options=console.options.update(width=WIDEST)).maximum
             )
+        if title:
+            # By itself: as a part of the table it would be wrapped to the table's width.
+            console.print(Text(plain(title), style="bold"), soft_wrap=not console.file.isatty())
         console.print(table)
 
 

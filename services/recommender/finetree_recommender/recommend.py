@@ -182,7 +182,7 @@ class Recommender:
             return inputs, None, _not_estimated(inputs)
         if not any(isinstance(row, Estimate) for row in evidence.rows.values()):
             refusal = refusal_of(evidence)
-            if refusal.reason == "MODEL_NOT_FOUND" and request.model.WhichOneof("source") == "path":
+            if _is_elsewhere(request, refusal):
                 return inputs, None, cautions.MODEL_NOT_ESTIMATED
             raise as_error(refusal)
         return inputs, evidence, ""
@@ -224,9 +224,8 @@ class Recommender:
             raise as_error(answer)
 
     async def _without_hardware(self, request: recommendation_pb2.RecommendRequest, inputs: Inputs) -> Inputs:
-        """Count the parameters of a shape, and refuse a model that the estimator does not know."""
-        source = request.model.WhichOneof("source")
-        if source == "path" or (inputs.model is not None and inputs.model.parameters):
+        """Count the parameters of a shape or folder, and refuse a model that the estimator does not know."""
+        if inputs.model is not None and inputs.model.parameters:
             return inputs
         spec = run_spec_pb2.RunSpec(
             model=request.model, lora=method_pb2.Lora(), hardware=hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice())
@@ -234,6 +233,8 @@ class Recommender:
         evidence = await self._answer(spec)
         answer = evidence.rows[Method.LORA, 0]
         if isinstance(answer, Refused):
+            if _is_elsewhere(request, answer):
+                return inputs
             raise as_error(answer)
         return _counted(inputs, evidence) or inputs
 
@@ -313,6 +314,11 @@ def _revision(pack: Pack, evidence: Evidence | None) -> evidence_pb2.Revision:
         revision.CopyFrom(evidence.revision)
     revision.pack.CopyFrom(pack.revision)
     return revision
+
+
+def _is_elsewhere(request: recommendation_pb2.RecommendRequest, refusal: Refused) -> bool:
+    """Whether the model is a folder that the estimator does not have: the trainer may."""
+    return refusal.reason == "MODEL_NOT_FOUND" and request.model.WhichOneof("source") == "path"
 
 
 def _not_estimated(inputs: Inputs) -> str:

@@ -94,6 +94,14 @@ def last(suite: Suite) -> evaluation_pb2.EvaluateTask:
         return next(iter(client.list_jobs(tasks=["evaluate"]))).evaluate
 
 
+def test_the_job_is_called_by_its_subjects_in_short(suite, job, file, capsys):
+    for given, shown in ((f"mine={job}", "mine"), (job, job[-12:])):
+        code, _, err = finetree(capsys, "evaluate", given, "--data", file)
+        assert code == 0, err
+        with Client(suite.address) as client:
+            assert next(iter(client.list_jobs(tasks=["evaluate"]))).display_name == f"evaluate {shown}"
+
+
 def test_the_first_line_is_the_verdict_then_come_intervals_and_answers(suite, job, file, capsys):
     code, out, _ = finetree(capsys, "evaluate", f"mine={job}", "--data", file)
     assert code == 0

@@ -41,13 +41,19 @@ class Server:
         tuned = Model("tuned", {prompt: after for prompt, (_, after) in SAMPLES.items()})
         self.models = {BASE: base, TUNED: tuned}
         self.parents = {TUNED: BASE}
-        self.logprobs = True
+        self.logprobs, self.refuses_logprobs = True, False
         self.completions, self.chats = True, True
         self.jitter = 0
         """Changes the text of each answer when it is not 0."""
         self.raw: tuple[int, bytes] | None = None
         """Answered to every completion."""
         self.keys: list[str] = []
+        self.own_form = False
+        """Whether it names parents as this suite does."""
+
+
+def _parent(name: str | None, *, own: bool) -> dict[str, Any]:
+    return {"finetree": {"base_model": name}} if own and name else {"parent": name}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -58,7 +64,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server_.keys.append(self.headers.get("authorization", ""))
-        listed = [{"id": name, "parent": self.server_.parents.get(name)} for name in self.server_.models]
+        parents, own = self.server_.parents, self.server_.own_form
+        listed = [{"id": name, **_parent(parents.get(name), own=own)} for name in self.server_.models]
         self.say(200, {"object": "list", "data": listed})
 
     def do_POST(self) -> None:
@@ -68,6 +75,8 @@ class Handler(BaseHTTPRequestHandler):
             self.say(*it.raw)
         elif not (it.chats if chat else it.completions):
             self.say(404, {"error": "no such path"})
+        elif it.refuses_logprobs and "logprobs" in asked:
+            self.say(400, {"error": {"message": "'logprobs' is not supported"}})
         else:
             text, logprobs = it.models[asked["model"]].answer(
                 asked["messages"][-1]["content"] if chat else asked["prompt"]
@@ -75,7 +84,8 @@ class Handler(BaseHTTPRequestHandler):
             if it.jitter:
                 it.jitter += 1
                 text += f" {it.jitter}"
-            self.say(200, {"choices": [self.choice(text, logprobs if it.logprobs else None, chat=chat)]})
+            told = logprobs if it.logprobs and asked.get("logprobs") else None
+            self.say(200, {"choices": [self.choice(text, told, chat=chat)]})
 
     @staticmethod
     def choice(text: str, logprobs: list[float] | None, *, chat: bool) -> dict[str, Any]:
@@ -166,6 +176,25 @@ def test_without_probabilities_texts_are_compared(verify, server):
     assert verify()[1]["verdict"] == "NO_EFFECT"
 
 
+def test_a_server_that_refuses_probabilities_is_asked_without_them(verify, server):
+    server[0].refuses_logprobs = True
+    code, told, _ = verify()
+    assert (code, told["verdict"], told["largest_difference"], told["samples_as_in_training"]) == (0, "SERVED", None, 3)
+    server[0].completions = False
+    assert verify()[1]["verdict"] == "SERVED"
+
+
+def test_on_this_suites_own_server_the_job_is_known_by_its_id(verify, server, suite):
+    it, uid = server[0], suite[1].rpartition("/")[2]
+    mine, other = f"ft:small:default::{uid}", f"ft:small:default::{uid[::-1]}"
+    it.models = {"small": it.models[BASE], other: it.models[BASE], mine: it.models[TUNED]}
+    it.parents, it.own_form, it.refuses_logprobs = {mine: "small", other: "small"}, True, True
+    code, told, _ = verify()
+    assert (code, told["base"], told["adapter"], told["verdict"]) == (0, "small", mine, "SERVED")
+    it.models[mine] = it.models[other]
+    assert verify()[:2][1]["verdict"] == "NO_EFFECT"
+
+
 def test_an_adapter_of_another_run_answers_otherwise(verify, server):
     server[0].models[TUNED] = Model("other", {})
     code, told, err = verify()
@@ -191,6 +220,7 @@ def test_a_server_with_chats_alone_and_one_without_them_are_asked_as_they_can(ve
     ("raw", "said"),
     [
         ((500, b"out of memory"), "500"),
+        ((400, b'{"error": {"message": "no such\\u001b field"}}'), "400 Bad Request: no such  field"),
         ((200, b"<html>"), "no JSON"),
         ((200, b'{"choices": []}'), "no text"),
         ((302, b""), "302"),

@@ -130,6 +130,8 @@ async def test_targets_are_loaded_and_removed_while_it_answers(tmp_path):
         assert (await talk.stub.LoadTarget(load_request(job, target, "key"))).target == loaded
         assert (await talk.stub.LoadTarget(load_request(job, target))).target == loaded
         assert (await answers(talk, request_of(job, "x", "late")))[0] == {"late": "late:x 0 1 2 "}
+        foreign = put_adapter(tmp_path, "foreign", base="acme/other")
+        assert await refused(talk.stub.LoadTarget(load_request(job, foreign))) == ("INVALID_ARGUMENT", "WRONG_BASE")
         other = serving_pb2.ServeTarget(name="late", weights=put_adapter(tmp_path, "other").weights)
         assert await refused(talk.stub.LoadTarget(load_request(job, other, "key"))) == (
             "ALREADY_EXISTS",

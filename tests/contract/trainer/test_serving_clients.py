@@ -13,9 +13,10 @@ import finetree
 import httpx2
 import openai
 import pytest
-from finetree_api.trainer.v1 import job_pb2, serving_pb2
+from finetree_api.trainer.v1 import job_pb2, serving_pb2, trainer_pb2
+from finetree_api.types.v1 import method_pb2
 from finetree_cli import __main__ as entry
-from trainer_harness import trainer
+from trainer_harness import ROWS, job_request, jsonl, trainer
 
 SCRIPT = {"steps": 2, "adapter": True, "words": 2}
 
@@ -147,6 +148,22 @@ async def test_chat_tells_jobs_of_one_name_apart(tmp_path, monkeypatch, capsys):
         assert out == "".join(f"nightly ({name}):\n{name}:hello \n\n" for name in ids)
 
 
+async def test_chat_loads_the_base_in_the_bits_of_training_where_all_agree(tmp_path, monkeypatch, capsys):
+    async with trainer(tmp_path, SCRIPT) as talk:
+        plain, data = await trained(talk), (await talk.upload(jsonl(ROWS))).name
+        request = job_request(data)
+        request.train.spec.qlora.SetInParent()
+        four = (await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))).job.name
+        await talk.events(four)
+        for against, loaded in (((), True), (("--against", "base"), True), (("--against", plain), False)):
+            ask = ("chat", four, *against, "-m", "hello", "--max-new-tokens", "1", "--top-k", "3")
+            code, _, err = await command(monkeypatch, capsys, talk, *ask)
+            assert code == 0, err
+            served = max(await serving_jobs(talk), key=lambda job: job.create_time.ToNanoseconds())
+            kind = method_pb2.QUANTIZATION_NF4 if loaded else method_pb2.QUANTIZATION_UNSPECIFIED
+            assert served.serve.quantization == kind
+
+
 async def serving_jobs(talk) -> list[job_pb2.Job]:
     async with finetree.AsyncClient(talk.address) as client:
         found = [job async for job in client.list_jobs(tasks=["serve"])]
@@ -165,6 +182,11 @@ async def test_serve_and_targets_show_and_change_what_is_loaded(tmp_path, monkey
         served = json.loads(out)
         assert served["serve"]["lease"] == "3600s"
         assert [target["name"] for target in served["serve"]["loaded"]] == ["support"]
+        # A chat asks what is loaded already, whatever its name.
+        code, out, _ = await command(monkeypatch, capsys, talk, "chat", job, "-m", "hi", "--max-new-tokens", "1")
+        assert (code, out) == (0, "support:hi \n")
+        code, out, _ = await command(monkeypatch, capsys, talk, "targets", "list", served["name"])
+        assert job[-12:] + " " not in out
         code, out, _ = await command(monkeypatch, capsys, talk, "targets", "load", served["name"], f"late={job}")
         assert (code, out) == (0, "late is loaded\n")
         code, out, _ = await command(monkeypatch, capsys, talk, "targets", "list", served["name"])

@@ -376,6 +376,18 @@ def test_a_thousand_lines_are_answered_without_a_server_as_a_server_does(suite, 
     assert answers[501]["error"]["message"].startswith("spec.lora.rank")
 
 
+@pytest.mark.parametrize("method", ["full", "lora", "qlora", "prefix", "adapter"])
+def test_whatever_an_estimate_assumes_has_an_option_that_changes_it(folder, capsys, method):
+    words = ["estimate", "--model", "llama-3.1-8b", "--method", method, "--gpu", "a100-80gb", "--examples", "500"]
+    comparing = ("--compare", "--methods", method, "--accelerators", "a100-80gb")
+    for more in ((), comparing):
+        assert entry.run([*words, "--gpus", "2", "--local", *more]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Assumed: ")]
+        assumed = line.removeprefix("Assumed: ").split(", ")
+        assert len(assumed) > 10
+        assert [each for each in assumed if not re.search(r" \(--[a-z-]+\)$", each)] == []
+
+
 def test_one_run_is_estimated_and_compared_without_a_server(folder, capsys):
     assert entry.run(["estimate", "job.yaml", "--local", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["total_parameters"] == 8_030_261_248

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/from-data-to-a-served-adapter.md, its commands run one after another by a shell, as its reader would."""
 
+import importlib.util
 import json
 import os
 import re
@@ -9,16 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pycountry
 import pytest
 from finetree_cli.backends.suite import Suite
-from finetree_data.weights.fingerprint import fingerprint
-from finetree_worker.atomic_files import read_manifest, seal
-from safetensors.numpy import save_file
 
-pytestmark = [pytest.mark.slow(60), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow(50), pytest.mark.timeout(600)]
 
 PAGE = Path(__file__).parents[3] / "docs/from-data-to-a-served-adapter.md"
 SCRIPTS = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -40,55 +38,29 @@ def rows(countries) -> str:
     )
 
 
-SHAPE = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 32,
-}
-"""What the page's model has here in place of its 30 layers: no command of the page says what a model has learned."""
-
-
-def small(model: Path, folder: Path) -> None:
-    """Write the page's model with its own tokenizer and random weights of `SHAPE`: a step takes milliseconds."""
-    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("model.safetensors", "base.json", "manifest.json"))
-    config = json.loads((model / "config.json").read_text(encoding="utf-8")) | SHAPE
-    config["dtype"] = config["torch_dtype"] = "float32"
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    width, inner, key = SHAPE["hidden_size"], SHAPE["intermediate_size"], SHAPE["head_dim"]
-    attention = {"q_proj": (width, width), "k_proj": (key, width), "v_proj": (key, width), "o_proj": (width, width)}
-    mlp = {"gate_proj": (inner, width), "up_proj": (inner, width), "down_proj": (width, inner)}
-    shapes = {"model.embed_tokens": (config["vocab_size"], width), "model.norm": (width,)}
-    for layer in (f"model.layers.{number}" for number in range(SHAPE["num_hidden_layers"])):
-        shapes |= {f"{layer}.self_attn.{name}": shape for name, shape in attention.items()}
-        shapes |= {f"{layer}.mlp.{name}": shape for name, shape in mlp.items()}
-        shapes |= {f"{layer}.{name}": (width,) for name in ("input_layernorm", "post_attention_layernorm")}
-    random = np.random.default_rng(0)
-    tensors = {
-        f"{name}.weight": random.normal(0, 0.02, shape) if len(shape) == 2 else np.ones(shape)
-        for name, shape in shapes.items()
-    }
-    as_float32 = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-    save_file(as_float32, folder / "model.safetensors", {"format": "pt"})
-    (folder / "base.json").write_text(json.dumps({"fingerprint": fingerprint(folder)}), encoding="utf-8")
-    facts = read_manifest(model)
-    assert facts is not None
-    facts.pop("files")
-    seal(folder, facts)
-
-
 @pytest.fixture(scope="module")
-def suite(smollm2, tmp_path_factory) -> Iterator[Suite]:
+def suite(small_smollm2, tmp_path_factory) -> Iterator[Suite]:
     """A suite of the page's own, since its estimator learns from what is trained; it has the model already."""
     folder = tmp_path_factory.mktemp("suite")
-    small(smollm2, folder / "trainer" / "models" / smollm2.name)
+    shutil.copytree(small_smollm2, folder / "trainer" / "models" / small_smollm2.name)
     with Suite(folder, extra={"trainer": ("--no-prewarm",)}) as running:
         yield running
 
 
-def test_the_page_does_what_it_says(suite, tmp_path):
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Any]:
+    """A model hub on loopback."""
+    file = Path(__file__).parents[2] / "contract" / "worker" / "models" / "hub_server.py"
+    spec = importlib.util.spec_from_file_location("hub_server", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules.setdefault("hub_server", importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module)
+    with module.Hub() as running:
+        yield running
+
+
+def test_the_page_does_what_it_says(suite, hub, tmp_path):
     countries = list(pycountry.countries)
     (tmp_path / "train.jsonl").write_text(rows(countries[:4]), encoding="utf-8")
     (tmp_path / "held-out.jsonl").write_text(rows(countries[24:28]), encoding="utf-8")
@@ -98,7 +70,15 @@ def test_the_page_does_what_it_says(suite, tmp_path):
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=tmp_path,
-        env={**os.environ, **addresses, "PATH": path},
+        env={
+            **os.environ,
+            **addresses,
+            "PATH": path,
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": hub.token,
+            "NO_PROXY": "127.0.0.1",
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -110,9 +90,12 @@ def test_the_page_does_what_it_says(suite, tmp_path):
     assert list((tmp_path / "adapter").rglob("adapter_config.json"))
     (exported,) = (tmp_path / "exported").rglob("*.gguf")
     assert exported.read_bytes()[:4] == b"GGUF"
+    pushed = hub.repos["my-team/country-codes"]
+    assert pushed.private
+    assert b'"my-team/country-codes"' in pushed.files["README.md"]
 
 
 def test_every_command_of_the_page_is_run_or_needs_a_server():
     shown = re.findall(r"^(?:\w+=\$\()?finetree (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     run = [line for script in SCRIPTS for line in script.splitlines() if "finetree" in line]
-    assert len(shown) - len(run) == 2
+    assert len(shown) - len(run) == 1

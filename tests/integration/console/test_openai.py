@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page on OpenAI's interface: its program, as it stands there, against the real suite with the real model."""
+"""The page on OpenAI's interface: its program, as it stands there, against the real suite with a small model."""
 
 import csv
 import json
@@ -45,9 +45,9 @@ def start_console(suite: Suite, folder: Path) -> tuple["subprocess.Popen[bytes]"
     return process, json.loads(ready.read_text(encoding="utf-8"))["address"]
 
 
-def test_the_unmodified_client_trains_an_adapter(smollm2, tmp_path):
+def test_the_unmodified_client_trains_an_adapter(small_smollm2, tmp_path):
     # Its model is there already, as on every day but the first.
-    shutil.copytree(smollm2, tmp_path / "suite" / "trainer" / "models" / smollm2.name)
+    shutil.copytree(small_smollm2, tmp_path / "suite" / "trainer" / "models" / small_smollm2.name)
     (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     with Suite(tmp_path / "suite") as suite:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The READMEs' examples of the SDK, run as they stand there, against the real suite with the real model."""
+"""The READMEs' examples of the SDK, run as they stand there, against the real suite with a small model of that name."""
 
 import json
 import os
@@ -20,10 +20,10 @@ ROWS = [{"prompt": f"What follows {n}?", "completion": f"{n + 1} does."} for n i
 
 
 @pytest.fixture(scope="module")
-def suite(smollm2, tmp_path_factory) -> Iterator[Suite]:
+def suite(small_smollm2, tmp_path_factory) -> Iterator[Suite]:
     """One suite for both: its model is there already, as on every day but the first; the demo's test begins without."""
     folder = tmp_path_factory.mktemp("suite")
-    shutil.copytree(smollm2, folder / "trainer" / "models" / smollm2.name)
+    shutil.copytree(small_smollm2, folder / "trainer" / "models" / small_smollm2.name)
     with Suite(folder) as made:
         yield made
 

@@ -135,7 +135,7 @@ def base_of(name: str, folder: Path) -> Path:
             if parameter.ndim >= 2:
                 parameter.normal_(0.0, 0.12)
     folder.mkdir()
-    portable_files.save_model(model, folder)
+    portable_files.save_model(model, folder, dtype=torch.float32)
     portable_files.save_tokenizer(tokenizer, folder)
     return folder
 

@@ -38,6 +38,7 @@ def test_every_fail_point_stands_at_one_place_in_the_code():
     assert len(POINTS) >= 20
 
 
+@pytest.mark.slow(70)
 @pytest.mark.timeout(3600)
 async def test_the_service_and_its_workers_die_everywhere_and_no_promise_is_broken(tmp_path, preloaded):
     print(f"FINETREE_SEED={SEED}")

@@ -87,6 +87,20 @@ def trained():
     yield f"with AMX LoRA is {amx['ratio']:.2f} times as fast, in {percent(memory)} of the memory"
 
 
+def decoded():
+    """Answers beside transformers' `generate`: at least as many tokens a second, and the same ones in float32."""
+    whole, half = (result(f"worker/{name}.json", "cases") for name in ("generate", "generate_bf16"))
+    rows = ("one answer", "one answer, long prompt", "four answers", "one answer of a LoRA")
+    for row, *both in zip((*rows, "the base and three LoRA in one batch"), whole, half, strict=True):
+        assert all(each["times_as_fast_lowest"] >= 1 for each in both), row
+        assert both[0]["equal_answers"], row
+        yield (
+            f"| {row} | "
+            + " | ".join(f"{each['tokens_per_second']:.1f} | {each['times_as_fast']:.2f}" for each in both)
+            + " |"
+        )
+
+
 def stored():
     """What both databases take, and how late replicas see it."""
     both = [result("trainer/databases.json", name) for name in ("embedded", "postgresql")]
@@ -157,7 +171,7 @@ def test_the_tables_of_the_page_on_accuracy_are_those_of_the_results():
     assert accuracy_page.page(text) == text
 
 
-@pytest.mark.parametrize("words", [*estimated(), *compared(), *recommended(), *trained(), *stored()])
+@pytest.mark.parametrize("words", [*estimated(), *compared(), *recommended(), *trained(), *decoded(), *stored()])
 def test_a_figure_of_the_page_on_results_is_the_measured_one(words):
     assert words in RESULTS_PAGE
 

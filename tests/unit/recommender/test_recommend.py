@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the estimator is asked: the estimator behind it is a recording here, and a real one in the contract tests."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1.evidence_pb2 import Revision
 from finetree_recommender.estimator.values import (
     Accelerator,
     Catalog,
@@ -161,3 +163,18 @@ async def test_only_where_nothing_trains_is_the_estimator_asked_again(pack, evid
     assert len(nothing.asked) == 1
     assert {key.kind for key in nothing.again} == {Kind.ANOTHER_GPU, Kind.SHORTER_ROWS}
     assert (answer.decision.method, answer.ways_out) == (None, ())
+
+
+async def test_a_folder_without_hardware_gets_the_learning_rate_of_its_size(evidence):
+    rules = builtin_packs()["evidence-1"]
+    asked = request(model={"path": "mine"}, rule_pack="evidence-1")
+    asked.ClearField("hardware")
+    counted = Recording(replace(evidence(lora="FITS"), parameters=32_000_000_000))
+    answer = await recommender(rules, counted).recommend(asked)
+    assert answer.recipe is not None
+    assert answer.recipe.spec.training.learning_rate == pytest.approx(1e-4)
+    assert "MODEL_SIZE_UNKNOWN" not in {caution.code for caution in answer.cautions}
+    # A folder that only the trainer has is not refused.
+    elsewhere = Recording(Evidence({(Method.LORA, 0): Refused("MODEL_NOT_FOUND", "there is none")}, Revision(), None))
+    unknown = await recommender(rules, elsewhere).recommend(asked)
+    assert "MODEL_SIZE_UNKNOWN" in {caution.code for caution in unknown.cautions}

@@ -17,6 +17,10 @@ from finetree_cli.errors import BadInput, NotAvailable
 
 LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
 MAX_ANSWER_BYTES = 8 << 20
+MOST_SAID = 200
+"""Characters of a server's own message that are repeated."""
+_NOT_UNDERSTOOD = (400, 422)
+"""What servers answer to a request with a field that they do not have."""
 
 
 class ServerError(NotAvailable):
@@ -50,6 +54,8 @@ class OpenAiServer:
     timeout: float = 60.0
     _chats: bool = False
     """Whether it has no raw completions, so that canaries are asked as chats."""
+    _plain: bool = False
+    """Whether it refuses requests that ask for log-probabilities, so that texts alone are compared."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -60,20 +66,23 @@ class OpenAiServer:
         self.url = self.url.rstrip("/").removesuffix("/v1")
 
     def models(self) -> dict[str, str]:
-        """Return the models by name, each with the model that it is an adapter of, empty where none is named."""
+        """Return the models by name, each with the model that it is an adapter of, empty where none is named.
+
+        vLLM and SGLang name it as `parent`, this suite as `finetree.base_model`.
+        """
         document = self._ask("GET", "/v1/models")
         listed = document.get("data") if isinstance(document, dict) else None
         if not isinstance(listed, list):
             raise ServerError("GET /v1/models: the answer has no list of models")
         found = [each for each in listed if isinstance(each, dict) and isinstance(each.get("id"), str)]
-        return {each["id"]: str(each.get("parent") or "") for each in found}
+        return {each["id"]: _parent(each) for each in found}
 
     def complete(self, model: str, prompt: str, *, tokens: int) -> Completion:
         """Continue a text greedily; where there are no raw completions, answer it as a chat."""
         if not self._chats:
-            asked = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "seed": 0, "logprobs": 1}
+            asked = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "seed": 0}
             try:
-                return self._completion(self._ask("POST", "/v1/completions", asked), "text")
+                return self._completion(self._answer("/v1/completions", asked, {"logprobs": 1}), "text")
             except ServerError as error:
                 if error.status not in (404, 405, 501):
                     raise
@@ -84,7 +93,19 @@ class OpenAiServer:
         """Answer a user's turn greedily."""
         messages = [{"role": "user", "content": prompt}]
         asked = {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, "seed": 0}
-        return self._completion(self._ask("POST", "/v1/chat/completions", {**asked, "logprobs": True}), "message")
+        return self._completion(self._answer("/v1/chat/completions", asked, {"logprobs": True}), "message")
+
+    def _answer(self, path: str, asked: Mapping[str, Any], logprobs: Mapping[str, Any]) -> Any:
+        """Ask for an answer with log-probabilities; of a server that refuses these, without them from then on."""
+        if not self._plain:
+            try:
+                return self._ask("POST", path, {**asked, **logprobs})
+            except ServerError as error:
+                if error.status not in _NOT_UNDERSTOOD:
+                    raise
+        found = self._ask("POST", path, asked)
+        self._plain = True
+        return found
 
     def _completion(self, document: Any, part: str) -> Completion:
         choice: Any = {}
@@ -107,13 +128,29 @@ class OpenAiServer:
                 return json.loads(response.read(MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             with error:
-                said = f"{method} {path}: {error.code} {error.reason}"
+                said = f"{method} {path}: {error.code} {error.reason}{_said(error)}"
                 raise ServerError(said, status=error.code) from None
         except ValueError:
             raise ServerError(f"{method} {path}: the answer is no JSON") from None
         except (OSError, HTTPException) as error:
             why = error.reason if isinstance(error, urllib.error.URLError) else error
             raise ServerError(f"{method} {path}: no answer ({type(why).__name__})") from None
+
+
+def _parent(model: Mapping[str, Any]) -> str:
+    own = model.get("finetree")
+    return str(model.get("parent") or (own.get("base_model") if isinstance(own, dict) else "") or "")
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    """Return the message of an error in OpenAI's form, shortened; empty where there is none."""
+    try:
+        document = json.loads(error.read(MAX_ANSWER_BYTES))
+        text = document["error"]["message"] if isinstance(document["error"], dict) else document["message"]
+    except (OSError, ValueError, HTTPException, KeyError, TypeError):
+        return ""
+    shown = "".join(letter if letter.isprintable() else " " for letter in str(text)[:MOST_SAID])
+    return f": {shown}"
 
 
 def _logprobs(found: Any) -> tuple[float, ...]:

@@ -37,6 +37,7 @@ KEYS = "an empty line or Ctrl-D ends, Ctrl-C ends an answer, /new begins anew"
 @click.option(
     "--top-p", type=click.FloatRange(0, 1, min_open=True), help="Choose among tokens of this probability. [default: 1]"
 )
+@click.option("--top-k", type=click.IntRange(0), help="Choose among so many most probable tokens. [default: all]")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of the random choices. [default: 0]")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer. [default: 256]")
 @click.option("--stop", multiple=True, help="Text that ends an answer; may be repeated, 8 times at most.")
@@ -55,19 +56,20 @@ def chat(
     system: str,
     temperature: float | None,
     top_p: float | None,
+    top_k: int | None,
     seed: int | None,
     max_new_tokens: int | None,
     stop: tuple[str, ...],
 ) -> None:
     """Talk to what JOB has trained, with the chat template that it was trained with.
 
-    JOB is a job, or its checkpoint JOB@STEP. Its base model is loaded for the time of the chat, unless a job of the
-    project serves it already; that job is used then, and left as it is.
+    JOB is a job, or its checkpoint JOB@STEP. Its base model is loaded for the time of the chat, in 4 or 8 bits where
+    all were trained so, unless a job of the project serves it already; that job is used then, and left as it is.
     """
     from finetree_cli.chat import Asking, Chat, running_base, subjects_of
     from finetree_cli.follow import wait_ready
 
-    asking = Asking(system, temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens, stop=stop)
+    asking = Asking(system, temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens, stop=stop)
     with settings.client() as client:
         subjects, trained = subjects_of(client, job, against)
         found = running_base(client, trained)
@@ -100,8 +102,10 @@ def _use(settings: Settings, serving: "Serving", subjects: "list[Subject]") -> N
 
 
 def _serve(client: "Client", trained: str, subjects: "list[Subject]") -> "Serving":
+    from finetree_cli.chat import quantization_of
+
     targets = {subject.target: subject.weights for subject in subjects if subject.weights}
-    return client.serve(trained, targets=targets, display_name="chat")
+    return client.serve(trained, targets=targets, quantization=quantization_of(subjects), display_name="chat")
 
 
 def _talk(settings: Settings, chat_: "Chat", message: str | None) -> None:

@@ -205,7 +205,7 @@ def _compare(settings: Settings, file: str | None, flags: EstimateFlags) -> None
     if settings.out.json:
         settings.out.document(rendered.document(cells))
     else:
-        rendered.show(settings.out, cells)
+        rendered.show(settings.out, cells, click.get_current_context().command)
 
 
 def _answer_lines(settings: Settings, file: str | None, flags: EstimateFlags) -> None:

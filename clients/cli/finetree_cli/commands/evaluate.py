@@ -146,7 +146,7 @@ def _evaluate(settings: Settings, flags: EvaluateFlags) -> None:
             max_new_tokens=flags.max_new_tokens,
             samples=flags.samples,
             seed=flags.seed,
-            display_name=f"evaluate {', '.join(flags.subjects)}"[:256],
+            display_name=f"evaluate {', '.join(map(_shown, flags.subjects))}"[:256],
         )
         if flags.detach:
             show_created(settings, job)
@@ -164,6 +164,12 @@ def _subject(given: str) -> Any:
     path = subject.removeprefix("path:")
     weights: Any = {"path": path} if path != subject else subject
     return {"weights": weights, "label": label} if label or path != subject else subject
+
+
+def _shown(given: str) -> str:
+    """A subject in the name of its evaluation: its label, or what tells its job from others."""
+    label, _, subject = given.rpartition("=")
+    return label or subject.rpartition("/")[2].removeprefix("path:")[-12:]
 
 
 def _metric(name: str) -> str:

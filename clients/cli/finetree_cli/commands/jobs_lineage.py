@@ -14,11 +14,11 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 @click.argument("job")
 @pass_settings
 def lineage(settings: Settings, /, *, job: str) -> None:
-    """Show what a job was made of: data, base, plan, programs and weights, each by the hash of its content.
+    """Show what a job was made of: data, base, plan and weights by the hash of their content, programs, settings.
 
     Weights are followed to the jobs that made them, and from there on. With --json, one document: a job with its
-    `lineage`, and its `parents`, each with the job that it was `made_by`. Each artifact's manifest (finetree.json) has
-    the part of its own job.
+    `spec`, its `lineage`, and its `parents`, each with the job that it was `made_by`. Each artifact's manifest
+    (finetree.json) has the part of its own job.
     """
     from finetree_cli.render.lineage import show_lineage, tree_document
 

@@ -18,7 +18,8 @@ ANNOTATION = "finetree.dev/pushed"
 """Annotation of a job that was pushed: "REPOSITORY@COMMIT" of the newest push."""
 CARD = "README.md"
 _REPOSITORY = re.compile(r"[\w][\w.-]{0,95}/[\w][\w.-]{0,95}")
-_LOADS_HERE = re.compile(r'^(?!.*adapter\.load)(.*from_pretrained\(.*)"\."\)$', re.MULTILINE)
+_LOADS_HERE = re.compile(r'^(?!.*adapter\.load)(.*from_pretrained\(.*?)"\."([,)].*)$', re.MULTILINE)
+"""A line of the card that loads from its own folder, before and behind that folder."""
 
 
 @click.command(
@@ -40,7 +41,9 @@ _LOADS_HERE = re.compile(r'^(?!.*adapter\.load)(.*from_pretrained\(.*)"\."\)$', 
     metavar="NAME",
     help="Environment variable with a token that may write.",
 )
-@click.option("--artifact", "wanted", metavar="NAME", help="Artifact to push. [default: the adapter or the model]")
+@click.option(
+    "--artifact", "wanted", metavar="NAME", help="Artifact to push. [default: the adapter, model or GGUF file]"
+)
 @pass_settings
 def push(
     settings: Settings,
@@ -79,8 +82,9 @@ def push(
         kept = cache_folder() / found.uid
         with transfer(settings.out, "fetching the artifact") as on_progress:
             folder = handle.download(kept, on_progress=on_progress)[artifact.name]
+        place = place_of(repository, revision)
         settings.out.say(f"pushing {len(artifact.files)} files to {repository}")
-        pushed = model_hub.push(target, files_of(artifact, folder, repository), message=f"Push {found.name}")
+        pushed = model_hub.push(target, files_of(artifact, folder, place), message=f"Push {found.name}")
         handle.update(annotations={ANNOTATION: f"{repository}@{pushed.commit}"})
         shutil.rmtree(kept, ignore_errors=True)
     if settings.out.json:
@@ -102,7 +106,7 @@ def push(
 
 
 def choose(artifacts: "list[artifact_pb2.Artifact]", wanted: str | None) -> "artifact_pb2.Artifact":
-    """Return the artifact of a name, or the one that is an adapter or a model. Raises BadInput."""
+    """Return the artifact of a name, or the one that is an adapter, a model or a GGUF file. Raises BadInput."""
     from finetree_api.trainer.v1 import artifact_pb2
 
     from finetree_cli.errors import BadInput
@@ -111,25 +115,30 @@ def choose(artifacts: "list[artifact_pb2.Artifact]", wanted: str | None) -> "art
     if wanted is not None:
         found = [each for each, name in zip(artifacts, names, strict=True) if wanted in (each.name, name)]
     else:
-        loaded = (artifact_pb2.ARTIFACT_KIND_ADAPTER, artifact_pb2.ARTIFACT_KIND_MODEL)
-        found = [each for each in artifacts if each.kind in loaded]
+        kinds = (artifact_pb2.ARTIFACT_KIND_ADAPTER, artifact_pb2.ARTIFACT_KIND_MODEL, artifact_pb2.ARTIFACT_KIND_GGUF)
+        found = [each for each in artifacts if each.kind in kinds]
     if len(found) == 1:
         return found[0]
     there = f"it has {', '.join(names)}" if names else "it has none"
     if wanted is not None:
         raise BadInput(f"the job has no artifact {wanted!r}: {there}", reason="ARTIFACT_NOT_FOUND")
-    text = "the job has several adapters or models" if found else f"the job has no adapter and no model: {there}"
+    text = "the job has several of them" if found else f"the job has no adapter, no model and no GGUF file: {there}"
     raise BadInput(
         text, remedy=f"name one with --artifact: {', '.join(names)}" if found else "", reason="ARTIFACT_NOT_FOUND"
     )
 
 
-def files_of(artifact: "artifact_pb2.Artifact", folder: Path, repository: str) -> dict[str, Path | bytes]:
-    """Return the artifact's files; the lines of the card load from the repository in place of the folder."""
+def place_of(repository: str, revision: str) -> str:
+    """Return the repository as the lines of a card name it, with its branch where that is another than main."""
+    return f'"{repository}"' if revision == "main" else f'"{repository}", revision="{revision}"'
+
+
+def files_of(artifact: "artifact_pb2.Artifact", folder: Path, place: str) -> dict[str, Path | bytes]:
+    """Return the artifact's files; the lines of the card load from `place` instead of from the folder."""
     files: dict[str, Path | bytes] = {file.path: folder / file.path for file in artifact.files}
     if CARD in files:
         text = (folder / CARD).read_text(encoding="utf-8")
-        files[CARD] = _LOADS_HERE.sub(lambda line: f'{line[1]}"{repository}")', text).encode()
+        files[CARD] = _LOADS_HERE.sub(lambda line: f"{line[1]}{place}{line[2]}", text).encode()
     return files
 
 

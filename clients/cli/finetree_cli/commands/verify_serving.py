@@ -11,6 +11,8 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 from finetree_cli.options.types import Duration
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from finetree import Job
 
     from finetree_cli.canaries import Report, Sample
@@ -29,8 +31,17 @@ MOST_EVENTS = 100
 )
 @click.argument("url")
 @click.option("--artifact", "job", required=True, metavar="JOB", help="Job that made what is served.")
-@click.option("--base-model", metavar="NAME", help="Name of the base there. [default: the base's hub id]")
-@click.option("--model", "adapter", metavar="NAME", help="Name of the adapter there. [default: the only other model]")
+@click.option(
+    "--base-model",
+    metavar="NAME",
+    help="Name of the base there. [default: the one that the adapter names, or the base's hub id]",
+)
+@click.option(
+    "--model",
+    "adapter",
+    metavar="NAME",
+    help="Name of the adapter there. [default: that of the job's id, or the only other model]",
+)
 @click.option("--api-key-env", metavar="NAME", help="Environment variable with the server's key.")
 @click.option("--timeout", type=Duration(), default="60s", show_default=True, help="Longest wait for an answer.")
 @pass_settings
@@ -63,7 +74,12 @@ def verify_serving(
     with settings.client() as client:
         handle = client.job(job)
         samples, hub_id = recorded(handle), base_of(handle)
-    base, tuned = choose(server.models(), base_model or hub_id, adapter, named=base_model is not None)
+        uid = handle.refresh().uid
+    models = server.models()
+    adapter = adapter or named_after(uid, models)
+    base, tuned = choose(
+        models, base_model or models.get(adapter or "") or hub_id, adapter, named=base_model is not None
+    )
     total, done = steps_of(samples), 0
     with transfer(settings.out, "asking") as on_progress:
 
@@ -114,6 +130,12 @@ def recorded(job: "Job") -> "list[Sample]":
 def base_of(job: "Job") -> str:
     """Return the hub id of a job's base; empty where it has none."""
     return next((artifact.base.hub_id for artifact in job.artifacts() if artifact.base.hub_id), "")
+
+
+def named_after(uid: str, models: "Iterable[str]") -> str | None:
+    """Return the one model whose name ends in a job's uid, as this suite's own server names what a job has trained."""
+    found = [name for name in models if uid and name.rpartition(":")[2] == uid]
+    return found[0] if len(found) == 1 else None
 
 
 def choose(models: dict[str, str], base: str, adapter: str | None, *, named: bool) -> tuple[str, str]:

@@ -76,12 +76,20 @@ class JobFile:
 
     def local_data(self) -> list[LocalData]:
         """List the datasets that are given by path and exist on this machine; relative paths begin at the job file."""
+        return [item for item in self._data_by_path() if item.path.is_file()]
+
+    def absent_data(self) -> list[LocalData]:
+        """List the datasets that are given by path and are no file on this machine: they may be the trainer's."""
+        return [item for item in self._data_by_path() if not item.path.is_file()]
+
+    def _data_by_path(self) -> list[LocalData]:
         if self.template.WhichOneof("task") != "train":
             return []
         beside = Path.cwd() if self.file == "<stdin>" else Path(self.file).parent
         named = [("dataset", self.spec.dataset), ("evaluation.dataset", self.spec.evaluation.dataset)]
-        given = [(path, beside / source.path) for path, source in named if source.WhichOneof("source") == "path"]
-        return [LocalData(path, file) for path, file in given if file.is_file()]
+        return [
+            LocalData(path, beside / source.path) for path, source in named if source.WhichOneof("source") == "path"
+        ]
 
 
 def nearest(positions: Mapping[str, Position], field_path: str) -> Position | None:

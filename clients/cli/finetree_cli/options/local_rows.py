@@ -27,6 +27,8 @@ def add_local_profiles(job: "JobFile", out: "Output", request: "estimate_pb2.Est
     """
     profiles = {"dataset": request.dataset_profile, "evaluation.dataset": request.evaluation_profile}
     files = job.local_data()
+    for item in job.absent_data():
+        out.say(f"{item.path}: no such file here, so its rows are not counted")
     if files and not _reader_installed():
         out.say(f"the rows of local files are not counted: {INSTALL}")
         return

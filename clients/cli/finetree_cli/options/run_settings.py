@@ -18,6 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # The numbers are those of the contract's enums; a test compares them.
 TARGETS = {"all-linear": 1, "attention": 2, "query-value": 3, "mlp": 4}
+PLACEMENTS = {"pfeiffer": 1, "houlsby": 2, "parallel": 3}
 QUANTIZATIONS = {"nf4": 1, "fp4": 2, "int8": 3, "gptq-int4": 4}
 PACKING = {"on": 1, "off": 2}
 PRECISIONS = {"bf16": 1, "bf16-mixed": 2, "fp32": 3, "fp16-mixed": 4}
@@ -32,10 +33,12 @@ class RunFlags:
     """Settings of a run; None leaves the spec's own value."""
 
     rank: int | None = None
+    dropout: float | None = None
     targets: str | None = None
     quantization: str | None = None
     virtual_tokens: int | None = None
     bottleneck: int | None = None
+    placement: str | None = None
     epochs: float | None = None
     steps: int | None = None
     batch: int | None = None
@@ -53,10 +56,14 @@ def run_options(command: F) -> F:
     """Add the options of `RunFlags`."""
     options = (
         click.option("--rank", type=Whole(), help="Rank of LoRA or QLoRA."),
+        click.option(
+            "--dropout", type=float, metavar="SHARE", help="Dropout of LoRA's or QLoRA's inputs, from 0 to below 1."
+        ),
         choice("--targets", TARGETS, "Layers that get a LoRA adapter."),
         choice("--quantization", QUANTIZATIONS, "How QLoRA stores the base."),
         click.option("--virtual-tokens", type=Whole(1), metavar="N", help="Length of the prefix of prefix tuning."),
         click.option("--bottleneck", type=Whole(1), metavar="N", help="Width of adapter layers."),
+        choice("--placement", PLACEMENTS, "Adapter layers: after the MLP, after attention too, or beside the MLP."),
         click.option("--epochs", type=float, help="Number of epochs."),
         click.option("--steps", type=Whole(), help="Number of optimizer steps, in place of --epochs."),
         click.option("--batch", type=Whole(), help="Rows in an optimizer step (effective batch size)."),
@@ -108,10 +115,12 @@ def _set_method(spec: "run_spec_pb2.RunSpec", flags: RunFlags) -> None:
     method = spec.WhichOneof("method")
     of_method = (
         ("--rank", flags.rank, ("lora", "qlora")),
+        ("--dropout", flags.dropout, ("lora", "qlora")),
         ("--targets", flags.targets, ("lora", "qlora")),
         ("--quantization", flags.quantization, ("qlora",)),
         ("--virtual-tokens", flags.virtual_tokens, ("prefix",)),
         ("--bottleneck", flags.bottleneck, ("adapter",)),
+        ("--placement", flags.placement, ("adapter",)),
     )
     for flag, value, methods in of_method:
         if value is not None and method not in methods:
@@ -119,6 +128,8 @@ def _set_method(spec: "run_spec_pb2.RunSpec", flags: RunFlags) -> None:
     lora = spec.qlora.lora if method == "qlora" else spec.lora
     if flags.rank is not None:
         lora.rank = flags.rank
+    if flags.dropout is not None:
+        lora.dropout = flags.dropout
     if flags.targets:
         lora.ClearField("target_modules")
         lora.targets = enum_value(TARGETS, flags.targets)
@@ -128,3 +139,5 @@ def _set_method(spec: "run_spec_pb2.RunSpec", flags: RunFlags) -> None:
         spec.prefix.virtual_tokens = flags.virtual_tokens
     if flags.bottleneck is not None:
         spec.adapter.bottleneck_size = flags.bottleneck
+    if flags.placement:
+        spec.adapter.placement = enum_value(PLACEMENTS, flags.placement)

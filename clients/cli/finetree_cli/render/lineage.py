@@ -61,6 +61,7 @@ def tree_document(job: job_pb2.Job, older: Mapping[str, job_pb2.Job]) -> dict[st
         "display_name": job.display_name,
         "task": job.WhichOneof("task") or "",
         "create_time": job.create_time.ToJsonString(),
+        "spec": as_dict(job.train.spec) if job.WhichOneof("task") == "train" else {},
         "lineage": as_dict(job.lineage),
         "parents": parents,
     }
@@ -78,7 +79,7 @@ def _lines(job: job_pb2.Job, older: Mapping[str, job_pb2.Job], indent: str = "")
     made = job.lineage
     if not made.ByteSize():
         yield f"{indent}{_INDENT}nothing is known: an earlier release created it"
-    for name, value in _facts(made):
+    for name, value in (*_facts(made), *_settings(job)):
         yield f"{indent}{_INDENT}{name:<9} {value}"
     for parent in made.parents:
         yield f"{indent}{_INDENT}from      {_short(parent)}  {_hash(parent.sha256)}"
@@ -100,6 +101,27 @@ def _facts(made: artifact_pb2.Lineage) -> Iterator[tuple[str, str]]:
         yield "plan", _hash(made.plan_digest.removeprefix("sha256:"))
     if made.versions:
         yield "programs", ", ".join(f"{name} {version}" for name, version in sorted(made.versions.items()))
+
+
+def _settings(job: job_pb2.Job) -> Iterator[tuple[str, str]]:
+    """How a job trained: the settings of its method and of its training; --json has the whole spec."""
+    if job.WhichOneof("task") != "train":
+        return
+    spec = as_dict(job.train.spec)
+    method = job.train.spec.WhichOneof("method") or ""
+    shown = [*_flat(method, spec.get(method, {})), *_flat("training", spec.get("training", {}))]
+    if shown:
+        yield "spec", ", ".join(shown)
+
+
+def _flat(path: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flat(f"{path}.{name}", inner)
+    elif isinstance(value, list):
+        yield f"{path}={','.join(map(str, value))}"
+    else:
+        yield f"{path}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def _done(job: job_pb2.Job) -> str:

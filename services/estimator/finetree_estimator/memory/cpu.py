@@ -26,7 +26,8 @@ from finetree_estimator.run import Rows, Run
 
 RUNTIME = 0.49e9
 """Resident bytes of a worker with everything but weights: interpreter, torch 2.13 for CPUs, transformers and peft
-0.42e9, the model's code and tokenizer the rest (measured, benchmarks/results/estimator/cpu_memory.json)."""
+0.42e9, the model's code and tokenizer the rest (measured, benchmarks/results/estimator/cpu_memory.json). Of it
+45 MB are bitsandbytes, which only quantized bases and 8-bit optimizers import any more: within RUNTIME_SPREAD."""
 KERNEL = 0.12e6
 """Bytes of a matrix product that oneDNN has compiled for one shape, with what it keeps beside the code. Measured: in
 ten steps of two micro-batches of mixed lengths a process grows by 55 MB more than with

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cautions on limits: those that a verdict breaks, those that cannot be checked, and what serving the result needs."""
 
+import math
 from collections.abc import Iterator
 
+from finetree.quantities import approximate_duration
 from finetree_api.types.v1 import run_spec_pb2, serving_pb2
 from finetree_runtime.serving.check import Asked, check
 from finetree_runtime.serving.facts import Facts, Form, facts_of_spec
@@ -11,9 +13,11 @@ from finetree_recommender.decision.fit import OVER_BUDGET, OVER_MAX_DURATION
 from finetree_recommender.decision.limits import USD
 from finetree_recommender.decision.prior_figures import prior_of
 from finetree_recommender.decision.situation import Situation
+from finetree_recommender.estimator.values import FitState
 from finetree_recommender.explain.reasons import shortfall
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method, listed
+from finetree_recommender.rule_pack.schema.limits import QualityFloor
 from finetree_recommender.rule_pack.schema.rules import Option
 from finetree_recommender.trace import Caution
 
@@ -176,7 +180,8 @@ def _read_in_code(target: str, facts: Facts, *, name: str, noted: bool) -> Itera
     """What the server's code says of the recipe: what it does not serve, and how it serves it where no pack says."""
     answers = check(facts, [Asked(serving_pb2.ServingTarget.Value(f"SERVING_TARGET_{target}"))])
     for answer in answers:
-        told = [answer.message, *([answer.remedy] if answer.remedy else []), *(f"{step}." for step in answer.steps)]
+        told = [answer.message, *([answer.remedy] if answer.remedy else [])]
+        told += [f"To serve it: {'; '.join(answer.steps)}."] if answer.steps else []
         if answer.verdict == serving_pb2.SERVING_VERDICT_NOT or not noted:
             of = f"{name} {answer.versions}" if len(answers) > 1 else name
             yield Caution("SERVING_NOTE", f"{of}: {' '.join(told)}", answer.rule_ids[0])
@@ -222,17 +227,50 @@ def _nearest(situation: Situation, code: str, method: Method) -> str:
 
 def _quality(situation: Situation, method: Method) -> Iterator[Caution]:
     pack, answers = situation.pack, situation.answers
-    for reason in shortfall(pack, answers, method):
-        yield Caution(reason.code, f"{method}: it may fall short, {reason.message}", reason.rule_id)
+    short, floor = tuple(shortfall(pack, answers, method)), _below(situation, method)
+    if not short and floor is None:
+        return
+    better, instead = "", _reaching(situation, method)
+    if instead is not None:
+        seconds = situation.seconds(instead)
+        better = f"; {instead} {'fit' if instead.plural else 'fits'} here too"
+        better += f", in about {approximate_duration(seconds)}" if seconds is not None else ""
+    for reason in short:
+        text = f"{method}: it may fall short, {reason.message}{better}"
+        yield Caution(reason.code, text, reason.rule_id, instead)
+    if floor is not None:
+        figure = pack.card(method).quality_percent
+        text = f"{method}: {figure.expected:g} percent of full fine-tuning; {floor.percent:g} are needed{better}"
+        yield Caution("BELOW_QUALITY_NEED", text, floor.id, instead)
+
+
+def _below(situation: Situation, method: Method) -> QualityFloor | None:
+    """The floor of the quality that is needed, where a card without priors is below it."""
+    pack, answers = situation.pack, situation.answers
+    if prior_of(pack, method, answers.task_domain, answers.data) is not None:
+        return None
     floor = next((item for item in pack.rules.quality_floors if item.need == answers.quality), None)
-    figure = pack.card(method).quality_percent
-    if (
-        prior_of(pack, method, answers.task_domain, answers.data) is None
-        and floor is not None
-        and figure.expected < floor.percent
-    ):
-        text = f"{method}: {figure.expected:g} percent of full fine-tuning; {floor.percent:g} are needed"
-        yield Caution("BELOW_QUALITY_NEED", text, floor.id)
+    return floor if floor is not None and pack.card(method).quality_percent.expected < floor.percent else None
+
+
+def _reaching(situation: Situation, method: Method) -> Method | None:
+    """The quickest other method with room here that keeps every limit and is expected to reach the needed quality."""
+    evidence, pack, answers = situation.evidence, situation.pack, situation.answers
+    if evidence is None:
+        return None
+    asked = next((each for each in pack.rules.durations if each.implies == answers.time), None)
+    longest = asked.high if asked is not None else math.inf
+    able = [
+        each
+        for each in Method
+        if each is not method
+        and evidence.best[each].state is FitState.FITS
+        and not situation.violations[each]
+        and (situation.seconds(each) or 0.0) <= longest
+        and not any(shortfall(pack, answers, each))
+        and _below(situation, each) is None
+    ]
+    return min(able, key=lambda each: situation.seconds(each) or 0.0, default=None)
 
 
 def _missing(situation: Situation) -> str:

@@ -14,14 +14,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from finetree_api.trainer.v1 import artifact_pb2, event_pb2, export_pb2
-from finetree_api.types.v1 import run_spec_pb2, serving_pb2, training_data_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2
+from finetree_api.types.v1 import training_data_pb2
 from google.protobuf import json_format
 from huggingface_hub import EvalResult, ModelCardData
 
 from finetree_worker.events.envelope import Level, Payload, Reporter
 from finetree_worker.plan import BaseModel, Plan
-from finetree_worker.versions import library_versions
 
 NAME = "README.md"
 """File of the card in an artifact's folder."""
@@ -108,8 +107,10 @@ class Card:
     before: Mapping[str, float] = field(default_factory=dict)
     """Metrics of the base on the held-out rows, by name."""
     after: Mapping[str, float] = field(default_factory=dict)
-    evaluated: bool = True
-    """Whether it is of a run that could have measured it."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Sections of an earlier card that stand in place of this one's, by heading."""
+    export: Mapping[str, str] = field(default_factory=dict)
+    """Of an export: what was written, and how it compares with what was trained."""
     held_out: str = ""
     """The held-out rows in a word, and their hash."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -134,41 +135,12 @@ def of_run(plan: Plan, record: Record, base: BaseModel, versions: Mapping[str, s
         notes=method.load_notes,
         tags=("finetree", method.name),
         data=dict(_data(record.reports, data_sha256)),
-        recipe={"method": method.name, **dict(_settings(asdict(method))), **dict(_settings(asdict(plan.optimization)))},  # type: ignore[call-overload]  # every method is a dataclass
+        recipe={"method": method.name, **dict(settings(asdict(method))), **dict(settings(asdict(plan.optimization)))},  # type: ignore[call-overload]  # every method is a dataclass
         before=_measured(record.before),
         after=_measured(record.after),
         held_out=f"{_rows(held)} held-out rows" if held is not None else "held-out rows",
         versions=versions,
         facts={"dataset_sha256": data_sha256, "plan_digest": plan.plan_digest, "base_fingerprint": base.fingerprint},
-    )
-
-
-def of_export(
-    base: BaseModel, spec: run_spec_pb2.RunSpec | None, report: export_pb2.ExportReport, *, weights: str
-) -> Card:
-    """Return the card of an export with its load commands, from its report; `weights` names their number format.
-
-    `spec` is the run that trained what was exported, None where others did.
-    """
-    form = artifact_pb2.ExportFormat.Name(report.format).removeprefix("EXPORT_FORMAT_").lower().replace("_", "-")
-    name = spec.WhichOneof("method") if spec is not None else None
-    what = "merged into its base and exported" if report.merged else "exported"
-    trained = f", fine-tuned with {name} by finetree," if name else ""
-    in_python = serving_pb2.SERVING_TARGET_TRANSFORMERS
-    return Card(
-        title=f"{base.hub_id.rpartition('/')[2] or 'A base model'}, {what} as {form}",
-        summary=f"{base.hub_id or 'A base model'}{trained} {what} as {form} in {weights}.",
-        library="transformers" if report.format == artifact_pb2.EXPORT_FORMAT_TRANSFORMERS else "gguf",
-        base=base,
-        relation="adapter" if report.format == artifact_pb2.EXPORT_FORMAT_GGUF_LORA else "finetune",
-        load=tuple(
-            ("python" if each.program == in_python else "sh", each.command.strip()) for each in report.load_commands
-        ),
-        tags=("finetree", *([name] if name else []), form),
-        recipe={"method": name or "", "merged into the base": "yes" if report.merged else "no", "weights": weights},
-        evaluated=False,
-        versions=library_versions(),
-        facts={"base_fingerprint": base.fingerprint},
     )
 
 
@@ -185,9 +157,10 @@ def render(card: Card) -> str:
         *(f"```{language}\n{code}\n```" for language, code in card.load),
         *card.notes,
         _table("## Base", _base(card.base)),
-        _table("## Data", card.data),
-        _evaluation(card),
-        _table("## Recipe", card.recipe),
+        _table("## Export", card.export),
+        card.kept.get("Data") or _table("## Data", card.data),
+        card.kept.get("Evaluation") or _evaluation(card),
+        card.kept.get("Recipe") or _table("## Recipe", card.recipe),
         _table("## Versions", card.versions),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -261,13 +234,19 @@ def _measured(metrics: event_pb2.EvalMetrics | None) -> dict[str, float]:
     return {name: round(value, 6) for name, value in found.items() if math.isfinite(value)}
 
 
-def _settings(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield settings as text; what is unset, and the user's own texts, are left out."""
+def sections(text: str) -> dict[str, str]:
+    """Return the sections of a rendered card by their headings, each with its own heading."""
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
+    return {heading: f"## {heading}\n\n{body.strip()}" for heading, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def settings(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield settings by name as text; what is unset, and the user's own texts, are left out."""
     for name, value in values.items():
         if value is None or value == () or name in _OWN_TEXT:
             continue
         if isinstance(value, Mapping):
-            yield from _settings(value)
+            yield from settings(value)
         else:
             yield name.replace("_", " "), _text(value)
 
@@ -286,10 +265,9 @@ def _text(value: object) -> str:
 
 
 def _evaluation(card: Card) -> str:
-    if not card.evaluated:
-        return ""
     if not card.after and not card.before:
-        return "## Evaluation\n\nNo rows were held out: nothing was measured."
+        # Of what others trained, an export does not know what was held out.
+        return "" if card.export else "## Evaluation\n\nNo rows were held out: nothing was measured."
     rows = [f"On {card.held_out}.", "", "| metric | base | after training |", "| --- | --- | --- |"]
     for name in (*card.after, *(name for name in card.before if name not in card.after)):
         values = (f"{side[name]:.4f}" if name in side else "not measured" for side in (card.before, card.after))

@@ -32,6 +32,14 @@ def test_each_file_has_its_profile_and_a_line(job, capsys):
     assert "held.jsonl: 1 rows (jsonl)" in lines[1]
 
 
+def test_a_file_that_is_not_here_is_said(job, tmp_path, capsys):
+    (tmp_path / "train.csv").unlink()
+    request = estimate_pb2.EstimateRunRequest()
+    add_local_profiles(job, Output(), request)
+    assert not request.HasField("dataset_profile")
+    assert f"{tmp_path / 'train.csv'}: no such file here, so its rows are not counted" in capsys.readouterr().err
+
+
 def test_a_file_that_a_run_would_refuse_is_refused(job, tmp_path):
     (tmp_path / "train.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(BadInput, match=r"train\.csv") as caught:

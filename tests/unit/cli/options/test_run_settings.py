@@ -28,6 +28,7 @@ def asked(spec: run_spec_pb2.RunSpec, *options: str) -> run_spec_pb2.RunSpec:
     ("found", "kind"),
     [
         (words.TARGETS, method_pb2.TargetPreset),
+        (words.PLACEMENTS, method_pb2.AdapterPlacement),
         (words.QUANTIZATIONS, method_pb2.Quantization),
         (words.PACKING, training_pb2.Packing),
         (words.PRECISIONS, training_pb2.Precision),
@@ -46,12 +47,12 @@ def test_each_choice_of_the_contract_has_a_word(found, kind):
 
 
 def test_flags_become_the_runs_settings():
-    numbers = "--rank 4 --steps 9 --batch 8 --micro-batch 2 --sequence-length 64"
+    numbers = "--rank 4 --dropout 0 --steps 9 --batch 8 --micro-batch 2 --sequence-length 64"
     choices = "--targets mlp --quantization int8 --packing off --precision fp32 --optimizer sgd --attention eager"
     kernels = "--checkpointing off --loss-kernel chunked"
     options = f"{numbers} {choices} {kernels}".split()
     spec = asked(run_spec_pb2.RunSpec(qlora=method_pb2.Qlora()), *options)
-    lora = method_pb2.Lora(rank=4, targets=method_pb2.TARGET_PRESET_MLP)
+    lora = method_pb2.Lora(rank=4, dropout=0, targets=method_pb2.TARGET_PRESET_MLP)
     assert spec == run_spec_pb2.RunSpec(
         qlora=method_pb2.Qlora(lora=lora, quantization=method_pb2.QUANTIZATION_INT8),
         training=training_pb2.Training(
@@ -69,6 +70,12 @@ def test_flags_become_the_runs_settings():
     )
 
 
+def test_adapter_layers_have_a_width_and_a_place():
+    spec = asked(run_spec_pb2.RunSpec(adapter={}), *["--bottleneck", "8", "--placement", "houlsby"])
+    placement = method_pb2.ADAPTER_PLACEMENT_HOULSBY
+    assert spec.adapter == method_pb2.AdapterLayers(bottleneck_size=8, placement=placement)
+
+
 def test_without_flags_the_spec_is_unchanged():
     spec = run_spec_pb2.RunSpec(lora=method_pb2.Lora(target_modules=["q_proj"]))
     assert asked(spec) == run_spec_pb2.RunSpec(lora=method_pb2.Lora(target_modules=["q_proj"]))
@@ -83,6 +90,8 @@ def test_a_preset_replaces_the_files_module_names():
     ("option", "message"),
     [
         (("--rank", "4"), "--rank needs --method lora or qlora"),
+        (("--dropout", "0"), "--dropout needs --method lora or qlora"),
+        (("--placement", "parallel"), "--placement needs --method adapter"),
         (("--quantization", "nf4"), "--quantization needs --method qlora"),
         (("--bottleneck", "8"), "--bottleneck needs --method adapter"),
         (("--epochs", "1", "--steps", "5"), "exclude each other"),

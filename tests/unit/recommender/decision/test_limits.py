@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits of time, cost, serving and hardware, and the priorities: what they change in the verdict."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from finetree_recommender.recommend import Recommendation, conclude
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.request.limits import Limits
 from finetree_recommender.rule_pack.answers import SERVING_WORDS, Answers
+from finetree_recommender.rule_pack.pack import builtin_packs
 from finetree_runtime.money import to_money
 from google.protobuf import json_format
 
@@ -128,6 +130,35 @@ def test_what_no_figure_tells_is_not_called_unmet(ask):
     slow = ask(figures(), hardware=gpu(24), **asked)
     assert "SLOWER_THAN_ASKED" in codes(slow)
     assert "CONTRADICTORY_ANSWERS" not in codes(slow)
+
+
+def test_a_method_that_reaches_the_quality_and_keeps_the_limits_is_named(read):
+    """In minutes evidence-1 takes LoRA; where full fine-tuning is as quick, maximum quality is to be had by it."""
+    fields = {"quality": "QUALITY_NEED_MAXIMUM", "time": "TIME_NEED_MINUTES", "hardware": gpu(80)}
+    rules = builtin_packs()["evidence-1"]
+
+    def told(found: Evidence, **more: Any) -> Any:
+        answer = conclude(rules, read(parameters=7_000_000_000, **fields, **more).reread(rules), found)
+        assert answer.decision.method is Method.LORA
+        (caution,) = [each for each in answer.cautions if each.code == "BELOW_QUALITY_NEED"]
+        return caution
+
+    quick = figures()
+    rows = {
+        key: replace(row, total_seconds=evidence_pb2.Interval(low=100, expected=120, high=140))
+        for key, row in quick.rows.items()
+    }
+    named = told(Evidence(rows, quick.revision, quick.parameters))
+    assert named.message.endswith("; full fine-tuning fits here too, in about 2 min")
+    assert named.redirect is Method.FULL
+    # Not where it takes longer than minutes, is over the budget, or fits only tightly.
+    tight = {key: replace(row, fit=FitState.TIGHT) if key[0] is Method.FULL else row for key, row in rows.items()}
+    for found, more in (
+        (quick, {}),
+        (Evidence(rows, quick.revision, quick.parameters), {"budget_per_run": usd(9)}),
+        (Evidence(tight, quick.revision, quick.parameters), {}),
+    ):
+        assert told(found, **more).redirect is None
 
 
 def test_adapters_of_any_kind_meet_several_tasks(ask):
@@ -332,3 +363,11 @@ def test_a_first_time_breaks_ties_towards_the_simplest(pack):
 def test_the_playbooks_advice_on_the_new_answers_is_given(ask, fields, method, code):
     assert code in reason_codes(ask(hardware=gpu(80), **fields), method)
     assert code not in reason_codes(ask(hardware=gpu(80)), method)
+
+
+def test_how_a_server_is_started_is_one_sentence(ask):
+    answer = ask(figures(), hardware=gpu(24), serving=["SERVING_TARGET_TGI"])
+    assert answer.decision.method is Method.LORA
+    notes = [caution.message for caution in answer.cautions if caution.code == "SERVING_NOTE"]
+    assert any(" To serve it: " in note and "; start it with --model-id BASE " in note for note in notes), notes
+    assert not any(". start it" in note for note in notes)

@@ -153,6 +153,16 @@ def test_the_number_format_is_that_of_the_base_and_is_rounded_once(plan_of):
     assert bool(said) is bool(changed)
 
 
+def test_a_folder_is_loaded_in_the_number_format_that_it_has(plan_of):
+    """Servers and dtype="auto" go by config.json: with float32 there, 16 bits would take the memory of 32."""
+    plan = plan_of("lora")
+    run(plan)
+    read: Any = AutoModelForCausalLM.from_pretrained
+    assert read(plan.artifact, dtype="auto").dtype == torch.bfloat16
+    config = json.loads((plan.artifact / "config.json").read_text(encoding="utf-8"))
+    assert config["dtype"] == config["torch_dtype"] == "bfloat16"
+
+
 def test_the_quantized_base_is_compared_too(plan_of):
     report, _ = run(plan_of("nf4", weight_type=WeightType.F32))
     found = compared(report)

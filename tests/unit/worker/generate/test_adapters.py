@@ -191,7 +191,10 @@ def damaged(saved: Weights, folder: Path, change: str) -> Weights:
 
 @pytest.mark.parametrize(
     "change",
-    [*("cut", "no config", "no json", "no alpha"), *('{"bias": "all"}', '{"modules_to_save": ["lm_head"]}')],
+    [
+        *("cut", "no config", "no json", "no alpha"),
+        *('{"bias": "all"}', '{"r": 5}', '{"r": null}', '{"modules_to_save": ["lm_head"]}'),
+    ],
 )
 def test_a_corrupt_or_unusual_adapter_is_refused(
     serving: Callable[..., Engine], saved: dict[str, Weights], tmp_path: Path, change: str

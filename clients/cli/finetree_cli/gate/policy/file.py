@@ -82,7 +82,8 @@ def _policies(reader: SectionReader, root: "Node", folder: Path) -> Policies:
 
     several = isinstance(root, MappingNode) and any(key.value == "policies" for key, _ in root.value)
     known = ("policies", "examples") if several else (*OF_POLICY, "examples")
-    values = reader.keys(root, "", known=known, required=() if several else ("limits",))
+    of_policy = OF_POLICY if several else ()
+    values = reader.keys(root, "", known=known, required=() if several else ("limits",), of_policy=of_policy)
     scoped = []
     if several and "policies" in values:
         named = reader.keys(values["policies"], "policies", known=None)

@@ -34,11 +34,17 @@ class SectionReader:
             self.problems.append(FileProblem(self.position(node), path, message))
 
     def keys(
-        self, node: Node, path: str, *, known: Sequence[str] | None, required: Sequence[str] = ()
+        self,
+        node: Node,
+        path: str,
+        *,
+        known: Sequence[str] | None,
+        required: Sequence[str] = (),
+        of_policy: Sequence[str] = (),
     ) -> dict[str, Node]:
         """Return the values of a mapping by key; unknown, repeated, empty and missing keys are reported.
 
-        With `known` None every key is known.
+        With `known` None every key is known. Keys in `of_policy` are reported with their place, a named policy.
         """
         if not isinstance(node, MappingNode):
             self.report(node, path, f"expected settings (key: value), got {found(node)}")
@@ -47,7 +53,9 @@ class SectionReader:
         for key, value in node.value:
             name = str(key.value)
             at = join(path, name)
-            if known is not None and name not in known:
+            if name in of_policy:
+                self.report(key, at, "is a setting of each policy here; move it below policies.NAME")
+            elif known is not None and name not in known:
                 near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
                 hint = f"did you mean {near[0]}?" if near else f"the settings here are {', '.join(known)}"
                 self.report(key, at, f"unknown setting; {hint}")

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import click
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import estimate_summary_pb2
 
@@ -12,15 +13,19 @@ from finetree_cli.errors import of_service_error
 from finetree_cli.output import Output, as_dict
 from finetree_cli.render import units
 from finetree_cli.render.chart.memory import Row
+from finetree_cli.render.estimator.estimate import assumed
 
 NONE = "-"
 
 
-def show(out: Output, cells: Sequence[Cell]) -> None:
-    """Print one line for each method on each accelerator; below, each error once."""
+def show(out: Output, cells: Sequence[Cell], command: click.Command) -> None:
+    """Print one line for each method on each accelerator; below, each error once, and all that any of them assumed."""
     out.table(["GPU", "Method", ">Memory", ">Range", "Fit", ">Time", ">Cost"], [_line(cell) for cell in cells])
     for message in dict.fromkeys(cell.error.message for cell in cells if cell.error is not None):
         out.text(message)
+    remarks = [remark for cell in cells if cell.estimate is not None for remark in cell.estimate.remarks]
+    if text := assumed({(remark.message, remark.code): remark for remark in remarks}.values(), command):
+        out.text(f"Assumed: {text}")
 
 
 def document(cells: Sequence[Cell]) -> dict[str, Any]:

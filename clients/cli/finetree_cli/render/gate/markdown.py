@@ -139,6 +139,7 @@ def _list(items: Iterable[str]) -> str:
 def _folded(report: Report) -> list[str]:
     """Return what a reviewer seldom needs: assumptions, digests and versions."""
     lines = [f"- Assumed for {_files(files, report)}: {prose('; '.join(texts))}" for files, texts in _assumed(report)]
+    lines += [f"- Data of {code(entry.file)}: {prose(rows)}" for entry in report.plans if (rows := wording.data(entry))]
     lines += [f"- Plan of {code(entry.file)}: {code(entry.plan_digest)}" for entry in report.plans if entry.plan_digest]
     versions = wording.revisions(report.revisions)
     lines += [f"- Computed with {prose(versions)}"] if versions else []

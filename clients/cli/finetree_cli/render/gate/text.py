@@ -58,6 +58,8 @@ def _whole(entry: PlanEntry) -> list[str]:
     result += _figures(entry)
     for line in wording.actual_lines(entry):
         result.append(f"  ran: {line.name:7} {line.actual}, estimated {line.estimate}")
+    if rows := wording.data(entry):
+        result.append(f"  data    {one_line(rows)}")
     if entry.assumptions:
         result.append(f"  Assumed: {one_line('; '.join(entry.assumptions))}")
     return result

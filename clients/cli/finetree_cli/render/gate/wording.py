@@ -111,6 +111,24 @@ def _change(measure: Measure, entry: PlanEntry, before: Range | Cost | None, aft
     return signed_spread(before, after, measure.words, currency(after))
 
 
+def data(entry: PlanEntry) -> str:
+    """Say of which rows the figures are: "100 rows, about 2,090 tokens, 14% of them learned, from t.csv".
+
+    "" where their number is unknown.
+    """
+    found = entry.profile
+    if found is None:
+        return ""
+    parts = [f"{found.examples:,} {'row' if found.examples == 1 else 'rows'}"]
+    if found.total_tokens is not None:
+        parts.append(f"{'' if found.exact else 'about '}{found.total_tokens:,} tokens")
+    if found.target_fraction is not None:
+        parts.append(f"{found.target_fraction:.0%} of them learned")
+    return ", ".join(
+        [*parts, f"from the {found.source}" if found.source in ("job", "options") else f"from {found.source}"]
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ActualLine:
     """A figure of a finished run beside its estimate."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2, job_pb2
-from finetree_api.types.v1 import run_spec_pb2, weights_pb2
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, weights_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data.weights import checkpoint
 from finetree_data.weights.adapter import AdapterFolder, content_hash, read_adapter
@@ -104,6 +104,16 @@ class WeightsLocator:
             violations = [(f"{field_path}.sha256", text, "WEIGHTS_CHANGED")]
             raise FailedPrecondition("WEIGHTS_CHANGED", f"{field_path}.sha256: {text}.", violations=violations)
         return found
+
+    async def require_base_of(
+        self, weights: LocatedWeights, source: model_pb2.ModelSource, base: artifact_pb2.ArtifactBase, field_path: str
+    ) -> None:
+        """Raise InvalidArgument WRONG_BASE unless weights belong to the model that a job has loaded, as `require_base`.
+
+        `source` and `base` are the job's; what is raised for a model that is gone is raised too.
+        """
+        model = await asyncio.to_thread(self._models.relocate, source, base)
+        await asyncio.to_thread(require_base, weights, model, field_path)
 
     async def _artifact(self, project: str, name: str, place: str) -> LocatedWeights:
         job, artifact = parse_child(name, "jobs", "artifacts", field_path=place, project=project)

@@ -78,7 +78,7 @@ class TransformersFolder(Form):
         """Write config.json, generation settings, tokenizer, chat template and safetensors."""
         whole = plain(model)
         Full().save(whole, folder, base=base, tokenizer=self.tokenizer, dtype=self.weights.dtype)
-        whole.config.dtype, whole.config.use_cache = torch.float32, False
+        whole.config.use_cache = False
         on_fraction(1.0)
 
     def rounded(self, model: Adapted) -> PreTrainedModel:

@@ -24,6 +24,7 @@ from finetree_worker.control import Control, Steering
 from finetree_worker.device_memory import free_memory_bytes
 from finetree_worker.errors import MemoryExhaustedError, TaskError
 from finetree_worker.events.envelope import Reporter
+from finetree_worker.export.card import of_export
 from finetree_worker.export.files import CPU, Adapted, Form, Progress, form_of, plain
 from finetree_worker.export.gguf.lora_file import plain_layers
 from finetree_worker.export.gguf.weights import ROUNDING, WeightType
@@ -98,13 +99,6 @@ class _Export:
         with atomic_folder(self.plan.artifact, facts) as draft:
             with self._phase(job_pb2.JOB_PHASE_EXPORT) as progress:
                 form.write(draft, whole, base, progress)
-                described = export_pb2.ExportReport(
-                    format=self.plan.format,
-                    merged=form.merges and not self.plan.weights.whole_model,
-                    load_commands=form.commands(base),
-                )
-                weights_name = form.weights.name.lower()
-                card.write(draft, card.of_export(base, self.plan.weights.spec, described, weights=weights_name))
             with self._phase(job_pb2.JOB_PHASE_VERIFY) as progress:
                 rounded = form.rounded(whole)
                 kind = export_pb2.COMPARED_MODEL_ROUNDED
@@ -114,11 +108,14 @@ class _Export:
                 model, own = form.read(draft, self._load)
                 found = self._ask(model, own, asked, _part(progress, 0.5, 1.0))
                 del model
-                report = self._report(form, draft, base)
+                report = self._report(form, base)
                 if merging is not None:
                     report.merge_difference = merging
                 allowed = _allowed(form, found)
                 _compare(report, found, replays, asked=asked, allowed=allowed)
+                written = of_export(base, self.plan.weights, report, weight_type=form.weights.name.lower())
+                card.write(draft, written)
+                report.files.extend(_files(draft))
                 self.reporter.emit(report)
                 require_equal(report, explained=allowed[export_pb2.COMPARED_MODEL_ROUNDED])
         name = f"{self.plan.job}/artifacts/{self.plan.artifact.name}"
@@ -190,18 +187,13 @@ class _Export:
         )
         return Replay(given.prompts, given.answers, logits(model, asked.places, progress))
 
-    def _report(self, form: Form, draft: Path, base: BaseModel) -> export_pb2.ExportReport:
-        files = [
-            artifact_pb2.ArtifactFile(path=path, size_bytes=(draft / path).stat().st_size, sha256=sha256)
-            for path, sha256 in hashes(draft).items()
-        ]
+    def _report(self, form: Form, base: BaseModel) -> export_pb2.ExportReport:
         report = export_pb2.ExportReport(
             format=self.plan.format,
             weight_type=next(kind for kind, value in WEIGHT_TYPES.items() if value is form.weights),
             merged=form.merges and not self.plan.weights.whole_model,
             base=base.message(),
             prompt_source=self.plan.prompt_source,
-            files=files,
             load_commands=form.commands(base),
             remarks=form.remarks,
         )
@@ -226,6 +218,14 @@ class _Export:
         self.reporter.emit(event_pb2.PhaseProgress(phase=phase, fraction=0.0))
         yield progress
         self.reporter.emit(event_pb2.PhaseProgress(phase=phase, fraction=1.0))
+
+
+def _files(folder: Path) -> list[artifact_pb2.ArtifactFile]:
+    """Return the files of a folder with their hashes."""
+    return [
+        artifact_pb2.ArtifactFile(path=path, size_bytes=(folder / path).stat().st_size, sha256=sha256)
+        for path, sha256 in hashes(folder).items()
+    ]
 
 
 def _part(progress: Progress, begin: float, end: float) -> Progress:

@@ -13,6 +13,7 @@ from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from finetree_worker.methods.lazy_bitsandbytes import without_bitsandbytes
 from finetree_worker.methods.peft_format import quiet_peft
 from finetree_worker.models import portable_files
 
@@ -25,7 +26,7 @@ def with_peft(folder: Path, base: Path, *, needs: str = "") -> artifact_pb2.Comp
     `needs` names the versions that do, where not all do.
     """
     model = architecture(base)
-    with torch.device("meta"), quiet_peft(), warnings.catch_warnings():
+    with torch.device("meta"), quiet_peft(), without_bitsandbytes(), warnings.catch_warnings():
         # The artifact names the base by its hub id, the check by its folder.
         warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path`", category=UserWarning)
         adapted = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))

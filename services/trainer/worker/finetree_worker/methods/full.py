@@ -64,11 +64,9 @@ class Full(Method):
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:
         """Write config.json, tokenizer and safetensors shards of at most 5 GB in `dtype`, for transformers 4 and 5."""
-        state = {name: tensor.to(dtype) for name, tensor in trained.state_dict().items()}
-        trained.config.dtype = dtype
         trained.config._name_or_path = base.hub_id  # noqa: SLF001 - else the folder on this machine would be published
         trained.config.use_cache = True
-        portable_files.save_model(trained, folder, state_dict=state, safe_serialization=True, max_shard_size="5GB")
+        portable_files.save_model(trained, folder, dtype=dtype, max_shard_size="5GB")
         portable_files.save_tokenizer(tokenizer, folder)
 
     def portable(self, trained: Any, base: BaseModel) -> Portable | None:

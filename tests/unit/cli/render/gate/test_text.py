@@ -3,7 +3,7 @@
 
 import gate_reports as sample
 import pytest
-from finetree_cli.gate.report import Patch
+from finetree_cli.gate.report import Patch, Profile
 from finetree_cli.render.gate import text, wording
 
 
@@ -55,6 +55,22 @@ def test_without_limits_there_is_no_verdict_but_the_change():
     assert "PASS" not in shown
     assert "Verdict" not in shown
     assert "new        b.yaml: memory 14.00 GiB, time 2 h 0 min, cost $12.00\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("profile", "line"),
+    [
+        ((1, None, None, False, "options"), "  data    1 row, from the options\n"),
+        ((5000, 2_000_000, None, True, "job"), "  data    5,000 rows, 2,000,000 tokens, from the job\n"),
+        ((100, 2090, 0.14, False, "a\n::b.csv"), "  data    100 rows, about 2,090 tokens, 14% of them learned, from a"),
+    ],
+)
+def test_the_rows_that_the_figures_are_of_are_said(profile, line):
+    names = ("examples", "total_tokens", "target_fraction", "exact", "source")
+    found = Profile(**dict(zip(names, profile, strict=True)))
+    shown = text.render(sample.make(sample.entry(profile=found)))
+    assert line in shown
+    assert "\n::" not in shown
 
 
 def test_a_renamed_file_has_its_former_name_and_a_change_of_less_than_a_percent_no_share():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from finetree_worker.data.packing import collate
 from finetree_worker.training.attention import by_document
-from finetree_worker.training.fused import cross_entropy
+from finetree_worker.training.fused import cross_entropy, tiles
 from finetree_worker.training.fused.cross_entropy import LogitRule, cross_entropy_sum, suits
 from finetree_worker.training.fused.levers import Lever, only
 from finetree_worker.training.loss import target_loss
@@ -21,7 +21,8 @@ RULES = [LogitRule(), LogitRule(factor=0.3), LogitRule(cap=4.0), LogitRule(facto
 
 @pytest.fixture(autouse=True)
 def blocks_of_seven(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cross_entropy.BLOCK_TARGETS, "cpu", 7)
+    monkeypatch.setattr(cross_entropy, "_block_targets", lambda *_: 7)
+    monkeypatch.setattr(tiles, "CACHE_BYTES", 3 * 2 * 4 * VOCABULARY)
 
 
 def _head(dtype: torch.dtype = torch.float32, *, bias: bool = False) -> nn.Linear:

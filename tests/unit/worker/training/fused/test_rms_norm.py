@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from finetree_worker.training.fused import rms_norm
 from finetree_worker.training.fused.levers import Lever, only
 from finetree_worker.training.fused.rms_norm import by_hand
 from torch import Tensor
@@ -55,13 +56,36 @@ def test_its_gradient_is_that_of_the_formula() -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_only_frozen_norms_of_known_families_are_changed_and_only_inside(tiny: Any) -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_a_trained_weight_has_autograds_gradient(dtype: torch.dtype, tolerance: float) -> None:
+    norm = _norm(dtype, frozen=False)
+    made = torch.Generator().manual_seed(5)
+    x, grad = (torch.randn(1, 20, 48, generator=made).to(dtype) for _ in range(2))
+    (expected,) = torch.autograd.grad(norm(x), norm.weight, grad)
+    with by_hand(norm):
+        (found,) = torch.autograd.grad(norm(x), norm.weight, grad)
+    assert found.dtype is dtype
+    assert float((found - expected).float().norm()) < tolerance * float(expected.float().norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pieces_have_the_values_of_the_whole(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    norm = _norm(dtype)
+    with by_hand(norm):
+        _, whole, back = _both(norm, dtype)
+        # Of 20 rows, pieces of three and a last one of two.
+        monkeypatch.setattr(rms_norm, "rows_of", lambda *_: 3)
+        _, found, back_in_pieces = _both(norm, dtype)
+    assert torch.equal(found, whole)
+    assert torch.equal(back_in_pieces, back)
+
+
+def test_only_norms_of_known_families_are_changed_and_only_inside(tiny: Any) -> None:
     trained, frozen, other = _norm(torch.float32, frozen=False), _norm(torch.float32), tiny("mixtral")
-    other.requires_grad_(requires_grad=False)
     whole = torch.nn.ModuleList([trained, frozen, other])
     with by_hand(whole):
         changed = [module for module in whole.modules() if "forward" in vars(module)]
-    assert changed == [frozen]
+    assert changed == [trained, frozen]
     assert not any("forward" in vars(module) for module in whole.modules())
 
 

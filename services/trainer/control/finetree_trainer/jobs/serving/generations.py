@@ -123,6 +123,8 @@ class Generations:
             return serving_pb2.LoadedTarget.FromString(repeated)
         row, task = await self._serving(uid)
         weights = await self._weights.locate(project, request.target.weights, "target.weights")
+        record = job_pb2.Job.FromString(row.record)
+        await self._weights.require_base_of(weights, task.model, record.base, "target.weights")
         target = serving_pb2.ServeTarget()
         target.CopyFrom(request.target)
         target.weights.sha256 = weights.sha256

@@ -87,12 +87,17 @@ class Decomposed:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Scales of an adapter's layers, as peft computes them from rank and alpha; patterns name modules by their end."""
+    """Scales of an adapter's layers, as peft computes them from rank and alpha; patterns name modules by their end.
+
+    `rank` is the one that is stated, 0 where none is: the matrices have it in any case.
+    """
 
     alpha: float
     rank_stabilized: bool = False
     decomposed: bool = False
     alphas: Mapping[str, float] | None = None
+    rank: int = 0
+    ranks: Mapping[str, int] | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -108,9 +113,11 @@ class Settings:
                 rank_stabilized=bool(config.get("use_rslora")),
                 decomposed=bool(config.get("use_dora")),
                 alphas={str(name): float(alpha) for name, alpha in (config.get("alpha_pattern") or {}).items()},
+                rank=int(config["r"]),
+                ranks={str(name): int(rank) for name, rank in (config.get("rank_pattern") or {}).items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise unreadable("its adapter_config.json has no number lora_alpha") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise unreadable("its adapter_config.json has no numbers r and lora_alpha") from error
 
     @classmethod
     def from_spec(cls, spec: run_spec_pb2.RunSpec) -> Self:
@@ -120,7 +127,11 @@ class Settings:
         return cls(alpha, rank_stabilized=settings.rank_stabilized, decomposed=settings.weight_decomposed)
 
     def scale(self, module: str, rank: int) -> float:
-        """Return the factor of a module's product."""
+        """Return the factor of a module's product. Raises ModelError for matrices of another rank than is stated."""
+        ranks = self.ranks or {}
+        stated = ranks.get(get_pattern_key(list(ranks), module), self.rank)
+        if stated not in (0, rank):
+            raise unreadable(f"{module[:100]} has rank {rank}, and its adapter_config.json says {stated}")
         alphas = self.alphas or {}
         alpha = alphas.get(get_pattern_key(list(alphas), module), self.alpha)
         return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)

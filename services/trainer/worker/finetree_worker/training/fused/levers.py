@@ -40,7 +40,7 @@ def only(levers: Collection[Lever]) -> Iterator[None]:
 
 def in_force(device_type: str) -> str:
     """Return the ways that decide the rounding of a step on a device, as one text: two runs of one text round alike."""
-    return " ".join(sorted(lever for lever in _on if device_type in _ROUNDS[lever]))
+    return " ".join(sorted(_VERSIONS.get(lever, lever) for lever in _on if device_type in _ROUNDS[lever]))
 
 
 _ROUNDS: dict[Lever, tuple[str, ...]] = {
@@ -50,3 +50,6 @@ _ROUNDS: dict[Lever, tuple[str, ...]] = {
     Lever.NORM: ("cpu", "cuda"),
 }
 """Devices on which a way rounds otherwise than the plain one."""
+
+_VERSIONS = {Lever.LOSS: "loss-2", Lever.NORM: "norm-2"}
+"""Names of ways that once rounded otherwise. Loss: in blocks of 96 targets; norm: trained ones took the plain way."""
