@@ -24,10 +24,9 @@ from finetree_runtime.money import to_money
 from fuzz_estimator import CARDS, MODELS, Known
 from google.protobuf.message import Message
 
-pytestmark = [pytest.mark.timeout(120)]
-
 TIMES = int(os.environ.get("FINETREE_LADDERS", "1"))
 """How many times as many ladders; `make soak` takes more."""
+pytestmark = [pytest.mark.timeout(120 * TIMES)]
 PACK = builtin_packs()["evidence-1"]
 GRADES = {method: PACK.card(method).quality_percent.expected for method in Method}
 GIB = 2**30
