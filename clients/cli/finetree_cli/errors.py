@@ -217,6 +217,8 @@ _REASONS: dict[str, ExitCode] = {
     "DATASET_TOO_LARGE": ExitCode.USAGE,
     "PLAN_DRIFT": ExitCode.GATE_FAILED,
     "SWEEP_TOO_EXPENSIVE": ExitCode.GATE_FAILED,
+    "NOT_SERVED": ExitCode.GATE_FAILED,
+    "PUSH_NOT_INSTALLED": ExitCode.NOT_AVAILABLE,
 }
 """Exit code by reason, where the status code alone would mislead."""
 
@@ -228,6 +230,8 @@ def _exit_code(error: "FinetreeError") -> ExitCode:
         return ExitCode.JOB_FAILED
     if isinstance(error, errors.FinetreeTimeout) and not isinstance(error, errors.DeadlineExceeded):
         return ExitCode.STILL_RUNNING
+    if error.reason == "PUSH_REFUSED" and not isinstance(error, errors.InvalidArgument):
+        return ExitCode.NOT_AVAILABLE  # whatever the hub's reason is
     return _REASONS.get(error.reason, _CODES.get(error.code, ExitCode.USAGE))
 
 
@@ -251,12 +255,18 @@ _REMEDIES: dict[str, str] = {
     "LINKS_UNSUPPORTED": "`finetree jobs download JOB` gets the files without them",
     "FILE_NOT_IN_OBJECT_STORE": "`finetree jobs download JOB` gets the files without links, or try again in a moment",
     "PLAN_DRIFT": "`finetree train --check` shows the present plan",
+    "PUSH_NOT_INSTALLED": "pip install 'finetree-cli[push]'",
+    "PUSH_WOULD_PUBLISH": "add --public if everybody may read it, or name another repository",
     "REQUEST_ID_REUSED": "the request id belongs to another job; leave --request-id out",
 }
 
 
 _DATA_FINDINGS = ("UNREAD_COLUMNS", "LISTS_AS_TEXT", "TRANSCRIPTS_AS_TEXT")
 """Reasons for which training is refused unless they are accepted."""
+
+
+_SAY_WHAT_TO_DO = ("ACCESS_UNAVAILABLE", "ISSUER_UNAVAILABLE", "PUSH_REFUSED", "SERVER_BROKEN")
+"""Reasons whose messages need no remedy of the status code's."""
 
 
 def finding_remedy(message: str, code: str) -> str:
@@ -269,7 +279,9 @@ def finding_remedy(message: str, code: str) -> str:
 def _remedy(error: "FinetreeError") -> str:
     if error.reason in _DATA_FINDINGS:
         return finding_remedy(error.message, error.reason)
-    if " TLS" in error.message or error.reason in ("ACCESS_UNAVAILABLE", "ISSUER_UNAVAILABLE"):
+    if error.reason == "PUSH_REFUSED" and error.code == "UNAUTHENTICATED":
+        return "--token-env names the environment variable with the token"
+    if " TLS" in error.message or error.reason in _SAY_WHAT_TO_DO:
         return ""  # the service is there, and the message says what to do
     known = _REMEDIES.get(error.reason) or _REMEDIES.get(error.code, "") or column_flags(error.message)
     # The service's own message names the command already.

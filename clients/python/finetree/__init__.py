@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from finetree._async.job import AsyncJob
     from finetree._async.pages import AsyncPages
     from finetree._async.trainer.serving import AsyncGeneration, AsyncServing
+    from finetree._shared.hub.model_hub import PushedArtifact
     from finetree._shared.listing import Page
+    from finetree._shared.served.canaries import ServedCanary, ServedSample, ServingReport, ServingVerdict
     from finetree._shared.status import error_of_status
     from finetree._shared.trainer.links import ArtifactLink
     from finetree._shared.trainer.serving import AnswerPiece
@@ -76,7 +78,9 @@ _HOMES = {
     "finetree._async.job": ("AsyncJob",),
     "finetree._async.pages": ("AsyncPages",),
     "finetree._async.trainer.serving": ("AsyncGeneration", "AsyncServing"),
+    "finetree._shared.hub.model_hub": ("PushedArtifact",),
     "finetree._shared.listing": ("Page",),
+    "finetree._shared.served.canaries": ("ServedCanary", "ServedSample", "ServingReport", "ServingVerdict"),
     "finetree._shared.trainer.links": ("ArtifactLink",),
     "finetree._shared.trainer.serving": ("AnswerPiece",),
     "finetree.metadata": ("call_metadata",),
@@ -152,8 +156,13 @@ __all__ = [
     "Pages",
     "PermissionDenied",
     "PlanDrift",
+    "PushedArtifact",
     "ResourceExhausted",
+    "ServedCanary",
+    "ServedSample",
     "Serving",
+    "ServingReport",
+    "ServingVerdict",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

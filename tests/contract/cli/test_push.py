@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 from finetree.testing import Script, Suite
-from finetree_api.trainer.v1 import artifact_pb2
 from finetree_cli import __main__ as entry
-from finetree_cli.commands import jobs_push
-from finetree_cli.errors import BadInput
 
 _FILE = Path(__file__).resolve().parents[1] / "worker" / "models" / "hub_server.py"
 CARD = (
@@ -144,40 +141,6 @@ def test_a_public_repository_is_pushed_to_on_demand_alone(run, hub, job):
     assert (code, told["private"], hub.repos[REPO].private) == (0, False, False)
     code, told, _ = run("jobs", "push", job, REPO)
     assert (code, told["error"]["reason"]) == (2, "PUSH_WOULD_PUBLISH")
-
-
-CARDS = [
-    ('model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")', 'from_pretrained("a/b", dtype="auto")'),
-    ('t = AutoTokenizer.from_pretrained(".", gguf_file="m.gguf")', 'from_pretrained("a/b", gguf_file="m.gguf")'),
-    ('t = AutoTokenizer.from_pretrained(".")', 'from_pretrained("a/b")'),
-    (
-        'm = PeftModel.from_pretrained(A.from_pretrained("x/y"), ".")',
-        'from_pretrained(A.from_pretrained("x/y"), "a/b")',
-    ),
-    ('adapter.load(A.from_pretrained("x/y"), ".")', 'adapter.load(A.from_pretrained("x/y"), ".")'),
-]
-
-
-@pytest.mark.parametrize(("line", "pushed"), CARDS)
-def test_every_line_that_loads_from_the_folder_loads_from_the_repository(tmp_path, line, pushed):
-    (tmp_path / "README.md").write_text(f"```python\n{line}\n```\n", encoding="utf-8")
-    artifact = artifact_pb2.Artifact(files=[artifact_pb2.ArtifactFile(path="README.md")])
-    made = jobs_push.files_of(artifact, tmp_path, jobs_push.place_of("a/b", "main"))["README.md"]
-    assert isinstance(made, bytes)
-    assert pushed.encode() in made
-    other = jobs_push.files_of(artifact, tmp_path, jobs_push.place_of("a/b", "v2"))["README.md"]
-    assert isinstance(other, bytes)
-    assert (b'"a/b", revision="v2"' in other) is ("adapter.load" not in line)
-
-
-def test_an_exported_gguf_file_is_pushed_without_being_named():
-    made = [
-        artifact_pb2.Artifact(name="jobs/j/artifacts/report", kind=artifact_pb2.ARTIFACT_KIND_REPORT),
-        artifact_pb2.Artifact(name="jobs/j/artifacts/gguf", kind=artifact_pb2.ARTIFACT_KIND_GGUF),
-    ]
-    assert jobs_push.choose(made, None) == made[1]
-    with pytest.raises(BadInput, match="no GGUF file: it has report"):
-        jobs_push.choose(made[:1], None)
 
 
 def refuse_the_card(hub, _environment) -> None:

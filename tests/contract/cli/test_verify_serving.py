@@ -220,7 +220,7 @@ def test_a_server_with_chats_alone_and_one_without_them_are_asked_as_they_can(ve
     ("raw", "said"),
     [
         ((500, b"out of memory"), "500"),
-        ((400, b'{"error": {"message": "no such\\u001b field"}}'), "400 Bad Request: no such  field"),
+        ((400, b'{"error": {"message": "no such\\u001b field"}}'), "400 Bad Request: no such field"),
         ((200, b"<html>"), "no JSON"),
         ((200, b'{"choices": []}'), "no text"),
         ((302, b""), "302"),

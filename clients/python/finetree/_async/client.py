@@ -22,6 +22,7 @@ from finetree._async.recommender import AsyncRecommenderCalls
 from finetree._async.trainer.evaluations import AsyncEvaluationCalls
 from finetree._async.trainer.storage import AsyncStorageCalls
 from finetree._async.trainer.sweeps import AsyncSweepCalls
+from finetree._async.trainer.verify_serving import AsyncVerifyServingCalls
 from finetree._async.trainer.waiting import AsyncWaitingCalls
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
@@ -68,6 +69,7 @@ class AsyncClient(
     AsyncSweepCalls,
     AsyncStorageCalls,
     AsyncWaitingCalls,
+    AsyncVerifyServingCalls,
 ):
     """A client of the three services. Nothing connects before the first call; tasks and loops may share it.
 

@@ -18,7 +18,7 @@ from finetree._async.pages import AsyncPages
 from finetree._async.trainer import metric_files
 from finetree._async.trainer.job_lifecycle import AsyncJobLifecycle
 from finetree._async.trainer.job_logs import AsyncJobLogs
-from finetree._async.trainer.job_weights import AsyncJobWeights
+from finetree._async.trainer.job_push import AsyncJobPush
 from finetree._async.trainer.waiting import AsyncJobWaiting
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
@@ -33,7 +33,7 @@ from finetree._shared.trainer_requests import Mode
 from finetree.exports.target import ExportFile, Format
 
 
-class AsyncJob(AsyncJobWeights, AsyncJobLifecycle, AsyncJobWaiting, AsyncJobLogs):
+class AsyncJob(AsyncJobPush, AsyncJobLifecycle, AsyncJobWaiting, AsyncJobLogs):
     """A handle on a job.
 
     Attributes:

@@ -23,6 +23,7 @@ from finetree._sync.recommender import RecommenderCalls
 from finetree._sync.trainer.evaluations import EvaluationCalls
 from finetree._sync.trainer.storage import StorageCalls
 from finetree._sync.trainer.sweeps import SweepCalls
+from finetree._sync.trainer.verify_serving import VerifyServingCalls
 from finetree._sync.trainer.waiting import WaitingCalls
 from finetree._sync.transport import Transport
 from finetree.config.options import RECONNECT_TIMEOUT, TLS, Options, make_options
@@ -67,6 +68,7 @@ class Client(
     SweepCalls,
     StorageCalls,
     WaitingCalls,
+    VerifyServingCalls,
 ):
     """A client of the three services. Nothing connects before the first call; threads may share it.
 

@@ -25,13 +25,13 @@ from finetree._sync.pages import Pages
 from finetree._sync.trainer import metric_files
 from finetree._sync.trainer.job_lifecycle import JobLifecycle
 from finetree._sync.trainer.job_logs import JobLogs
-from finetree._sync.trainer.job_weights import JobWeights
+from finetree._sync.trainer.job_push import JobPush
 from finetree._sync.trainer.waiting import JobWaiting
 from finetree._sync.transport import Transport
 from finetree.exports.target import ExportFile, Format
 
 
-class Job(JobWeights, JobLifecycle, JobWaiting, JobLogs):
+class Job(JobPush, JobLifecycle, JobWaiting, JobLogs):
     """A handle on a job.
 
     Attributes:

@@ -5,13 +5,15 @@ A server that has loaded an adapter whose names match no layer answers as its ba
 adapter are asked the same, greedily, and the base twice: what differs between its own answers is the server's noise.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import StrEnum
 from typing import Any
 
-from finetree_cli.backends.openai_server import Completion, OpenAiServer, ServerError
+from finetree._shared.served.openai_server import Completion, OpenAiServer, ServerError
 
 TOKENS = 24
 """Tokens of a canary's answer: a long answer differs by rounding alone."""
@@ -33,21 +35,22 @@ _NO_CHAT = (400, 404, 405, 501)
 """What servers answer that have no chats, or no template for them: samples are then left out."""
 
 
-class Verdict(StrEnum):
-    """What the canaries show."""
+class ServingVerdict(StrEnum):
+    """What the canaries show of an adapter on a running server.
+
+    `SERVED`: it has an effect, and no sample says otherwise. `NO_EFFECT`: all answers and their log-probabilities are
+    the base's. `UNDECIDED`: the base answers otherwise each time that it is asked. `OTHER_ANSWERS`: it has an effect,
+    and not one answer is what training recorded.
+    """
 
     SERVED = "SERVED"
-    """The adapter has an effect, and no sample says otherwise."""
     NO_EFFECT = "NO_EFFECT"
-    """All answers and their log-probabilities are the base's."""
     UNDECIDED = "UNDECIDED"
-    """The base answers otherwise each time that it is asked."""
     OTHER_ANSWERS = "OTHER_ANSWERS"
-    """It has an effect, and not one answer is what training recorded."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RecordedAnswer:
     """An answer that training has recorded, before it and after it."""
 
     prompt: str
@@ -56,15 +59,21 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Canary:
-    """A prompt that base and adapter were asked."""
+class ServedCanary:
+    """A prompt that base and adapter were asked.
+
+    Attributes:
+        prompt: the prompt.
+        same_text: whether both answered the same text.
+        difference: largest difference of log-probabilities (nats) up to the first token that differs; None where they
+            are not offered.
+        noise: the same between two answers of the base; infinite where its own texts differ.
+    """
 
     prompt: str
     same_text: bool
     difference: float | None
-    """Largest difference of log-probabilities up to the first token that differs; None where they are not offered."""
     noise: float
-    """The same between two answers of the base; infinite where its own texts differ."""
 
     @property
     def differs(self) -> bool:
@@ -77,13 +86,23 @@ class Canary:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """A sample that was asked again."""
+class ServedSample:
+    """A prompt of the training's samples that the adapter was asked again.
 
-    sample: Sample
+    Attributes:
+        prompt: the prompt.
+        before: what training recorded of the base.
+        after: what training recorded of the trained model.
+        answer: what the server answered.
+        like_after: likeness of `answer` to `after`, 0 to 1.
+        like_before: likeness of `answer` to `before`, 0 to 1.
+    """
+
+    prompt: str
+    before: str
+    after: str
     answer: str
     like_after: float
-    """Likeness to the recorded answer, 0 to 1."""
     like_before: float
 
     @property
@@ -93,13 +112,20 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """All canaries and samples with what they show."""
+class ServingReport:
+    """Whether an adapter has an effect on a running server, and whether it answers there as it did in training.
+
+    Attributes:
+        base: name of the base on the server.
+        adapter: name of the adapter on the server.
+        canaries: prompts that base and adapter were asked.
+        samples: prompts of the training's samples; none where it recorded none, or the server has no chats.
+    """
 
     base: str
     adapter: str
-    canaries: tuple[Canary, ...]
-    samples: tuple[Checked, ...] = field(default=())
+    canaries: tuple[ServedCanary, ...]
+    samples: tuple[ServedSample, ...] = ()
 
     @property
     def matching(self) -> int:
@@ -109,16 +135,16 @@ class Report:
     @property
     def telling(self) -> int:
         """Samples that training has changed the answer of: the others say nothing."""
-        return sum(each.sample.before.strip() != each.sample.after.strip() for each in self.samples)
+        return sum(each.before.strip() != each.after.strip() for each in self.samples)
 
     @property
-    def verdict(self) -> Verdict:
-        """What they show."""
+    def verdict(self) -> ServingVerdict:
+        """What canaries and samples show together."""
         if all(canary.noise == float("inf") for canary in self.canaries):
-            return Verdict.UNDECIDED
+            return ServingVerdict.UNDECIDED
         if not any(canary.differs for canary in self.canaries):
-            return Verdict.NO_EFFECT
-        return Verdict.OTHER_ANSWERS if self.telling and not self.matching else Verdict.SERVED
+            return ServingVerdict.NO_EFFECT
+        return ServingVerdict.OTHER_ANSWERS if self.telling and not self.matching else ServingVerdict.SERVED
 
     def document(self) -> dict[str, Any]:
         """Return the JSON object; prompts and answers are left out, which may be of the training's rows."""
@@ -137,43 +163,44 @@ class Report:
         }
 
 
-def verify(
-    server: OpenAiServer,
-    base: str,
-    adapter: str,
-    *,
-    samples: Sequence[Sample] = (),
-    on_step: Callable[[], object] = lambda: None,
-) -> Report:
-    """Ask a server for base and adapter. `on_step` is called after each prompt. Raises ServerError."""
-    chosen = samples[:MOST_SAMPLES]
-    canaries = []
-    for prompt in dict.fromkeys([*PROMPTS, *(sample.prompt for sample in chosen)]):
-        ask = [server.complete(name, prompt, tokens=TOKENS) for name in (base, base, adapter)]
-        canaries.append(_canary(prompt, *ask))
-        on_step()
-    checked = []
-    for sample in chosen:
-        tokens = max(_SAMPLE_TOKENS, len(sample.after) // 2)
-        try:
-            checked.append(_check(sample, server.chat(adapter, sample.prompt, tokens=tokens).text))
-        except ServerError as error:
-            if error.status not in _NO_CHAT:
-                raise
-            break
-        on_step()
-    return Report(base, adapter, tuple(canaries), tuple(checked))
+class ServingCheck:
+    """Asks a server for base and adapter, a prompt at a time. Blocking: the async client uses threads."""
+
+    def __init__(self, server: OpenAiServer, base: str, adapter: str, recorded: Sequence[RecordedAnswer] = ()) -> None:
+        """Keep what to ask. Nothing is sent yet."""
+        self._server, self._base, self._adapter = server, base, adapter
+        self._recorded = recorded[:MOST_SAMPLES]
+        self._canaries = list[ServedCanary]()
+        self._samples = list[ServedSample]()
+
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """Ask, and give (prompts asked, prompts in all) after each. Raises ServerError."""
+        prompts = list(dict.fromkeys([*PROMPTS, *(each.prompt for each in self._recorded)]))
+        total = len(prompts) + len(self._recorded)
+        for prompt in prompts:
+            names = (self._base, self._base, self._adapter)
+            answers = [self._server.complete(name, prompt, tokens=TOKENS) for name in names]
+            self._canaries.append(_canary(prompt, *answers))
+            yield len(self._canaries), total
+        for recorded in self._recorded:
+            tokens = max(_SAMPLE_TOKENS, len(recorded.after) // 2)
+            try:
+                answer = self._server.chat(self._adapter, recorded.prompt, tokens=tokens).text
+            except ServerError as error:
+                if error.status not in _NO_CHAT:
+                    raise
+                break
+            self._samples.append(_sample(recorded, answer))
+            yield len(prompts) + len(self._samples), total
+
+    def finished(self) -> ServingReport:
+        """Return what the steps have found."""
+        return ServingReport(self._base, self._adapter, tuple(self._canaries), tuple(self._samples))
 
 
-def steps_of(samples: Iterable[Sample]) -> int:
-    """Return how often `verify` calls `on_step`."""
-    chosen = list(samples)[:MOST_SAMPLES]
-    return len(dict.fromkeys([*PROMPTS, *(sample.prompt for sample in chosen)])) + len(chosen)
-
-
-def _canary(prompt: str, first: Completion, again: Completion, tuned: Completion) -> Canary:
+def _canary(prompt: str, first: Completion, again: Completion, tuned: Completion) -> ServedCanary:
     noise = float("inf") if first.text != again.text else _difference(first, again) or 0.0
-    return Canary(prompt, first.text == tuned.text, _difference(first, tuned), noise)
+    return ServedCanary(prompt, first.text == tuned.text, _difference(first, tuned), noise)
 
 
 def _difference(left: Completion, right: Completion) -> float | None:
@@ -187,8 +214,9 @@ def _difference(left: Completion, right: Completion) -> float | None:
     return max((abs(one - other) for one, other in pairs), default=None)
 
 
-def _check(sample: Sample, answer: str) -> Checked:
-    return Checked(sample, answer, _likeness(answer, sample.after), _likeness(answer, sample.before))
+def _sample(recorded: RecordedAnswer, answer: str) -> ServedSample:
+    likeness = _likeness(answer, recorded.after), _likeness(answer, recorded.before)
+    return ServedSample(recorded.prompt, recorded.before, recorded.after, answer, *likeness)
 
 
 def _likeness(answer: str, recorded: str) -> float:

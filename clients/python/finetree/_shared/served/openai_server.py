@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server that answers like OpenAI's: its models, and greedy completions with the log-probability of each token.
 
-urllib, as for the comments of a pipeline: a few requests, and no redirect that would carry a key to another host.
+urllib: a few requests, and no redirect that would carry a key to another host. Blocking.
 """
+
+from __future__ import annotations
 
 import json
 import urllib.error
@@ -13,21 +15,24 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
-from finetree_cli.errors import BadInput, NotAvailable
+from finetree._shared.requests import invalid
+from finetree.errors import Unavailable
 
 LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
 MAX_ANSWER_BYTES = 8 << 20
+ANSWER_SECONDS = 60.0
+"""Longest wait for an answer, unless the caller says otherwise: of a slow machine with a queue."""
 MOST_SAID = 200
 """Characters of a server's own message that are repeated."""
 _NOT_UNDERSTOOD = (400, 422)
 """What servers answer to a request with a field that they do not have."""
 
 
-class ServerError(NotAvailable):
+class ServerError(Unavailable):
     """The server does not answer, or not as such servers do; `status` is its code, 0 for no usable answer."""
 
-    def __init__(self, message: str, *, status: int = 0) -> None:
-        super().__init__(message, reason="SERVER_BROKEN", remedy="check its log, and that it serves /v1/completions")
+    def __init__(self, message: str = "", *, status: int = 0) -> None:
+        super().__init__(message, reason="SERVER_BROKEN")
         self.status = status
 
 
@@ -51,7 +56,7 @@ class OpenAiServer:
 
     url: str
     key: str = field(default="", repr=False)
-    timeout: float = 60.0
+    timeout: float = ANSWER_SECONDS
     _chats: bool = False
     """Whether it has no raw completions, so that canaries are asked as chats."""
     _plain: bool = False
@@ -60,9 +65,9 @@ class OpenAiServer:
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BadInput(f"{self.url!r} is no address", remedy="write it as http://HOST:PORT")
+            raise invalid("url", f"{self.url!r} is no address; write it as http://HOST:PORT")
         if self.key and parts.scheme != "https" and parts.hostname not in LOOPBACK:
-            raise BadInput("a key is sent over https:// alone", remedy="use https://, or leave --api-key-env out")
+            raise invalid("key", "it is sent over https:// alone; use https://, or give no key")
         self.url = self.url.rstrip("/").removesuffix("/v1")
 
     def models(self) -> dict[str, str]:
@@ -73,7 +78,7 @@ class OpenAiServer:
         document = self._ask("GET", "/v1/models")
         listed = document.get("data") if isinstance(document, dict) else None
         if not isinstance(listed, list):
-            raise ServerError("GET /v1/models: the answer has no list of models")
+            raise _broken("GET /v1/models: the answer has no list of models")
         found = [each for each in listed if isinstance(each, dict) and isinstance(each.get("id"), str)]
         return {each["id"]: _parent(each) for each in found}
 
@@ -115,7 +120,7 @@ class OpenAiServer:
         except (KeyError, IndexError, TypeError):
             text = None
         if not isinstance(text, str):
-            raise ServerError("the answer has no text where completions have it")
+            raise _broken("the answer has no text where completions have it")
         return Completion(text, _logprobs(choice.get("logprobs")))
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -129,12 +134,16 @@ class OpenAiServer:
         except urllib.error.HTTPError as error:
             with error:
                 said = f"{method} {path}: {error.code} {error.reason}{_said(error)}"
-                raise ServerError(said, status=error.code) from None
+                raise _broken(said, status=error.code) from None
         except ValueError:
-            raise ServerError(f"{method} {path}: the answer is no JSON") from None
+            raise _broken(f"{method} {path}: the answer is no JSON") from None
         except (OSError, HTTPException) as error:
             why = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise ServerError(f"{method} {path}: no answer ({type(why).__name__})") from None
+            raise _broken(f"{method} {path}: no answer ({type(why).__name__})") from None
+
+
+def _broken(said: str, *, status: int = 0) -> ServerError:
+    return ServerError(f"{said}; check the server's log, and that it serves /v1/completions", status=status)
 
 
 def _parent(model: Mapping[str, Any]) -> str:
