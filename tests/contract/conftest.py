@@ -6,9 +6,11 @@ A test takes part by the fixtures of its folder, which ask for `served_by`. One 
 """
 
 import importlib.util
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,34 @@ REASONS = {
     "process": "the test is of the program: its command line, files, settings, start and stop",
 }
 """Why a test runs on the service alone."""
+
+
+_FOLDER = Path(__file__).parent
+for _name, _file in {
+    "hub_server": _FOLDER / "worker" / "models" / "hub_server.py",
+    "openai_like": _FOLDER / "openai_like.py",
+}.items():
+    # Importable by their names: test folders are no packages.
+    if _name not in sys.modules:
+        _spec = importlib.util.spec_from_file_location(_name, _file)
+        assert _spec is not None
+        assert _spec.loader is not None
+        sys.modules[_name] = importlib.util.module_from_spec(_spec)
+        _spec.loader.exec_module(sys.modules[_name])
+
+
+@pytest.fixture
+def hub() -> Iterator[Any]:
+    """A model hub on loopback, which huggingface_hub's own client talks to."""
+    with sys.modules["hub_server"].Hub() as running:
+        yield running
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Any, str]]:
+    """A server like OpenAI's on loopback: what a test changes about it, and its address."""
+    with sys.modules["openai_like"].serving() as running:
+        yield running
 
 
 @pytest.fixture(params=["service", "suite"])

@@ -2,18 +2,14 @@
 """`finetree jobs push` to a hub on loopback, which huggingface_hub's own client talks to."""
 
 import hashlib
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from finetree.testing import Script, Suite
 from finetree_cli import __main__ as entry
 
-_FILE = Path(__file__).resolve().parents[1] / "worker" / "models" / "hub_server.py"
 CARD = (
     b'---\nlicense: mit\n---\n\n```python\nmodel = PeftModel.from_pretrained(Base.from_pretrained("a/b"), ".")\n```\n'
 )
@@ -24,18 +20,6 @@ FILES = {
     "other.safetensors": b"second" * 4000,
 }
 REPO = "acme/support-lora"
-
-
-@pytest.fixture
-def hub() -> Iterator[Any]:
-    if "hub_server" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("hub_server", _FILE)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules["hub_server"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["hub_server"])
-    with sys.modules["hub_server"].Hub() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
