@@ -39,6 +39,8 @@ OF_SERVICE = [name for name in POINTS if name not in (*OF_WORKER, *OF_BACKUP, *O
 OFTEN = {"store.before_commit": 12, "store.after_commit": 12, "log.before_publish": 12, "ingest.before_acknowledge": 4}
 """Places that are passed all the time: the campaign ends the process at one of the first so many passes."""
 AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
+CUT = "Internal error from Core"
+"""What gRPC's own client says, with INTERNAL, of a message whose connection goes as it is sent."""
 
 
 @contextlib.contextmanager
@@ -50,7 +52,7 @@ def broken_off(*codes: str) -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        if error.code() not in AWAY and error.code().name not in codes:
+        if error.code() not in AWAY and error.code().name not in codes and error.details() != CUT:
             raise
     except (TimeoutError, asyncio.InvalidStateError, grpc.aio.UsageError):
         pass

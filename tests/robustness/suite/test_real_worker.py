@@ -20,7 +20,7 @@ from finetree_cli.backends.suite import Suite
 
 pytestmark = [pytest.mark.slow(80), pytest.mark.timeout(280)]
 
-STEPS = 10
+STEPS = 24
 ROWS = [
     {"prompt": f"Name number {n} in words.", "completion": f"{n} is written so: {'one ' * n}"} for n in range(1, 17)
 ]
@@ -127,7 +127,8 @@ def test_a_killed_trainer_ends_no_attempt_and_a_killed_worker_changes_no_weight(
     straight = rig.client.train(rig.spec())
     straight.wait(timeout=200, check=True)
     job = rig.client.train(rig.spec())
-    acts = {3: rig.kill_trainer_and_start_again, 7: lambda: os.kill(rig.worker_pid(job.uid), signal.SIGKILL)}
+    # The worker goes first: while the trainer is away the next one may well come to its end.
+    acts = {3: lambda: os.kill(rig.worker_pid(job.uid), signal.SIGKILL), 7: rig.kill_trainer_and_start_again}
     events = follow(job, acts)
     assert_whole(events, job_pb2.JOB_STATE_SUCCEEDED)
     starts = of(events, "attempt_started")
@@ -137,7 +138,7 @@ def test_a_killed_trainer_ends_no_attempt_and_a_killed_worker_changes_no_weight(
     assert all(holds <= {*start.confinement} for start in starts)
     assert len(starts) == 2, "the killed trainer ended an attempt"
     assert (starts[0].restored_step, max(event.attempt for event in events)) == (0, 2)
-    assert starts[1].restored_step >= 6
+    assert starts[1].restored_step >= 2
     # A step goes back only with a new attempt, and none is left out.
     steps = [(event.attempt, event.step_metrics.step) for event in events if event.HasField("step_metrics")]
     assert steps == sorted(steps)

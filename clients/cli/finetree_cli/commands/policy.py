@@ -52,10 +52,10 @@ def test(
     """
     from finetree_cli.backends.discovery import has_address
     from finetree_cli.backends.estimator import open_estimator
-    from finetree_cli.gate.policy.file import DEFAULT_FILE, read_policies
+    from finetree_cli.gate.policy.file import DEFAULT_FILE, find_policy_file, read_policies
     from finetree_cli.gate.policy.testing import reach, require_examples, run_examples
 
-    policies = read_policies(file or DEFAULT_FILE)
+    policies = read_policies(file or find_policy_file() or DEFAULT_FILE)
     require_examples(policies)
     own = local or not has_address("estimator", settings)
     with open_estimator(settings, "CheckPlan", local=own, price_book=price_book) as estimator:
@@ -92,9 +92,9 @@ def test(
 @pass_settings
 def show(settings: Settings, /, file: str | None, *, job: str | None, as_of: str | None) -> None:
     """Check a policy file and show its policies: for which job files, with which limits and waivers."""
-    from finetree_cli.gate.policy.file import DEFAULT_FILE, read_policies
+    from finetree_cli.gate.policy.file import DEFAULT_FILE, find_policy_file, read_policies
 
-    policies = read_policies(file or DEFAULT_FILE)
+    policies = read_policies(file or find_policy_file() or DEFAULT_FILE)
     scoped = list(policies.scoped)
     if job is not None:
         scoped = [policies.scoped_for(job)]

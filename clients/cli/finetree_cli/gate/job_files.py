@@ -15,6 +15,8 @@ NAMES = ("finetree.yaml", "finetree.yml")
 """Names of job files that a folder is searched for."""
 SUFFIXES = (".finetree.yaml", ".finetree.yml")
 """Ends of such names."""
+NAMED = 3
+"""Most job files that a message names."""
 SKIPPED = frozenset(("node_modules", "__pycache__"))
 """Folders that are not searched, beside those whose name begins with a dot."""
 
@@ -73,8 +75,20 @@ def read_jobs(files: Iterable[str], *, given: Iterable[str] = ()) -> Iterator[Re
                 continue
             _ = job.spec  # refused for a job that does not train
         except BadInput as error:
+            if name != STDIN and not Path(name).exists():
+                error.remedy = _remedy_of_missing()
             job = error
         yield ReadJob(file, sha256, job)
+
+
+def _remedy_of_missing() -> str:
+    """Name job files that are there, for a name that no file has."""
+    found = _inside(".")
+    if not found:
+        return "no job file is below the current folder; `finetree recommend --output job.yaml` writes a job file"
+    named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    verb = "is" if len(found) == 1 else "are"
+    return f"below the current folder there {verb} {named}; without names, `finetree check` looks for job files itself"
 
 
 def _is_same(file: str, other: str) -> bool:

@@ -70,6 +70,21 @@ def test_a_file_that_is_no_job_is_kept_with_its_error(folder):
     assert "does not train" in str(read[2].job)
 
 
+def test_for_a_name_that_no_file_has_the_job_files_that_are_there_are_named(folder):
+    def remedy() -> str:
+        (read,) = read_jobs(["gone.yaml"])
+        assert isinstance(read.job, BadInput)
+        return read.job.remedy
+
+    assert remedy().startswith("below the current folder there are a/b/x.finetree.yml, a/finetree.yaml; ")
+    for name in "cdef":
+        (folder / f"{name}.finetree.yaml").write_text(JOB, encoding="utf-8")
+    assert "a/finetree.yaml, c.finetree.yaml and 3 more; " in remedy()
+    for file in folder.rglob("*.y*ml"):
+        file.unlink()
+    assert "no job file is below the current folder" in remedy()
+
+
 def test_a_policy_file_is_no_job_even_if_its_own_glob_matches_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("policy.yaml", "a.yaml"):

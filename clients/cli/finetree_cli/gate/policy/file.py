@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER = ".finetree"
 DEFAULT_FILE = f"{DEFAULT_FOLDER}/policy.yaml"
-"""Policy of a repository, from its root."""
+"""Policy of a repository, from its top."""
 SEVERITIES = {"deny": "ERROR", "warn": "WARNING", "info": "INFO"}
 """Words of a policy file for the contract's severities."""
 LEVELS = ("advisory", "overridable", "hard")
@@ -39,15 +39,15 @@ _RULE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def read_policies(name: str | None) -> Policies:
-    """Read a policy file, without a name `DEFAULT_FILE` if there is one; else one policy without limits.
+    """Read a policy file, without a name that of the repository if there is one; else one policy without limits.
 
     Raises:
         BadInput: The file cannot be read or is no policy file; each problem has file, line, column and path.
     """
     if name is None:
-        if not Path(DEFAULT_FILE).is_file():
-            return Policies((ScopedPolicy(Policy(check_plan_pb2.PlanPolicy()), ()),))
-        name = DEFAULT_FILE
+        name = find_policy_file()
+    if name is None:
+        return Policies((ScopedPolicy(Policy(check_plan_pb2.PlanPolicy()), ()),))
     try:
         file, text = read_text(name)
         root = compose(text, file)
@@ -61,6 +61,22 @@ def read_policies(name: str | None) -> Policies:
     if reader.problems:
         raise BadInput(f"{file} is no policy", reason="POLICY_FILE_INVALID", problems=reader.problems)
     return replace(found, file=file, sha256=hashlib.sha256(text.encode()).hexdigest(), folder=folder)
+
+
+def find_policy_file() -> str | None:
+    """Return the nearest `DEFAULT_FILE` of the current folder and those around it, up to the top of the repository.
+
+    The top is the nearest folder with `.git`, which is a file in a submodule or linked worktree. A folder above it may
+    be somebody else's and is not looked at; outside of a repository only the current folder is.
+
+    Returns:
+        Its path from the current folder, such as "../.finetree/policy.yaml"; None where there is none.
+    """
+    here = Path.cwd()
+    around = (here, *here.parents)
+    top = next((folder for folder in around if (folder / ".git").exists()), here)
+    steps = range(around.index(top) + 1)
+    return next(("../" * step + DEFAULT_FILE for step in steps if (around[step] / DEFAULT_FILE).is_file()), None)
 
 
 def file_sha256(name: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from finetree_api.estimator.v1 import check_plan_pb2 as pb
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 from finetree_cli.errors import BadInput
-from finetree_cli.gate.policy.file import DEFAULT_FILE, read_policies
+from finetree_cli.gate.policy.file import DEFAULT_FILE, find_policy_file, read_policies
 from finetree_cli.gate.policy.flags import LimitFlags
 from google.protobuf import json_format
 from google.type import money_pb2
@@ -110,6 +110,28 @@ def test_globs_begin_at_the_folder_around_dot_finetree(tmp_path, monkeypatch):
     policies = read_policies("../.finetree/policy.yaml")
     assert policies.of("../training/a.yaml").name == "production"
     assert policies.job_files()[0] == "../research/**/*.yaml"
+
+
+@pytest.mark.parametrize(
+    ("policy", "git", "found"),
+    [
+        (".", ".", "../../.finetree/policy.yaml"),
+        ("a", ".", "../.finetree/policy.yaml"),
+        ("a/b", ".", ".finetree/policy.yaml"),
+        (".", "a", None),
+        (".", None, None),
+        ("a/b", None, ".finetree/policy.yaml"),
+    ],
+)
+def test_the_policy_is_looked_for_up_to_the_top_of_the_repository(tmp_path, monkeypatch, policy, git, found):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / policy / ".finetree").mkdir()
+    (tmp_path / policy / DEFAULT_FILE).write_text(NAMED, encoding="utf-8")
+    if git is not None:
+        (tmp_path / git / ".git").write_text("gitdir: elsewhere\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "a/b")
+    assert find_policy_file() == found
+    assert read_policies(None).file == (found or "")
 
 
 def test_options_replace_the_files_limit_of_the_same_metric_in_every_policy():
