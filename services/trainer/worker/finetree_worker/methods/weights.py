@@ -193,11 +193,14 @@ def _from_checkpoint(model: PreTrainedModel, weights: Weights) -> PreTrainedMode
 
 
 def _copy_checkpoint(adapted: PreTrainedModel | PeftModel, weights: Weights) -> None:
-    """Copy the trained weights of a checkpoint, one by one, whatever type they have in the model."""
+    """Copy the trained weights of a checkpoint, one by one, whatever floating-point type they have in the model."""
     parameters = dict(adapted.named_parameters())
     with safe_open(weights.folder / checkpoint_files.WEIGHTS, framework="pt") as stored, torch.no_grad():
         for name in stored.keys():  # noqa: SIM118 - not a dict
             tensor, own = stored.get_tensor(name), parameters.get(name)
+            if own is not None and not own.is_floating_point():
+                # A copy would round each weight to a whole number, nearly all of them to zero.
+                raise _quantized(weights, name)
             if own is None or own.shape != tensor.shape:
                 problem = f"{name} does not belong to any layer, or has the shape {tuple(tensor.shape)}"
                 raise _mismatch(weights, problem)
@@ -225,6 +228,12 @@ def _wrong_base(weights: Weights) -> ModelError:
 def _mismatch(weights: Weights, problem: str) -> ModelError:
     text = f"{_shown(weights)} does not fit the model: {problem}."
     remedy = "Name the base and the method's settings that it was trained with."
+    return ModelError("WEIGHTS_MISMATCH", text, field=weights.name, remedy=remedy)
+
+
+def _quantized(weights: Weights, name: str) -> ModelError:
+    text = f"{_shown(weights)} holds {name}, which is quantized in the model: a checkpoint cannot be copied into that."
+    remedy = "Load the base without quantization, or name the job's artifact in place of its checkpoint."
     return ModelError("WEIGHTS_MISMATCH", text, field=weights.name, remedy=remedy)
 
 

@@ -18,9 +18,10 @@ from finetree_worker.generate.engine import Engine
 from finetree_worker.generate.targets import whole
 from finetree_worker.methods import weights as trained_weights
 from finetree_worker.methods.weights import Weights
-from finetree_worker.models.load import load_tokenizer
+from finetree_worker.models.load import load_model, load_tokenizer
 from generate_harness import base_of, request, run, texts
 from safetensors.torch import save_file
+from transformers import BitsAndBytesConfig
 
 PROMPT = [7, 31, 99, 4, 250, 8, 8, 61]
 FULL = run_spec_pb2.RunSpec(full=method_pb2.FullFineTuning())
@@ -127,3 +128,23 @@ def test_a_model_of_another_shape_and_a_mixture_of_experts_are_refused(
     model = base_of(tmp_path / "experts")
     mixture = Engine(model, tokenizer, Adapters(model))
     assert refusal(tuned(tmp_path / "experts", tmp_path / "mixture"), mixture) == "WEIGHTS_UNREADABLE"
+
+
+@pytest.mark.parametrize("bits", [{"load_in_8bit": True}, {"load_in_4bit": True}], ids=["8", "4"])
+def test_a_checkpoint_is_refused_beside_a_quantized_base_and_the_artifact_is_not(
+    base_folder: Path, tmp_path: Path, bits: dict[str, bool]
+) -> None:
+    """Copied into weights of 8 bits, which have the same shape, nearly all of it would be zeros."""
+    config = BitsAndBytesConfig(**bits)  # type: ignore[no-untyped-call]  # the library leaves it untyped
+    model = load_model(base_folder, torch.float32, device=torch.device("cpu"), quantization=config)
+    engine, weights = Engine(model, load_tokenizer(base_folder), Adapters(model)), tuned(base_folder, tmp_path / "full")
+    with atomic_folder(tmp_path / "step-00000007", {"step": 7}) as draft:
+        state = {name: each.detach().clone() for name, each in base_of(weights.folder).named_parameters()}
+        save_file(state, draft / "weights.safetensors")
+    kind = artifact_pb2.ARTIFACT_KIND_MODEL
+    checkpoint = Weights("at", tmp_path / "step-00000007", kind, checkpoint=True, spec=FULL)
+    with pytest.raises(TaskError, match="is quantized in the model") as raised:
+        adapters.read(checkpoint, model)
+    assert raised.value.reason == "WEIGHTS_MISMATCH"
+    engine.adapters.add("full", adapters.read(weights, model))
+    assert float((engine.logits("full", PROMPT) - engine.logits(BASE, PROMPT)).abs().max()) > 0.05
