@@ -2,19 +2,24 @@
 """LoRA layers computed together equal the same layers one by one: outputs, losses, gradients and what they keep."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from finetree_worker import randomness
 from finetree_worker.data.packing import collate
+from finetree_worker.methods import lora_groups
 from finetree_worker.methods.lora import Lora, LoraLinear
 from finetree_worker.methods.lora_groups import joined
+from finetree_worker.methods.qlora import Qlora
+from finetree_worker.plan import Plan, Precision
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.fused.levers import Lever, only
 from finetree_worker.training.fused.step import faster
 from finetree_worker.training.gradients import places
 from finetree_worker.training.loss import target_loss
+from finetree_worker.training.run import load
 from torch.autograd.graph import saved_tensors_hooks
 from worker_harness import random_examples
 
@@ -25,9 +30,9 @@ class Step:
     """A tiny model with adapters whose B is not zero, and one micro-batch of it."""
 
     def __init__(self, model: Any, *, dropout: float = 0.25, dtype: torch.dtype = torch.float32, **more: Any) -> None:
-        self.adapted, self.model = Lora(rank=4, alpha=12.0, dropout=dropout, **more).apply_at(
-            model.to(dtype), 0, "lora"
-        )
+        # A quantized model has its types since it was loaded.
+        typed = model if getattr(model, "is_quantized", False) else model.to(dtype)
+        self.adapted, self.model = Lora(rank=4, alpha=12.0, dropout=dropout, **more).apply_at(typed, 0, "lora")
         self.masks = randomness.bind(self.adapted, 5)
         with torch.no_grad():
             for name, parameter in self.adapted.named_parameters():
@@ -80,6 +85,29 @@ def test_bfloat16_differs_from_float32_no_more_than_the_plain_way(tiny: Any) -> 
 
     (_, on, kept_on), (_, off, kept_off) = step(ON), step(OFF)
     assert error(on) < 1.2 * error(off)
+    assert kept_on <= kept_off
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_base_in_four_bits_learns_the_same_in_groups(
+    plan: Plan, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, *, double: bool
+) -> None:
+    """Nothing unpacked is kept: the bytes kept are those of the layers one by one, or fewer."""
+    precision = Precision.BF16 if dtype is torch.bfloat16 else Precision.FP32
+    optimization = replace(plan.optimization, precision=precision)
+    method = Qlora(lora=Lora(rank=4, dropout=0.25), double_quantization=double)
+    chosen, cpu = replace(plan, method=method, optimization=optimization), torch.device("cpu")
+    step = Step(load(chosen, cpu), dtype=dtype)
+    calls: list[int] = []
+    count = lora_groups._outputs  # noqa: SLF001 - whether it is taken
+    monkeypatch.setattr(lora_groups, "_outputs", lambda layers, x: calls.append(len(layers)) or count(layers, x))
+    (on, grads_on, kept_on), (off, grads_off, kept_off) = step(ON), step(OFF)
+    assert calls == [3, 1, 2, 1] * 2
+    tolerance = 1e-5 if dtype is torch.float32 else 0.03
+    torch.testing.assert_close(on, off, atol=0, rtol=tolerance)
+    for name, grad in grads_on.items():
+        assert float((grad - grads_off[name]).norm()) <= 3 * tolerance * float(grads_off[name].norm()), name
     assert kept_on <= kept_off
 
 

@@ -4,11 +4,13 @@
 Query, key and value, and gate and up, read the same tensor. Their dropped input is made once, the products with their A
 matrices are one product of all ranks, and the backward pass adds each layer's part of the input's gradient inside the
 product, where autograd makes a tensor of each part and then sums them. Each base product has a matrix of its own: these
-run at the matrix rate already, and joining the weights would cost copies of the outputs' gradients.
+run at the matrix rate already, and joining the weights would cost copies of the outputs' gradients. On a CPU a 4-bit
+base is unpacked for each product, as bitsandbytes does it, and no unpacked weight is kept for the backward pass.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
 
 import torch
@@ -47,7 +49,43 @@ def _is_plain(layer: object) -> TypeGuard[LoraLinear]:
     if type(layer) is not LoraLinear or layer.use_dora.get(ADAPTER) or layer.fan_in_fan_out:
         return False
     base: Any = layer.base_layer
-    return type(base) is nn.Linear and not base.weight.requires_grad and list(layer.lora_A) == [ADAPTER]
+    kind = type(base) is nn.Linear or is_four_bit(base)
+    return kind and not base.weight.requires_grad and list(layer.lora_A) == [ADAPTER]
+
+
+def is_four_bit(layer: Any) -> bool:
+    """Return whether bitsandbytes keeps a layer's weight in 4 bits. By name: an import of it takes a second."""
+    return type(layer).__name__ == "Linear4bit" and type(layer).__module__.startswith("bitsandbytes.")
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The base of a LoRA layer: its weight (out, in), plain or in 4 bits, and its bias (out,)."""
+
+    layer: Any
+
+    def computes(self, x: Tensor) -> bool:
+        """Return whether the layer computes in x's own type, and where x is."""
+        if is_four_bit(self.layer):
+            return x.device.type == "cpu" and self.layer.compute_dtype is self.layer.weight.quant_state.dtype is x.dtype
+        return self.layer.weight.dtype is x.dtype
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias in the type of the weight; None where there is none."""
+        bias: Tensor | None = self.layer.bias
+        return bias if bias is None or not is_four_bit(self.layer) else bias.to(self.layer.compute_dtype)
+
+    def weight(self) -> Tensor:
+        """Return the weight; one in 4 bits is unpacked at every call."""
+        if not is_four_bit(self.layer):
+            plain: Tensor = self.layer.weight
+            return plain
+        from bitsandbytes.functional import dequantize_4bit
+
+        packed: Any = self.layer.weight
+        unpacked: Tensor = dequantize_4bit(packed.data.view(-1, 1), packed.quant_state)
+        return unpacked
 
 
 class LoraGroup:
@@ -65,7 +103,7 @@ class LoraGroup:
         if layer is not self._layers[0]:
             found = self._ready.pop(layer, None) if self._input is x else None
         else:
-            if any(cast("Any", each.base_layer).weight.dtype is not x.dtype for each in self._layers):
+            if not all(Frozen(each.base_layer).computes(x) for each in self._layers):
                 return None
             found, *others = _outputs(self._layers, x)
             self._input, self._ready = x, dict(zip(self._layers[1:], others, strict=True))
@@ -86,7 +124,7 @@ def _outputs(layers: Sequence[LoraLinear], x: Tensor) -> list[Tensor]:
     down = torch.cat([a.weight.to(x.dtype) for _, a, _ in parts])
     ups = [b.weight.to(x.dtype) for *_, b in parts]
     scales = tuple(each.scaling[ADAPTER] * dropout.scale for each in layers)
-    frozen = tuple((base.weight, base.bias) for base, *_ in parts)
+    frozen = tuple(Frozen(base) for base, *_ in parts)
     made: tuple[Tensor, ...] = _LoraGroup.apply(flat, keep, down, frozen, scales, *ups)  # type: ignore[no-untyped-call]  # torch types no Function
     return [each.view(*x.shape[:-1], -1) for each in made]
 
@@ -100,19 +138,19 @@ class _LoraGroup(torch.autograd.Function):
         x: Tensor,
         keep: Tensor | None,
         down: Tensor,
-        frozen: tuple[tuple[Tensor, Tensor | None], ...],
+        frozen: tuple[Frozen, ...],
         scales: tuple[float, ...],
         *ups: Tensor,
     ) -> tuple[Tensor, ...]:
         dropped = x if keep is None else x * keep
         narrow = linear(dropped, down)
         made = []
-        for (weight, bias), up, scale, part in zip(frozen, ups, scales, _parts(narrow, ups), strict=True):
-            made.append(linear(x, weight, bias).addmm_(part, up.t(), alpha=scale))
+        for base, up, scale, part in zip(frozen, ups, scales, _parts(narrow, ups), strict=True):
+            made.append(linear(x, base.weight(), base.bias).addmm_(part, up.t(), alpha=scale))
         # The first layer's input is the embedding of tokens, which nobody trains.
-        for_input = (keep, down, *(weight for weight, _ in frozen)) if ctx.needs_input_grad[0] else ()
+        for_input = (keep, down) if ctx.needs_input_grad[0] else ()
         ctx.save_for_backward(dropped, narrow, *ups, *for_input)
-        ctx.scales = scales
+        ctx.scales, ctx.frozen = scales, frozen
         return tuple(made)
 
     @staticmethod
@@ -128,10 +166,10 @@ class _LoraGroup(torch.autograd.Function):
             grad_ups.append((grad.t() @ part).mul_(scale))
             out.copy_(grad @ up).mul_(scale)
         if ctx.needs_input_grad[0]:
-            keep, down, *weights = for_input
-            grad_x = grads[0] @ weights[0]
-            for grad, weight in zip(grads[1:], weights[1:], strict=True):
-                grad_x.addmm_(grad, weight)
+            keep, down = for_input
+            grad_x = grads[0] @ ctx.frozen[0].weight()
+            for grad, base in zip(grads[1:], ctx.frozen[1:], strict=True):
+                grad_x.addmm_(grad, base.weight())
             if keep is None:
                 grad_x.addmm_(grad_narrow, down)
             else:

@@ -50,6 +50,44 @@ def test_value_and_gradient_are_autograds(dtype: torch.dtype, tolerance: float, 
     assert float((gradient - expected).float().norm()) <= tolerance * float(expected.float().norm())
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)], ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("words", [100, 8192])
+def test_a_trained_heads_gradients_are_autograds(
+    dtype: torch.dtype, tolerance: float, rule: LogitRule, words: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Summed over blocks of targets and of words."""
+    monkeypatch.setattr(cross_entropy, "WORDS", words)
+    head, (hidden, labels) = _head(dtype).requires_grad_(), _states(dtype)
+    plain = nn.functional.cross_entropy(rule.logits(head(hidden)), labels, reduction="sum")
+    expected = torch.autograd.grad(plain * 0.25, (hidden, head.weight))
+    found = torch.autograd.grad(cross_entropy_sum(head, hidden, labels, rule) * 0.25, (hidden, head.weight))
+    for gradient, wanted in zip(found, expected, strict=True):
+        assert gradient.dtype is dtype
+        assert float((gradient - wanted).float().norm()) <= tolerance * float(wanted.float().norm())
+
+
+def test_under_autocast_products_are_its_own_and_gradients_the_parameters() -> None:
+    head, (hidden, labels) = _head().requires_grad_(), _states()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert suits(head, hidden)
+        plain = nn.functional.cross_entropy(head(hidden).float(), labels, reduction="sum")
+        found = cross_entropy_sum(head, hidden, labels, LogitRule())
+    torch.testing.assert_close(found, plain, atol=0, rtol=1e-6)
+    expected = torch.autograd.grad(plain, (hidden, head.weight))
+    for gradient, wanted in zip(torch.autograd.grad(found, (hidden, head.weight)), expected, strict=True):
+        assert gradient.dtype is torch.float32
+        assert float((gradient - wanted).norm()) <= 1e-2 * float(wanted.norm())
+
+
+def test_without_targets_a_trained_head_has_zeros() -> None:
+    """A rank that computes for nothing, so that the others can go on."""
+    head, (hidden, labels) = _head().requires_grad_(), _states()
+    cross_entropy_sum(head, hidden[:0], labels[:0], LogitRule()).backward()  # type: ignore[no-untyped-call]
+    assert head.weight.grad is not None
+    assert not head.weight.grad.any()
+
+
 def test_its_gradient_is_that_of_the_formula() -> None:
     """Softmax less the label, through the head, in double precision."""
     head, (hidden, labels) = _head(), _states()
@@ -80,10 +118,12 @@ def test_no_logits_are_kept() -> None:
     assert kept == [hidden.numel()]
 
 
-def test_it_is_open_to_plain_frozen_heads_alone() -> None:
+def test_it_is_open_to_plain_heads_alone() -> None:
     hidden, _ = _states()
     assert suits(_head(), hidden)
-    assert not suits(_head().requires_grad_(), hidden)
+    assert suits(_head().requires_grad_(), hidden)
+    assert suits(_head(bias=True), hidden)
+    assert not suits(_head(bias=True).requires_grad_(), hidden)
     assert not suits(_head(torch.bfloat16), hidden)
     assert not suits(_head(torch.float16), hidden.detach().half().requires_grad_())
     assert not suits(nn.Sequential(_head()), hidden)
@@ -94,6 +134,8 @@ def test_it_is_open_to_plain_frozen_heads_alone() -> None:
     with torch.no_grad():
         assert not suits(_head(), hidden)
     with torch.autocast("cpu", torch.bfloat16):
+        assert suits(_head(), hidden)
+    with torch.autocast("cpu", torch.float16):
         assert not suits(_head(), hidden)
     with only(set(Lever) - {Lever.LOSS}):
         assert not suits(_head(), hidden)

@@ -27,6 +27,8 @@ the whole head twice. One core of a Xeon with AMX, 392 targets, CPU ms of both p
 one."""
 GPU_BLOCK_TARGETS = 1024
 """Targets whose logits are there at once on a GPU."""
+WORDS = 8192
+"""Words of the vocabulary whose part of a trained head's gradient is multiplied at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +47,23 @@ class LogitRule:
 
 
 def suits(head: nn.Module, hidden: Tensor) -> bool:
-    """Return whether this way is open: to a plain linear layer of the states' own type, frozen, with a gradient due.
+    """Return whether this way is open: to a plain linear layer in float32 or bfloat16 whose bias is not trained.
 
     float16 is not: small gradients become zero in it unless the loss was scaled before, which is not known here.
     """
     if not is_on(Lever.LOSS) or type(head) is not nn.Linear or head._forward_hooks or head._forward_pre_hooks:  # noqa: SLF001 - torch has no getter
         return False
-    if torch.is_autocast_enabled(hidden.device.type) or not (torch.is_grad_enabled() and hidden.requires_grad):
+    if not (torch.is_grad_enabled() and hidden.requires_grad):
         return False
-    frozen = not any(parameter.requires_grad or isinstance(parameter, DTensor) for parameter in head.parameters())
-    return frozen and hidden.dtype is head.weight.dtype and hidden.dtype in (torch.float32, torch.bfloat16)
+    whole = not any(isinstance(parameter, DTensor) for parameter in head.parameters())
+    kept_bias = head.bias is None or not head.bias.requires_grad
+    return whole and kept_bias and _computed(head.weight) is _computed(hidden) in (torch.float32, torch.bfloat16)
+
+
+def _computed(states: Tensor) -> torch.dtype:
+    """Return the type in which products are computed: autocast's where it is on."""
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
 
 
 def cross_entropy_sum(head: nn.Linear, hidden: Tensor, labels: Tensor, rule: LogitRule) -> Tensor:
@@ -62,38 +71,75 @@ def cross_entropy_sum(head: nn.Linear, hidden: Tensor, labels: Tensor, rule: Log
 
     `hidden` is (targets, hidden size).
     """
-    found: Tensor = _CrossEntropySum.apply(hidden, head, labels, rule)  # type: ignore[no-untyped-call]  # torch types no Function
+    computed = _computed(hidden)
+    with torch.autocast(hidden.device.type, enabled=False):
+        found: Tensor = _CrossEntropySum.apply(hidden, head.weight, head.bias, labels, rule, computed)  # type: ignore[no-untyped-call]  # torch types no Function
     return found
 
 
 class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: nn.Linear, labels: Tensor, rule: LogitRule) -> Tensor:
-        total, gradient = hidden.new_zeros((), dtype=torch.float32), torch.empty_like(hidden)
-        size = _block_targets(head, hidden)
+    def forward(  # noqa: PLR0917 - torch passes them by position
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        rule: LogitRule,
+        computed: torch.dtype,
+    ) -> Tensor:
+        total, gradient = hidden.new_zeros((), dtype=torch.float32), torch.empty_like(hidden, dtype=computed)
+        cast, offset = weight.to(computed), None if bias is None else bias.to(computed)
+        for_weight = _Summed(weight) if ctx.needs_input_grad[1] else None
+        size = _block_targets(cast)
         for states, targets, found in zip(
-            *(torch.split(each, size) for each in (hidden, labels, gradient)), strict=True
+            *(torch.split(each, size) for each in (hidden.to(computed), labels, gradient)), strict=True
         ):
-            outputs = linear(states, head.weight, head.bias)
+            outputs = linear(states, cast, offset)
             # Of each target there are float32 logits and scores.
             rows = rows_of(outputs, 2)
             for part, labels_of_part in zip(torch.split(outputs, rows), torch.split(targets, rows), strict=True):
                 total += _to_gradient(part, labels_of_part, rule)
-            torch.mm(outputs, head.weight, out=found)
+            torch.mm(outputs, cast, out=found)
+            if for_weight is not None:
+                for_weight.add(outputs, states)
         ctx.save_for_backward(gradient)
+        ctx.for_weight, ctx.hidden_type = for_weight, hidden.dtype
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad, None, None, None
+        for_weight = None if ctx.for_weight is None else ctx.for_weight.times(grad)
+        return (gradient * grad).to(ctx.hidden_type), for_weight, None, None, None, None
 
 
-def _block_targets(head: nn.Linear, hidden: Tensor) -> int:
-    if hidden.device.type != "cpu":
+class _Summed:
+    """The gradient of a head's weight, summed over blocks of targets in the weight's own type."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._sum = torch.empty_like(weight)
+        self._blocks = 0
+
+    def add(self, outputs: Tensor, states: Tensor) -> None:
+        """Add a block's product: its outputs' gradient (targets, vocabulary) by its states (targets, hidden size)."""
+        for part, words in zip(torch.split(self._sum, WORDS), torch.split(outputs, WORDS, dim=1), strict=True):
+            product = torch.mm(words.t(), states)
+            part.add_(product) if self._blocks else part.copy_(product)
+        self._blocks += 1
+
+    def times(self, factor: Tensor) -> Tensor:
+        """Return the sum multiplied by a scalar. Once: the sum itself is given away, so that autograd adds in place."""
+        made = self._sum.mul_(factor)
+        del self._sum
+        return made
+
+
+def _block_targets(weight: Tensor) -> int:
+    if weight.device.type != "cpu":
         return GPU_BLOCK_TARGETS
-    return max(1, CPU_BLOCK_BYTES // (head.out_features * hidden.element_size()))
+    return max(1, CPU_BLOCK_BYTES // (weight.shape[0] * weight.element_size()))
 
 
 def _to_gradient(outputs: Tensor, labels: Tensor, rule: LogitRule) -> Tensor:

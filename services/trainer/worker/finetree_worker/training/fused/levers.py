@@ -11,6 +11,8 @@ class Lever(enum.StrEnum):
 
     ATTENTION = "attention"
     """Causal attention by blocks on a CPU: `fused.causal_attention`."""
+    EMBEDDING = "embedding"
+    """Gradient of a tied embedding added to the head's, row by row, on a CPU: `fused.tied_embedding`."""
     LORA = "lora"
     """LoRA layers that read one input in one forward and backward pass: `methods.lora_groups`."""
     LOSS = "loss"
@@ -45,11 +47,13 @@ def in_force(device_type: str) -> str:
 
 _ROUNDS: dict[Lever, tuple[str, ...]] = {
     Lever.ATTENTION: ("cpu",),
+    Lever.EMBEDDING: ("cpu",),
     Lever.LORA: ("cpu", "cuda"),
     Lever.LOSS: ("cpu", "cuda"),
     Lever.NORM: ("cpu", "cuda"),
 }
 """Devices on which a way rounds otherwise than the plain one."""
 
-_VERSIONS = {Lever.LOSS: "loss-2", Lever.NORM: "norm-2"}
-"""Names of ways that once rounded otherwise. Loss: in blocks of 96 targets; norm: trained ones took the plain way."""
+_VERSIONS = {Lever.LORA: "lora-2", Lever.LOSS: "loss-3", Lever.NORM: "norm-2"}
+"""Names of ways that once rounded otherwise. LoRA: 4-bit bases took the plain way. Loss: in blocks of 96 targets, then
+trained heads took the plain way. Norm: trained ones took the plain way."""

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gradient of a trained embedding that is the output head too, without a second one of the whole vocabulary.
+
+The head's gradient has a row for each word of the vocabulary, the embedding's has values for the words of the
+micro-batch alone. Autograd makes a tensor of the head's size for them, all zeros but for those rows, and adds the two.
+Told that the embedding's gradient is sparse, it adds those rows to the head's gradient in place: of SmolLM2-135M's 113
+MB in float32, 113 less are allocated, and 340 less pass through memory. What a parameter gets is dense as before, since
+the head's part is.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from finetree_worker.training.fused.levers import Lever, is_on
+
+
+@contextmanager
+def rows_alone(model: PreTrainedModel) -> Iterator[None]:
+    """Let the embedding's gradient be of the rows that were read, inside the block; on a CPU.
+
+    An untied embedding is left alone, since its gradient would stay sparse; on a GPU sparse rows are added in any
+    order.
+    """
+    embedding = _tied(model) if is_on(Lever.EMBEDDING) else None
+    if embedding is None:
+        yield
+        return
+    before, embedding.sparse = embedding.sparse, True
+    try:
+        yield
+    finally:
+        embedding.sparse = before
+
+
+def _tied(model: PreTrainedModel) -> nn.Embedding | None:
+    """Return the embedding whose trained weight is the head's as well; None where there is none."""
+    # transformers leaves both untyped.
+    embedding: Any = model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    plain = type(embedding) is nn.Embedding and type(head) is nn.Linear
+    if not plain or head.weight is not embedding.weight or not embedding.weight.requires_grad:
+        return None
+    return embedding if embedding.weight.device.type == "cpu" else None
