@@ -24,10 +24,11 @@ from finetree_estimator.memory.model_states import ModelStates
 from finetree_estimator.memory.step_peak import Moment
 from finetree_estimator.run import Rows, Run
 
-RUNTIME = 0.49e9
+RUNTIME = 0.445e9
 """Resident bytes of a worker with everything but weights: interpreter, torch 2.13 for CPUs, transformers and peft
-0.42e9, the model's code and tokenizer the rest (measured, benchmarks/results/estimator/cpu_memory.json). Of it
-45 MB are bitsandbytes, which only quantized bases and 8-bit optimizers import any more: within RUNTIME_SPREAD."""
+0.375e9, the model's code and tokenizer the rest (measured, benchmarks/results/estimator/cpu_memory.json)."""
+BITSANDBYTES = 0.045e9
+"""Bytes of bitsandbytes, which quantized bases and 8-bit optimizers import (measured, decision 0089)."""
 KERNEL = 0.12e6
 """Bytes of a matrix product that oneDNN has compiled for one shape, with what it keeps beside the code. Measured: in
 ten steps of two micro-batches of mixed lengths a process grows by 55 MB more than with
@@ -51,7 +52,10 @@ TENSORS_SPREAD = 0.1
 UNMEASURED_SPREAD = 0.25
 """Half-width of what is counted of runs that were not measured: 8-bit bases, and mixtures of experts."""
 LOGITS_TRAINING = 3 * FLOAT
-"""Bytes per logit when the loss is differentiated: log-probabilities, their gradient, and the logits' gradient."""
+"""Bytes per logit when autograd differentiates a loss: log-probabilities, their gradient, and the logits' gradient."""
+LOGITS_BLOCK = 48 << 20
+"""Bytes of a head's outputs that are there at once in the worker, whose gradient takes their place
+(`CPU_BLOCK_BYTES` of its cross entropy)."""
 LOGITS_EVALUATION = 2 * FLOAT
 """Bytes per logit of a loss without gradient: logits and log-probabilities."""
 
@@ -79,11 +83,13 @@ def moments(run: Run, states: ModelStates) -> tuple[Moment, ...]:
 
 def runtime(run: Run) -> float:
     """Bytes of the process that hold no tensor: interpreter, libraries, and products compiled for ever new lengths."""
+    quantized = run.method.base_bits > 0 or run.optimizer.endswith("8bit")
+    loaded = RUNTIME + (BITSANDBYTES if quantized else 0.0)
     _, padding = document_length(run.rows, run.sequence_length)
     if run.rows is not None and padding == 1.0:
-        return RUNTIME
+        return loaded
     micro_batches = max(1.0, _micro_batches(run)) * run.steps if run.steps else float(KERNEL_CACHE)
-    return RUNTIME + KERNEL * min(KERNELS_PER_SHAPE * micro_batches, KERNEL_CACHE)
+    return loaded + KERNEL * min(KERNELS_PER_SHAPE * micro_batches, KERNEL_CACHE)
 
 
 def holes(run: Run, gradients: float) -> float:
@@ -114,20 +120,22 @@ def _at_the_loss(run: Run, gradients: float, fetched: float) -> Moment:
     if run.checkpointing:
         kept, layer = float(stream_bytes(run) * run.shape.hidden), layer + kept
     activations = tokens * (layers * kept + outside_layers(run)) + cast_weights(run)
-    loss, chunks = _loss(run)
-    # The head's gradient comes with the first chunk, before the other chunks and the layers.
-    head = run.compute_bytes * run.shape.vocab * run.shape.hidden if run.method.trains_head else 0
-    return Moment(gradients, activations, max(loss + (head if chunks > 1 else 0), head + fetched + tokens * layer))
+    # A trained head's gradient is there with the loss, before the layers' backward pass; its products are of the compute
+    # type, of which a weight in another one has a copy.
+    words = run.shape.vocab * run.shape.hidden if run.method.trains_head else 0
+    head = run.master_bytes * words
+    cast = run.compute_bytes * words if run.compute_bytes < run.master_bytes else 0
+    return Moment(gradients, activations, head + max(_loss(run) + cast, fetched + tokens * layer))
 
 
 def _after_backward(run: Run, gradients: float, *, again: bool, fetched: float, root: float) -> Moment:
-    """Bytes after the backward pass: all gradients, and copies of a tied embedding's that are being added.
+    """Bytes after the backward pass: all gradients, and the newest of a tied embedding's, to be added to those before.
 
     `root` are those that the reduction of sharded embeddings' gradients needs.
     """
     embedding = 0
-    if run.method.trains_embeddings and run.shape.tied and not run.sharded:
-        embedding = (3 if again else 2) * run.master_bytes * run.shape.vocab * run.shape.hidden
+    if run.method.trains_embeddings and run.shape.tied and not run.sharded and again:
+        embedding = run.master_bytes * run.shape.vocab * run.shape.hidden
     layer = fetched + run.peak_tokens * layer_transient(run)
     return Moment(gradients, 0.0, max(float(embedding), root, layer))
 
@@ -167,12 +175,16 @@ def _micro_batches(run: Run) -> float:
     return share * run.rows.mean / run.peak_tokens if run.packing and run.rows is not None else share / run.micro_batch
 
 
-def _loss(run: Run) -> tuple[float, float]:
-    """Bytes of logits and their derivatives at once, and the number of chunks that the targets come in."""
+def _loss(run: Run) -> float:
+    """Bytes of logits, or of what takes their place, at once."""
     targets = run.peak_tokens
     if run.loss == "completion-only" and run.rows is not None:
         targets *= run.rows.target_fraction
+    # A sharded head is whole for a moment alone, and has autograd's loss in chunks.
+    if run.loss == "completion-only" and not run.sharded:
+        outputs = run.compute_bytes * run.shape.vocab
+        return min(outputs * targets, float(max(LOGITS_BLOCK, outputs)))
     whole = (FLOAT if run.loss == "in-place" else LOGITS_TRAINING) * run.shape.vocab
     if run.loss in ("completion-only", "chunked"):
-        return whole * min(targets, c.CHUNK_TOKENS), targets / c.CHUNK_TOKENS
-    return whole * targets * (c.FUSED_LOGITS_SHARE if run.loss == "fused" else 1.0), 1.0
+        return whole * min(targets, c.CHUNK_TOKENS)
+    return whole * targets * (c.FUSED_LOGITS_SHARE if run.loss == "fused" else 1.0)

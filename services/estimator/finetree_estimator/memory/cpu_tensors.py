@@ -9,6 +9,10 @@ FLOAT = 4
 """Bytes of a float32 number."""
 SAME_LENGTH = 1.02
 """Longest row over the mean one below which rows count as equally long: micro-batches are filled up to 32 tokens."""
+NORMS_BY_HAND = frozenset({"", "llama", "mistral", "qwen2", "qwen3", "smollm3"})
+"""Families whose norms keep their input as it came, in the worker; others keep it in float32. "": an unnamed Llama."""
+QUERY_BLOCK = 64
+"""Queries whose scores the worker's own attention computes at once where rows are short."""
 GROUP_SPREAD = 1.25
 """Longest document of an attention group over the mean one, where lengths vary: a group takes in documents down to 0.6
 of its longest (the worker's attention), 0.8 in the mean."""
@@ -19,13 +23,19 @@ def kept_per_token(run: Run) -> float:
     shape, size = run.shape, run.compute_bytes
     length, padding = document_length(run.rows, run.sequence_length)
     short = length <= c.SHORT_ROW_TOKENS
-    # Keys and values are repeated to one per query head. Plain products work in float32 and have no use for their
-    # output; the fused kernel keeps it.
-    attended = float(shape.q_width * (3 * FLOAT if short else 4 * size))
-    # Probabilities in float32, or of the fused kernel one normalizer per row.
-    scores = (FLOAT + size) * length if run.eager_attention else FLOAT * (length if short else 1.0)
+    if run.eager_attention:
+        # Keys and values are repeated to one per query head; products are in float32 and have no use for their output.
+        attended, scores = float(shape.q_width * 3 * FLOAT), (FLOAT + size) * length
+    elif short or size < FLOAT:
+        # The worker's own: nothing is repeated; probabilities of the keys that a block of queries sees.
+        attended = float(size * (shape.q_width + 2 * shape.kv_width))
+        scores = size * (length + QUERY_BLOCK) / 2 if short else 0.0
+    else:
+        # torch's fused kernel: keys and values repeated, its output, and a normalizer per row.
+        attended, scores = float(shape.q_width * 4 * size), float(FLOAT)
     # The output projection's input is the attention's output, unless documents are put together or cast in between.
-    apart = run.method.trains_base and (short or padding > 1)
+    kernel = not run.eager_attention and not short and size == FLOAT
+    apart = run.method.trains_base and (not kernel or padding > 1)
     output = size * shape.q_width if apart else 0
     return _kept_outside_attention(run) + output + padding * (attended + shape.heads * scores)
 
@@ -33,13 +43,19 @@ def kept_per_token(run: Run) -> float:
 def _kept_outside_attention(run: Run) -> float:
     """Bytes per token of norms, MLP and inputs of what is trained; queries, keys, values and scores left out."""
     shape, size, stream = run.shape, run.compute_bytes, stream_bytes(run)
-    # A norm keeps its float32 input, and for its weight's gradient the normalized one.
-    normed = shape.norms_per_layer * shape.hidden + _head_norms(run)
-    norms = normed * (FLOAT + (stream if run.method.trains_base else 0))
+    norms = (shape.norms_per_layer * shape.hidden + _head_norms(run)) * norm_bytes(run)
     # Gated: gate, activated gate and up. Their product is the down-projection's input and counted there.
     mlp = size * (3 if shape.gated else 1) * shape.intermediate * max(1, shape.active_experts)
     inputs = run.method.saved_inputs_on_cpu(shape, compute_bytes=size, stream_bytes=stream)
     return float(norms + mlp + inputs)
+
+
+def norm_bytes(run: Run) -> int:
+    """Bytes per feature that a norm keeps: its input, which a plain norm turns into float32, and for its weight's
+    gradient the normalized input too. Layers of a sharded model are computed the plain way."""
+    if run.shape.family in NORMS_BY_HAND and not run.sharded:
+        return stream_bytes(run)
+    return FLOAT + (stream_bytes(run) if run.method.trains_base else 0)
 
 
 def _head_norms(run: Run) -> int:
@@ -81,8 +97,8 @@ def outside_layers(run: Run) -> float:
     """
     hidden = run.shape.hidden
     if run.method.trains_base:
-        return float(hidden * (FLOAT + 2 * stream_bytes(run)))
-    last_norm = hidden * FLOAT - (0.0 if run.checkpointing else _spared_in_first_layer(run))
+        return float(hidden * (norm_bytes(run) + stream_bytes(run)))
+    last_norm = hidden * norm_bytes(run) - (0.0 if run.checkpointing else _spared_in_first_layer(run))
     return last_norm + run.method.dropout_source(
         run.shape, compute_bytes=run.compute_bytes, checkpointing=run.checkpointing
     )
@@ -91,8 +107,8 @@ def outside_layers(run: Run) -> float:
 def _spared_in_first_layer(run: Run) -> float:
     whole, rest = kept_per_token(run), _kept_outside_attention(run)
     trained = run.method.saved_inputs_on_cpu(run.shape, compute_bytes=run.compute_bytes, stream_bytes=stream_bytes(run))
-    attention = whole - rest + FLOAT * _head_norms(run)
-    norm = float(FLOAT * run.shape.hidden)
+    attention = whole - rest + norm_bytes(run) * _head_norms(run)
+    norm = float(norm_bytes(run) * run.shape.hidden)
     return run.method.spared_in_first_layer(FirstLayer(norm=norm, attention=attention, frozen=whole - trained))
 
 

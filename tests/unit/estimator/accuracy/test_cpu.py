@@ -35,17 +35,16 @@ class Measured:
     tokens: int
     checkpointing: bool
     rate: float
-    peak: float
     seconds: float
 
 
 RUNS = [
-    Measured("lora", False, 40, 240, False, 0.203e12, 1.149e9, 1.23),
-    Measured("lora", False, 40, 2040, False, 0.201e12, 3.793e9, 8.06),
-    Measured("lora", False, 256, 2048, False, 0.208e12, 4.222e9, 9.24),
-    Measured("full", False, 40, 240, False, 0.190e12, 1.874e9, 1.45),
-    Measured("lora", True, 40, 240, False, 0.0805e12, 1.629e9, 2.12),
-    Measured("lora", False, 40, 480, True, 0.198e12, 0.932e9, 3.00),
+    Measured("lora", False, 40, 240, False, 0.203e12, 1.23),
+    Measured("lora", False, 40, 2040, False, 0.201e12, 8.06),
+    Measured("lora", False, 256, 2048, False, 0.208e12, 9.24),
+    Measured("full", False, 40, 240, False, 0.190e12, 1.45),
+    Measured("lora", True, 40, 240, False, 0.0805e12, 2.12),
+    Measured("lora", False, 40, 480, True, 0.198e12, 3.00),
 ]
 
 
@@ -81,14 +80,6 @@ def pair(request, make_run):
         checkpointing=measured.checkpointing,
     )
     return measured, run
-
-
-def test_peak_memory_on_a_cpu(pair):
-    measured, run = pair
-    peak = memory.estimate(run).device
-
-    assert peak.expected == pytest.approx(measured.peak, rel=0.12)
-    assert peak.low <= measured.peak <= peak.high
 
 
 def test_time_of_a_step_on_a_cpu(pair):

@@ -6,15 +6,19 @@ import pytest
 from finetree_estimator.catalog.models import model
 from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.corrections import Correction, Factor
-from finetree_estimator.memory import cpu, peak
+from finetree_estimator.memory import cpu, cpu_tensors, peak
 from finetree_estimator.memory.peak import Component
 from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.run import EvaluationPlan, Rows
 
 EQUAL = Rows(count=400, mean=256.0, mean_square=65_536.0, longest=256, target_fraction=0.2)
 MIXED = Rows(count=400, mean=128.0, mean_square=20_000.0, longest=256, target_fraction=0.2)
+
+LAYER = 2 * (3 * 1536 + 2 * 576)
+"""Bytes per token of the gradients inside one MLP."""
 
 
 def parts(run):
@@ -41,12 +45,15 @@ def test_gradients_count_at_the_loss_only_once_a_micro_batch_has_left_them(small
     assert parts(replace(small, batch=16))[Component.GRADIENTS] == 2 * 134_515_008
 
 
-def test_with_checkpointing_the_two_gradients_of_a_tied_embedding_are_the_peak(small):
-    found = parts(replace(small, checkpointing=True))
+def test_with_checkpointing_all_gradients_are_the_peak_and_then_those_before_a_loss(small):
+    """A tied embedding's gradient takes no room of its own: its rows are added to the head's, which is there already."""
+    once, again = (parts(replace(small, checkpointing=True, batch=batch)) for batch in (4, 16))
 
-    assert Component.ACTIVATIONS not in found
-    assert found[Component.GRADIENTS] == 2 * 134_515_008
-    assert found[Component.TRANSIENT_PEAK] == 2 * 2 * 49_152 * 576
+    assert once[Component.GRADIENTS] == again[Component.GRADIENTS] == 2 * 134_515_008
+    assert Component.ACTIVATIONS not in once
+    assert once[Component.TRANSIENT_PEAK] == 4 * 256 * LAYER
+    layer = 4 * 256 * (LAYER + cpu_tensors.kept_per_token(small))  # which is computed again
+    assert again[Component.TRANSIENT_PEAK] == 2 * 49_152 * 576 + layer
 
 
 def test_the_interpreter_and_the_holes_are_the_processs_alone(small):
@@ -58,6 +65,13 @@ def test_the_interpreter_and_the_holes_are_the_processs_alone(small):
     assert peaks.device.expected - peaks.reserved.expected == pytest.approx(found[Component.RUNTIME])
 
 
+def test_what_needs_bitsandbytes_has_it_loaded(small):
+    plain = parts(small)[Component.RUNTIME]
+    lora = Lora(8, PRESETS["all-linear"], 0.1)
+    for run in (replace(small, optimizer="adamw-8bit"), replace(small, method=Qlora.of(lora))):
+        assert parts(run)[Component.RUNTIME] - plain == pytest.approx(cpu.BITSANDBYTES)
+
+
 def test_rows_of_mixed_lengths_have_products_compiled_up_to_the_librarys_limit(small):
     few, many, unknown = (
         parts(replace(small, rows=MIXED, steps=steps))[Component.RUNTIME] - cpu.RUNTIME for steps in (10, 1000, 0)
@@ -67,20 +81,22 @@ def test_rows_of_mixed_lengths_have_products_compiled_up_to_the_librarys_limit(s
     assert many == unknown == cpu.KERNEL * cpu.KERNEL_CACHE
 
 
-def test_no_more_than_a_chunk_of_logits_exists(small):
-    learned = replace(EQUAL, target_fraction=1.0)
-    once, more = (
-        parts(replace(small, rows=learned, micro_batch=rows, batch=rows))[Component.TRANSIENT_PEAK] for rows in (4, 8)
+def test_no_more_than_a_block_of_logits_exists(small):
+    """Beside a trained head's gradient, which is there from the first block on."""
+    few, once, more = (
+        parts(replace(small, rows=replace(EQUAL, target_fraction=share), micro_batch=rows, batch=rows))
+        for share, rows in ((0.25, 4), (1.0, 4), (1.0, 8))
     )
 
-    assert once == 12 * 49_152 * 1024
-    assert more == once + 2 * 49_152 * 576  # the head's gradient is there when the second chunk is differentiated
+    assert few[Component.TRANSIENT_PEAK] == 2 * 49_152 * (576 + 256)
+    assert once[Component.TRANSIENT_PEAK] == 2 * 49_152 * (576 + 512)
+    assert more[Component.TRANSIENT_PEAK] == once[Component.TRANSIENT_PEAK]
 
 
 def test_copies_in_16_bits_of_float32_weights_live_until_their_layer_is_differentiated(small):
     """At the loss all of them are there; when all gradients are, none is left."""
     mixed = replace(small, weight_bytes=2, master_bytes=4)
-    count, embedding = 134_515_008, 49_152 * 576
+    count = 134_515_008
     at_the_loss = parts(mixed)
     at_the_end = parts(replace(mixed, rows=replace(EQUAL, mean=16.0, mean_square=256.0, longest=16)))
 
@@ -88,7 +104,7 @@ def test_copies_in_16_bits_of_float32_weights_live_until_their_layer_is_differen
     assert at_the_loss[Component.TRAINABLE_WEIGHTS] == at_the_end[Component.GRADIENTS] == 4 * count
     assert at_the_loss[Component.ACTIVATIONS] > 2 * count
     assert Component.ACTIVATIONS not in at_the_end
-    assert at_the_end[Component.TRANSIENT_PEAK] == 2 * 4 * embedding
+    assert at_the_end[Component.TRANSIENT_PEAK] == 4 * 16 * LAYER
 
 
 def test_held_out_rows_are_scored_first_and_answered_afterwards(small):

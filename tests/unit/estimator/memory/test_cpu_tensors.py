@@ -34,13 +34,27 @@ def small(make_run, cpu):
 
 
 def test_long_rows_keep_no_scores(small):
-    """Up to 256 tokens attention is plain products in float32; beyond it the fused kernel works in 16 bits."""
-    long = replace(small, rows=replace(EQUAL, mean=512.0, mean_square=512.0**2, longest=512), sequence_length=512)
-    scores, narrow, output, normalizer = 4 * 9 * 256, 2 * 576, 2 * 576, 4 * 9
-    float32 = 3 * 4 * 576
+    """Up to 256 tokens probabilities are kept, of the keys that a block of 64 queries sees; beyond it none."""
+    short, long = cpu_tensors.kept_per_token(small), cpu_tensors.kept_per_token(longer(small))
+    assert short - long == 9 * 2 * (256 + 64) / 2
 
-    difference = cpu_tensors.kept_per_token(small) - cpu_tensors.kept_per_token(long)
-    assert difference == scores + float32 + output - 3 * narrow - output - normalizer
+
+def test_in_float32_long_rows_have_torchs_kernel(small):
+    """Keys and values repeated for each query head, a normalizer per row, and an output that the next product shares."""
+    exact = replace(small, weight_bytes=4, compute_bytes=4, master_bytes=4)
+    own = 4 * (576 + 2 * 192) + 9 * 4 * (256 + 64) / 2 + 4 * 576
+    kernel = 4 * 4 * 576 + 9 * 4
+    assert cpu_tensors.kept_per_token(exact) - cpu_tensors.kept_per_token(longer(exact)) == own - kernel
+
+
+def test_a_family_whose_norms_are_plain_keeps_their_inputs_in_float32(small):
+    frozen = replace(small, method=Lora(8, PRESETS["all-linear"], 0.1), master_bytes=4)
+    plain = replace(frozen, shape=replace(frozen.shape, family="olmo2"))
+    assert cpu_tensors.kept_per_token(plain) - cpu_tensors.kept_per_token(frozen) == 2 * 576 * 2
+
+
+def longer(run):
+    return replace(run, rows=replace(EQUAL, mean=512.0, mean_square=512.0**2, longest=512), sequence_length=512)
 
 
 def test_projections_that_read_the_same_tensor_share_its_dropped_copy(small):
@@ -60,6 +74,6 @@ def test_below_the_first_bottleneck_nothing_is_kept(small, places, first):
     tokens, copies = 4 * 256, 2 * bottleneck.method.trainable_parameters(replace(small.shape, layers=1))
     alone = parts(replace(bottleneck, shape=replace(small.shape, layers=1)))[Component.ACTIVATIONS]
 
-    inputs, last_norm = places * 2 * (576 + 64), 4 * 576
-    mlp = 4 * 576 + 3 * 2 * 1536 if first else 0
+    inputs, last_norm = places * 2 * (576 + 64), 2 * 576
+    mlp = 2 * 576 + 3 * 2 * 1536 if first else 0
     assert alone == tokens * (inputs + last_norm + mlp) + copies

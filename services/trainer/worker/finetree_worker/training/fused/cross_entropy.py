@@ -95,14 +95,7 @@ class _CrossEntropySum(torch.autograd.Function):
         for states, targets, found in zip(
             *(torch.split(each, size) for each in (hidden.to(computed), labels, gradient)), strict=True
         ):
-            outputs = linear(states, cast, offset)
-            # Of each target there are float32 logits and scores.
-            rows = rows_of(outputs, 2)
-            for part, labels_of_part in zip(torch.split(outputs, rows), torch.split(targets, rows), strict=True):
-                total += _to_gradient(part, labels_of_part, rule)
-            torch.mm(outputs, cast, out=found)
-            if for_weight is not None:
-                for_weight.add(outputs, states)
+            total += _block(states, targets, (cast, offset), rule=rule, found=found, for_weight=for_weight)
         ctx.save_for_backward(gradient)
         ctx.for_weight, ctx.hidden_type = for_weight, hidden.dtype
         return total
@@ -134,6 +127,30 @@ class _Summed:
         made = self._sum.mul_(factor)
         del self._sum
         return made
+
+
+def _block(  # noqa: PLR0913 - it is the body of a loop
+    states: Tensor,
+    targets: Tensor,
+    head: tuple[Tensor, Tensor | None],
+    *,
+    rule: LogitRule,
+    found: Tensor,
+    for_weight: "_Summed | None",
+) -> Tensor:
+    """Return the sum of a block's cross entropies; put its gradient by the states into `found`, and add the head's.
+
+    A call of its own, so that a block's outputs are gone before the next one's are made.
+    """
+    total, outputs = states.new_zeros((), dtype=torch.float32), linear(states, *head)
+    # Of each target there are float32 logits and scores.
+    rows = rows_of(outputs, 2)
+    for part, labels in zip(torch.split(outputs, rows), torch.split(targets, rows), strict=True):
+        total += _to_gradient(part, labels, rule)
+    torch.mm(outputs, head[0], out=found)
+    if for_weight is not None:
+        for_weight.add(outputs, states)
+    return total
 
 
 def _block_targets(weight: Tensor) -> int:
