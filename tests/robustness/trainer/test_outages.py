@@ -41,7 +41,6 @@ from trainer_harness import (
     states,
     steps,
     trainer,
-    write_whole_script,
 )
 
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
@@ -323,8 +322,7 @@ def fill(file: Path) -> None:
 
 
 async def test_a_worker_that_dies_on_a_full_disk_frees_its_slot_and_its_job_goes_on(tmp_path):
-    command = write_whole_script(tmp_path, {"steps": 300, "delay": 0.02})
-    running = Server(tmp_path, {}, worker_command=command, disk_reserve_bytes=0)
+    running = Server(tmp_path, {"steps": 300, "delay": 0.02}, disk_reserve_bytes=0)
     data = tmp_path / "data"
     running.within = small_disk(data)
     try:

@@ -9,7 +9,7 @@ import signal
 import psutil
 from finetree_api.trainer.v1 import capacity_pb2, event_pb2, job_pb2
 from google.protobuf.duration_pb2 import Duration
-from trainer_harness import assert_whole, states, steps, trainer, write_whole_script
+from trainer_harness import assert_whole, states, steps, trainer, write_script
 
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
 NO_CHECKS = {"worker_heartbeat": 3600.0, "orphan_grace": 100 * 3600.0}
@@ -28,11 +28,10 @@ async def stop_and_check(talk, worker) -> None:
 
 
 async def test_a_stopped_worker_is_ended_and_its_job_goes_on(tmp_path):
-    command = write_whole_script(tmp_path, {"steps": 1000, "delay": 0.02})
-    async with trainer(tmp_path, worker_command=command, **NO_CHECKS) as talk:
+    async with trainer(tmp_path, {"steps": 1000, "delay": 0.02}, **NO_CHECKS) as talk:
         job = await talk.train()
         await talk.until(job.name, lambda e: e.kind == STEP and e.step_metrics.step == 3)
-        write_whole_script(tmp_path, {"steps": 20})  # of the next attempt
+        write_script(tmp_path, {"steps": 20})  # of the next attempt
         await stop_and_check(talk, talk.application._supervisor.worker_of(job.uid, 1))
         events = await talk.events(job.name)
     assert_whole(events)
@@ -44,8 +43,8 @@ async def test_a_stopped_worker_is_ended_and_its_job_goes_on(tmp_path):
 
 
 async def test_a_stopped_idle_worker_is_ended_before_it_gets_a_job(tmp_path):
-    command = write_whole_script(tmp_path, {"profile": 1e12, "steps": 2})
-    async with trainer(tmp_path, worker_command=command, prewarm=True, **NO_CHECKS) as talk:
+    script = {"profile": 1e12, "steps": 2}
+    async with trainer(tmp_path, script, prewarm=True, **NO_CHECKS) as talk:
         await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20)))
         (worker,) = talk.application._supervisor._workers.values()
         await stop_and_check(talk, worker)
@@ -56,11 +55,10 @@ async def test_a_stopped_idle_worker_is_ended_before_it_gets_a_job(tmp_path):
 
 async def test_the_service_looks_for_heartbeats_by_itself(tmp_path):
     # The scripted worker says something each second, and each of its steps.
-    command = write_whole_script(tmp_path, {"steps": 1000, "delay": 0.02})
-    async with trainer(tmp_path, worker_command=command, worker_heartbeat=1.0) as talk:
+    async with trainer(tmp_path, {"steps": 1000, "delay": 0.02}, worker_heartbeat=1.0) as talk:
         job = await talk.train()
         await talk.until(job.name, lambda e: e.kind == STEP and e.step_metrics.step == 3)
-        write_whole_script(tmp_path, {"steps": 20})
+        write_script(tmp_path, {"steps": 20})
         os.kill(talk.application._supervisor.worker_of(job.uid, 1).process.pid, signal.SIGSTOP)
         events = await talk.events(job.name)
     assert_whole(events)
