@@ -235,9 +235,7 @@ def require_base(weights: LocatedWeights, model: BaseModel, field_path: str) -> 
         raise invalid_field(field_path, f"{text}. Name the base that it was trained on.", "WRONG_BASE")
 
 
-def require_loadable(
-    weights: LocatedWeights, quantization: method_pb2.Quantization.ValueType, field_path: str
-) -> None:
+def require_loadable(weights: LocatedWeights, quantization: method_pb2.Quantization.ValueType, field_path: str) -> None:
     """Raise InvalidArgument WEIGHTS_MISMATCH for a checkpoint of whole weights on a base that is loaded quantized.
 
     The weights of a whole model that is an artifact are quantized as the base's; a checkpoint's are copied one by one
