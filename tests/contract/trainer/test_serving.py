@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc.aio
 import pytest
 from finetree_api.trainer.v1 import capacity_pb2, evaluation_pb2, event_pb2, job_pb2, serving_pb2, trainer_pb2
-from finetree_api.types.v1 import method_pb2, run_spec_pb2, training_pb2, weights_pb2
+from finetree_api.types.v1 import method_pb2, training_pb2, weights_pb2
 from google.protobuf import duration_pb2
 from trainer_harness import ROWS, Template, assert_whole, job_request, jsonl, refusal, states, trainer
 
