@@ -62,6 +62,9 @@ def test_a_command_that_is_only_begun_names_what_may_follow(capsys, words, known
     [
         (["recommend", "--deadline", "8"], "--max-duration"),
         (["recommend", "--accelerator", "rtx-4090"], "--gpu"),
+        (["recommend", "--gpus", "2"], "--devices"),
+        (["check", "--accelerator", "rtx-4090"], "--gpu"),
+        (["check", "--count", "2"], "--devices"),
         (["recommend", "--rows", "8"], "--examples"),
         (["check", "--deadline", "8"], "--max-hours"),
     ],
