@@ -121,6 +121,7 @@ def test_a_service_that_goes_away_is_5_and_what_was_answered_stays(run, server):
         (["--requests", "-", "--compare"], "--compare"),
         (["job.yaml", "--requests", "-"], "job file"),
         (["--model", "small", "--method", "lora", "--cpu", "--chart", "a.svg"], "--compare"),
+        (["--model", "small", "--method", "lora", "--gpus", "2"], "--devices N"),
         (["--model", "small", "--compare", "--cpu", "--chart", "a.gif"], ".svg"),
         (["--model", "small", "--compare", "--cpu", "--chart", "no/where.svg"], "no/where.svg"),
         (["--model", "small", "--compare", "--methods", "lora,magic"], "magic"),

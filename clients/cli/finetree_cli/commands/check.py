@@ -88,9 +88,7 @@ class CheckFlags:
     help="With fail, undecided limits only warn. [default: as the policy says, else undecided]",
 )
 @click.option("--gpu", metavar="NAME", help="Hardware in place of the job's; a name of `finetree gpus`.")
-@click.option(
-    "--devices", "--count", "count", type=Whole(1), metavar="N", help="Number of devices in place of the job's."
-)
+@click.option("--devices", "count", type=Whole(1), metavar="N", help="Number of devices in place of the job's.")
 @sharding_option
 @click.option("--runs-per-month", type=Amount(), metavar="N", help="Runs in a month, for the monthly cost.")
 @click.option("--examples", type=Whole(1), metavar="N", help="Number of rows, where the job has no data.")
