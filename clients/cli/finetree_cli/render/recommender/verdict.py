@@ -36,7 +36,6 @@ _LACKING = {"MODEL_UNKNOWN": "--model NAME", "FIT_UNKNOWN": "--memory-gb GB"}
 _HARDWARE = {
     "--gpu": 1,
     "--gpu-memory": 1,
-    "--gpus": 1,
     "--devices": 1,
     "--sharding": 1,
     "--cores": 1,

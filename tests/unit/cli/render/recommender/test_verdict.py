@@ -154,7 +154,7 @@ def test_where_nothing_trains_it_is_said_what_would_and_the_first_that_trains_he
             way("OTHER_TOOL", "DeepSpeed with offload"),
         ],
     )
-    asked = Asked(("recommend", "--model", "llama-3.1-70b", "--gpu=t4", "--gpus", "2", "--examples", "5000"))
+    asked = Asked(("recommend", "--model", "llama-3.1-70b", "--gpu=t4", "--devices", "2", "--examples", "5000"))
     out = printed(capsys, response, asked)
     for line in (
         "  What would train:",
@@ -167,7 +167,7 @@ def test_where_nothing_trains_it_is_said_what_would_and_the_first_that_trains_he
         assert f"{line}\n" in out
     assert "Caution" not in out
     del response.ways_out[1]
-    assert "Next: finetree recommend --gpu=t4 --gpus 2 --examples 5000 --model llama-3.2-1b\n" in printed(
+    assert "Next: finetree recommend --gpu=t4 --devices 2 --examples 5000 --model llama-3.2-1b\n" in printed(
         capsys, response, asked
     )
 
