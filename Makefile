@@ -17,7 +17,7 @@ CONTRACT := $(shell find protos/finetree_api protos/vendor -name '*.proto' 2>/de
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
-# A hundred processes of the tests import torch: 4.6 s each where its modules are kept compiled, else 7.3.
+# Dozens of processes of the tests import torch: 4.6 s each where its modules are kept compiled, else 7.3.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup run test test-ci test-unit test-integration test-robustness soak upgrade conformance check check-code check-contract check-lock generate reference version build release clean

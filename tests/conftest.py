@@ -187,12 +187,32 @@ class Sharing(LoadFileScheduling):  # type: ignore[misc]
                 self._assign_work_unit(node)
 
 
-for _name in ("faulty_proxy", "object_store_server", "postgresql_server"):
+for _name in ("faulty_proxy", "object_store_server", "postgresql_server", "preloaded"):
     _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
     assert _spec is not None
     assert _spec.loader is not None
     sys.modules[_name] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules[_name])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _preloaded() -> Iterator[None]:
+    """End what tests/preloaded.py has loaded for this test process."""
+    yield
+    sys.modules["preloaded"].close_all()
+
+
+@pytest.fixture(scope="session")
+def worker_command() -> tuple[str, ...]:
+    """The command of the real worker, whose libraries are loaded once for all tests of a process."""
+    command: tuple[str, ...] = sys.modules["preloaded"].loaded("worker").wait().command
+    return command
+
+
+@pytest.fixture(scope="session")
+def worker_flag(worker_command: tuple[str, ...]) -> str:
+    """The trainer's flag for it."""
+    return f"--worker-command={','.join(worker_command)}"
 
 
 @pytest.fixture(scope="session")

@@ -33,17 +33,6 @@ sys.meta_path.append(_Finder)
 
 
 @pytest.fixture(scope="session")
-def preloaded(tmp_path_factory):
-    """Gives a kind of program ("trainer", "scripted", "worker"), loaded once for all tests of a process."""
-    from campaign.preloaded import Preloaded
-
-    folder, loaded = tmp_path_factory.mktemp("programs"), {}
-
-    def load(kind: str) -> Preloaded:
-        if kind not in loaded:
-            loaded[kind] = Preloaded(folder, kind)
-        return loaded[kind]
-
-    yield load
-    for each in loaded.values():
-        each.close()
+def preloaded():
+    """Gives a kind of program of tests/preloaded.py, loaded once for all tests of a process."""
+    return sys.modules["preloaded"].loaded

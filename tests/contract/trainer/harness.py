@@ -28,6 +28,7 @@ from finetree_api.trainer.v1 import (
 from finetree_api.types.v1 import estimate_summary_pb2, method_pb2, run_spec_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
+from preloaded import Program, loaded
 
 Template = job_pb2.JobTemplate
 WORKER = Path(__file__).with_name("scripted_worker.py")
@@ -185,20 +186,30 @@ def folders(tmp_path: Path) -> None:
 
 def write_script(tmp_path: Path, script: dict) -> tuple[str, ...]:
     """The worker command for a script; the file may be rewritten for later workers."""
+    return (*loaded("stand-in").wait().command, *_written(tmp_path, script))
+
+
+def write_whole_script(tmp_path: Path, script: dict) -> tuple[str, ...]:
+    """The same, for a test of the process: the worker is the very process that the trainer has started."""
+    return (sys.executable, str(WORKER), *_written(tmp_path, script))
+
+
+def _written(tmp_path: Path, script: dict) -> tuple[str, ...]:
     file = tmp_path / "script.json"
     file.write_text(json.dumps(script))
-    return (sys.executable, str(WORKER), "--script", str(file))
+    return ("--script", str(file))
 
 
 def options_of(tmp_path: Path, script: dict, **changes) -> dict:
     """Settings of a trainer for tests: no pre-warmed worker, short graces."""
     folders(tmp_path)
+    if "worker_command" not in changes:
+        changes["worker_command"] = write_script(tmp_path, script)
     return {
         "address": "127.0.0.1:0",
         "data_dir": tmp_path / "data",
         "model_roots": (str(tmp_path / "models"),),
         "data_roots": (str(tmp_path / "rows"),),
-        "worker_command": write_script(tmp_path, script),
         "estimator_address": "127.0.0.1:1",
         "prewarm": False,
         # Scripted workers read nothing that others made; finding out what the system allows takes a process.
@@ -277,7 +288,7 @@ class Server:
     def __init__(self, tmp_path: Path, script: dict, **changes) -> None:
         self.tmp_path = tmp_path
         self.options = options_of(tmp_path, script, **changes)
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: asyncio.subprocess.Process | Program | None = None
         self.channel: grpc.aio.Channel | None = None
         self.within: tuple[str, ...] = ()
         """A command that runs the one that follows it, in other surroundings."""
@@ -288,16 +299,13 @@ class Server:
         given = {key: value for key, value in self.options.items() if key != "prewarm"}
         secrets = {key: value.reveal() for key, value in given.items() if hasattr(value, "reveal")}
         flags = [f"--{key.replace('_', '-')}={_text(value)}" for key, value in given.items() if key not in secrets]
-        self.process = await asyncio.create_subprocess_exec(
-            *self.within,
-            sys.executable,
-            "-m",
-            "finetree_trainer",
-            *flags,
-            "--no-prewarm",
-            f"--ready-file={ready}",
-            env=os.environ | {f"FINETREE_TRAINER_{key.upper()}": value for key, value in secrets.items()},
-        )
+        flags += ["--no-prewarm", f"--ready-file={ready}"]
+        environment = os.environ | {f"FINETREE_TRAINER_{key.upper()}": value for key, value in secrets.items()}
+        if self.within:
+            command = (*self.within, sys.executable, "-m", "finetree_trainer", *flags)
+            self.process = await asyncio.create_subprocess_exec(*command, env=environment)
+        else:
+            self.process = loaded("trainer").wait().start(["finetree_trainer", *flags], environment)
         async with asyncio.timeout(240):  # one of a cluster connects first
             while not ready.exists():
                 assert self.process.returncode is None

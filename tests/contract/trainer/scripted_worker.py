@@ -502,4 +502,5 @@ def main() -> None:
     asyncio.run(run())
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
-from trainer_harness import ROWS, assert_whole, jsonl, states, trainer
+from trainer_harness import ROWS, assert_whole, jsonl, states, trainer, write_whole_script
 
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
 
@@ -42,7 +42,8 @@ async def test_a_running_job_ends_cancelled_and_leaves_no_process(tmp_path, serv
 
 
 async def test_a_worker_that_does_not_listen_is_ended_with_everything_it_started(tmp_path):
-    async with trainer(tmp_path, {"steps": 1000, "delay": 0.01, "deaf": True, "child": True}) as talk:
+    command = write_whole_script(tmp_path, {"steps": 1000, "delay": 0.01, "deaf": True, "child": True})
+    async with trainer(tmp_path, worker_command=command) as talk:
         job = await talk.train()
         await talk.until(job.name, lambda e: e.kind == STEP)
         assert len(workers(tmp_path)) == 2
@@ -56,7 +57,8 @@ async def test_a_worker_that_does_not_listen_is_ended_with_everything_it_started
 
 
 async def test_a_worker_that_stays_after_its_end_is_ended_and_its_slot_given_on(tmp_path):
-    async with trainer(tmp_path, {"linger": True, "child": True}) as talk:
+    command = write_whole_script(tmp_path, {"linger": True, "child": True})
+    async with trainer(tmp_path, worker_command=command) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
         jobs = [await talk.train(dataset=dataset) for _ in range(2)]
         for job in jobs:
@@ -66,7 +68,7 @@ async def test_a_worker_that_stays_after_its_end_is_ended_and_its_slot_given_on(
 
 @pytest.mark.parametrize("script", [{"start_delay": 30}, {"never_attach": True}])
 async def test_a_job_whose_worker_still_starts_is_cancelled(tmp_path, script):
-    async with trainer(tmp_path, script) as talk:
+    async with trainer(tmp_path, worker_command=write_whole_script(tmp_path, script)) as talk:
         job = await talk.train()
         await talk.until(job.name, lambda e: e.state == job_pb2.JOB_STATE_PREPARING)
         await talk.cancel(job.name)

@@ -277,7 +277,9 @@ async def test_a_database_of_another_trainer_is_not_followed(tmp_path, postgresq
     postgresql.run("DELETE FROM meta WHERE key = 'data_folder'", database=schema)
     reasons = []
     with psycopg.connect(postgresql.url(schema).replace("+psycopg", ""), autocommit=True) as holder:
-        assert holder.execute(backend._LOCK).fetchone() == (True,)
+        async with asyncio.timeout(60):  # the server frees the lock of a closed connection a moment later
+            while holder.execute(backend._LOCK).fetchone() != (True,):  # noqa: ASYNC110 - a lock sets no event
+                await asyncio.sleep(0.02)
         for version in (1, 99):
             postgresql.run(f"UPDATE meta SET value = '{version}' WHERE key = 'schema_version'", database=schema)
             with pytest.raises(SettingsError) as error:

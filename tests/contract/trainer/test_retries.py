@@ -5,7 +5,7 @@
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from google.protobuf.duration_pb2 import Duration
-from trainer_harness import assert_whole, server, states, steps, trainer, write_script
+from trainer_harness import assert_whole, server, states, steps, trainer, write_script, write_whole_script
 
 SYSTEM, CAPACITY, USER = (
     job_pb2.FAILURE_CATEGORY_SYSTEM,
@@ -110,7 +110,8 @@ async def test_the_next_attempt_waits_for_its_time_also_after_a_restart(tmp_path
 
 @pytest.mark.parametrize("given", [None, policy(max_attempts=3, categories=[SYSTEM, CAPACITY])], ids=["none", "policy"])
 async def test_a_worker_that_the_kernel_ends_while_it_tokenizes_is_no_lost_one(tmp_path, given):
-    async with trainer(tmp_path, {"steps": 3, "kill_at": {"1": 2}, "kill_by": "SIGXCPU"}) as talk:
+    command = write_whole_script(tmp_path, {"steps": 3, "kill_at": {"1": 2}, "kill_by": "SIGXCPU"})
+    async with trainer(tmp_path, worker_command=command) as talk:
         job = await talk.train(retry_policy=given)
         events = await talk.events(job.name, 30)
         assert_whole(events)

@@ -39,11 +39,11 @@ def rows(countries) -> str:
 
 
 @pytest.fixture(scope="module")
-def suite(small_smollm2, tmp_path_factory) -> Iterator[Suite]:
+def suite(small_smollm2, worker_flag, tmp_path_factory) -> Iterator[Suite]:
     """A suite of the page's own, since its estimator learns from what is trained; it has the model already."""
     folder = tmp_path_factory.mktemp("suite")
     shutil.copytree(small_smollm2, folder / "trainer" / "models" / small_smollm2.name)
-    with Suite(folder, extra={"trainer": ("--no-prewarm",)}) as running:
+    with Suite(folder, extra={"trainer": ("--no-prewarm", worker_flag)}) as running:
         yield running
 
 

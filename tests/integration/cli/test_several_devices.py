@@ -23,11 +23,11 @@ TINY = runpy.run_path(str(Path(__file__).parents[2] / "robustness/trainer/tiny_m
 
 
 @pytest.fixture(scope="module")
-def two_threads(tmp_path_factory) -> Iterator[Suite]:
+def two_threads(worker_flag, tmp_path_factory) -> Iterator[Suite]:
     """A suite whose CPU slot has two threads, on any machine, and that finds a tiny model in a folder."""
     roots = tmp_path_factory.mktemp("models")
     TINY["write"](roots / MODEL)
-    flags = ("--no-prewarm", "--cpu-threads", "2", "--model-roots", str(roots))
+    flags = ("--no-prewarm", "--cpu-threads", "2", "--model-roots", str(roots), worker_flag)
     with Suite(tmp_path_factory.mktemp("suite"), extra={"trainer": flags}) as running:
         yield running
 

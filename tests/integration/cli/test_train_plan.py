@@ -31,7 +31,7 @@ PRICES = "price_id,accelerator,provider,hourly_price,currency,date,source\nmine,
 
 
 @pytest.fixture
-def finetree(smollm2, tmp_path, monkeypatch, capsys):
+def finetree(smollm2, worker_flag, tmp_path, monkeypatch, capsys):
     """`finetree(*words)` in a folder with a job and its data, beside a suite that has the model."""
     shutil.copytree(smollm2, tmp_path / "suite" / "trainer" / "models" / smollm2.name)
     (tmp_path / "repository" / "training").mkdir(parents=True)
@@ -47,7 +47,7 @@ def finetree(smollm2, tmp_path, monkeypatch, capsys):
         out, err = capsys.readouterr()
         return SimpleNamespace(code=code, out=out, err=err)
 
-    with Suite(tmp_path / "suite", extra={"trainer": ("--no-prewarm",)}) as suite:
+    with Suite(tmp_path / "suite", extra={"trainer": ("--no-prewarm", worker_flag)}) as suite:
         for name, address in suite.addresses.items():
             monkeypatch.setenv(f"FINETREE_{name.upper()}_ADDRESS", address)
         yield run

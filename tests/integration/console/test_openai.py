@@ -45,12 +45,12 @@ def start_console(suite: Suite, folder: Path) -> tuple["subprocess.Popen[bytes]"
     return process, json.loads(ready.read_text(encoding="utf-8"))["address"]
 
 
-def test_the_unmodified_client_trains_an_adapter(small_smollm2, tmp_path):
+def test_the_unmodified_client_trains_an_adapter(small_smollm2, worker_flag, tmp_path):
     # Its model is there already, as on every day but the first.
     shutil.copytree(small_smollm2, tmp_path / "suite" / "trainer" / "models" / small_smollm2.name)
     (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-    with Suite(tmp_path / "suite") as suite:
+    with Suite(tmp_path / "suite", extra={"trainer": (worker_flag,)}) as suite:
         console, address = start_console(suite, tmp_path)
         try:
             done = subprocess.run(

@@ -20,11 +20,11 @@ ROWS = [{"prompt": f"What follows {n}?", "completion": f"{n + 1} does."} for n i
 
 
 @pytest.fixture(scope="module")
-def suite(small_smollm2, tmp_path_factory) -> Iterator[Suite]:
+def suite(small_smollm2, worker_flag, tmp_path_factory) -> Iterator[Suite]:
     """One suite for both: its model is there already, as on every day but the first; the demo's test begins without."""
     folder = tmp_path_factory.mktemp("suite")
     shutil.copytree(small_smollm2, folder / "trainer" / "models" / small_smollm2.name)
-    with Suite(folder) as made:
+    with Suite(folder, extra={"trainer": (worker_flag,)}) as made:
         yield made
 
 

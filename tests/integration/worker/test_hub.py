@@ -74,12 +74,12 @@ async def run(talk: Any, request: job_pb2.JobTemplate) -> tuple[job_pb2.Job, lis
 
 
 async def test_a_gated_model_of_a_hub_is_fetched_with_the_services_token_and_trained(
-    hub: Any, chat_model: dict[str, bytes], tmp_path: Path
+    hub: Any, chat_model: dict[str, bytes], worker_command: tuple[str, ...], tmp_path: Path
 ) -> None:
     harness = helper("trainer_harness", CONTRACT / "trainer" / "harness.py")
     server = sys.modules["hub_server"]
     hub.repos[ID] = server.Repo(dict(chat_model), gated=True)
-    settings = {"worker_command": (), "prewarm": True, "worker_heartbeat": 20.0, "exit_grace": 15.0}
+    settings = {"worker_command": worker_command, "prewarm": True, "worker_heartbeat": 20.0, "exit_grace": 15.0}
     settings |= {"hub_endpoint": hub.url, "hub_token": Secret(hub.token)}
     try:
         async with harness.trainer(tmp_path, **settings) as talk:

@@ -22,10 +22,10 @@ from typing import Any, TypeVar
 import grpc.aio
 from campaign.arming import FOLDER, put
 from campaign.history import Created, History, Look, Read, violations
-from campaign.preloaded import Preloaded, Starter
 from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_log_pb2, event_pb2, job_pb2, trainer_pb2
 from finetree_api.trainer.v1 import trainer_pb2_grpc as rpc
 from finetree_data.fail_points import POINTS, VARIABLE
+from preloaded import Preloaded, Starter
 from trainer_harness import OPTIONS, Talker, job_request, jsonl, options_of
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class Service:
     def __init__(self, folder: Path, trainer: Preloaded, worker: Preloaded, **changes: object) -> None:
         settings = {"system_retries": 99, "log_level": "warning", "cancel_grace": 5.0} | changes
         self.folder, self.trainer = folder, trainer
-        self.options = options_of(folder, {}, **settings) | {"worker_command": worker.command}
+        self.options = options_of(folder, {}, worker_command=worker.command, **settings)
         self.pid, self.starts = 0, 0
         self.output = folder / "service.log"
         self.channel: grpc.aio.Channel | None = None

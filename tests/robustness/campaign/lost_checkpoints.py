@@ -8,8 +8,8 @@ from pathlib import Path
 
 from campaign.campaign import Client, Service, rows, tiny_training
 from campaign.history import History, violations
-from campaign.preloaded import Preloaded
 from finetree_api.trainer.v1 import event_pb2, job_pb2
+from preloaded import Preloaded
 
 STEPS = 120
 """So many that the run goes on for seconds after its first checkpoint is uploaded."""

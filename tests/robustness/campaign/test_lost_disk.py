@@ -31,7 +31,7 @@ async def kill_workers(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_a_run_whose_checkpoints_are_lost_with_the_disk_goes_on_from_the_store(tmp_path, preloaded, object_store):
-    training = LostCheckpoints(tmp_path, [preloaded(kind) for kind in ("trainer", "worker")], object_store)
+    training = LostCheckpoints(tmp_path, [preloaded(kind) for kind in ("trainer", "armed")], object_store)
     newest = 0
 
     async def lose(job: str) -> None:

@@ -39,7 +39,7 @@ async def kill_worker(service: Service, client: Client, job: str, step: int) -> 
 async def test_a_run_ends_in_the_same_weights_wherever_its_worker_dies(tmp_path, preloaded):
     print(f"FINETREE_SEED={SEED}")
     shuffle, history = random.Random(SEED), History()
-    loaded = [preloaded(kind) for kind in ("trainer", "worker")]
+    loaded = [preloaded(kind) for kind in ("trainer", "armed")]
     service = Service(tmp_path, *[each.wait() for each in loaded])
     loaded[1].make_tiny_model(tmp_path / "models/small")
     client = Client(service, history, 1, content=rows)

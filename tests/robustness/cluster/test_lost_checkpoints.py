@@ -14,7 +14,7 @@ from cluster_nodes import capacity, node_of, on
 async def test_a_run_that_loses_its_node_and_its_checkpoints_goes_on_on_the_other_node_from_the_store(
     nodes, tmp_path, preloaded, object_store
 ):
-    trainer, worker = (preloaded(kind) for kind in ("trainer", "worker"))
+    trainer, worker = (preloaded(kind) for kind in ("trainer", "armed"))
     training = LostCheckpoints(tmp_path, [trainer, worker], object_store, **on(nodes))
     nodes.have("one", "two")
     newest = 0

@@ -41,7 +41,9 @@ from machine import Machine, SimulatedMeter, SimulatedProcess, SimulatedWriter
 from sqlalchemy import event
 from virtual_loop import StuckError, VirtualLoop
 
-_spec = importlib.util.spec_from_file_location("harness", Path(__file__).parents[2] / "contract/trainer/harness.py")
+TESTS = Path(__file__).parents[2]
+sys.path.append(str(TESTS))  # what the harness imports: no test folder is a package
+_spec = importlib.util.spec_from_file_location("harness", TESTS / "contract/trainer/harness.py")
 assert _spec is not None
 assert _spec.loader is not None
 harness = importlib.util.module_from_spec(_spec)
@@ -94,6 +96,7 @@ async def _world(loop: VirtualLoop, chance: random.Random, folder: Path) -> tupl
     options = harness.options_of(
         folder,
         {},
+        worker_command=("none",),
         cpu_slots=slots,
         orphan_grace=60.0,
         checkpoint_grace=20.0,

@@ -20,7 +20,7 @@ from finetree_cli.backends.suite import Suite
 
 pytestmark = [pytest.mark.slow(80), pytest.mark.timeout(280)]
 
-STEPS = 24
+STEPS = 14
 ROWS = [
     {"prompt": f"Name number {n} in words.", "completion": f"{n} is written so: {'one ' * n}"} for n in range(1, 17)
 ]
@@ -29,10 +29,11 @@ ROWS = [
 class Rig:
     """A running suite whose trainer can be killed and started again at its address, and a client of it."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
+    def __init__(self, folder: Path, model: Path, worker_flag: str) -> None:
         self.data = folder / "trainer"
         shutil.copytree(model, self.data / "models" / model.name)
-        self.suite = Suite(folder)
+        self.worker_flag = worker_flag
+        self.suite = Suite(folder, extra={"trainer": ("--no-prewarm", worker_flag)})
         self.suite.start()
         self.client = Client(**{f"{name}_address": address for name, address in self.suite.addresses.items()})
         self.dataset = self.client.upload_dataset(ROWS).name
@@ -59,6 +60,7 @@ class Rig:
         trainer.process.wait()
         flags = ["--address", trainer.address, "--data-dir", str(self.data)]
         flags += ["--estimator-address", self.suite.addresses["estimator"], "--ready-file", str(self.data / "ready")]
+        flags += ["--no-prewarm", self.worker_flag]
         command = [sys.executable, "-m", "finetree_trainer", *flags]
         self.second = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -73,8 +75,8 @@ class Rig:
 
 
 @pytest.fixture(scope="module")
-def rig(smollm2, tmp_path_factory) -> Iterator[Rig]:
-    running = Rig(tmp_path_factory.mktemp("rig"), smollm2)
+def rig(smollm2, worker_flag, tmp_path_factory) -> Iterator[Rig]:
+    running = Rig(tmp_path_factory.mktemp("rig"), smollm2, worker_flag)
     yield running
     running.close()
 

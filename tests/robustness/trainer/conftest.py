@@ -2,8 +2,15 @@
 """Ends what tests of the trainer leave, and makes groups of replicas."""
 
 import pytest
+import trainer_harness
 from replica_group import Replicas
 from trainer_harness import end_workers
+
+
+@pytest.fixture(autouse=True)
+def whole_workers(monkeypatch):
+    """A worker is the very process that the trainer has started: tests of this folder stop and kill it by its id."""
+    monkeypatch.setattr(trainer_harness, "write_script", trainer_harness.write_whole_script)
 
 
 @pytest.fixture(autouse=True)

@@ -39,10 +39,11 @@ def adapter(tmp_path, name):
     return hashlib.sha256(found.read_bytes()).hexdigest()
 
 
-async def test_a_run_paused_over_a_restart_ends_in_the_weights_of_one_that_never_was(tmp_path):
+async def test_a_run_paused_over_a_restart_ends_in_the_weights_of_one_that_never_was(worker_command, tmp_path):
     write_model(tmp_path / "models" / "real")
     # Beside each other in two slots first, then one of them alone: neighbours change nothing either.
-    settings = {"worker_command": (), "checkpoint_grace": 120.0, "exit_grace": 20.0, "cpu_slots": 2, "cpu_threads": 1}
+    settings = {"worker_command": worker_command, "cpu_slots": 2, "cpu_threads": 1}
+    settings |= {"checkpoint_grace": 120.0, "exit_grace": 20.0}
     async with trainer(tmp_path, **settings) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
         paused, straight = [await train(talk, dataset) for _ in range(2)]
