@@ -134,7 +134,8 @@ def adapter_trainer(asked: dict[str, Any]) -> Any:
     model.add_adapter("own", config=SeqBnConfig(reduction_factor=reduction, init_weights="mam_adapter"))
     model.train_adapter("own")
     # It makes its layers in float32 and adds no casts: a bf16 model takes them in bf16 alone. Parameters only: the
-    # frequencies of rotary positions are a buffer in float32, and cast with the rest the base's loss rises from 2.44 to 2.56.
+    # frequencies of rotary positions are a buffer in float32, which, cast with the rest, take the base's loss from 2.44
+    # to 2.56.
     for parameter in model.parameters():
         parameter.data = parameter.data.to(getattr(torch, way["weights"]))
     told = arguments(asked) | {"group_by_length": True}

@@ -120,8 +120,8 @@ def _at_the_loss(run: Run, gradients: float, fetched: float) -> Moment:
     if run.checkpointing:
         kept, layer = float(stream_bytes(run) * run.shape.hidden), layer + kept
     activations = tokens * (layers * kept + outside_layers(run)) + cast_weights(run)
-    # A trained head's gradient is there with the loss, before the layers' backward pass; its products are of the compute
-    # type, of which a weight in another one has a copy.
+    # A trained head's gradient is there with the loss, before the layers' backward pass; its products are of the
+    # compute type, of which a weight in another one has a copy.
     words = run.shape.vocab * run.shape.hidden if run.method.trains_head else 0
     head = run.master_bytes * words
     cast = run.compute_bytes * words if run.compute_bytes < run.master_bytes else 0

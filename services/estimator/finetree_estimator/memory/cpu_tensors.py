@@ -51,8 +51,11 @@ def _kept_outside_attention(run: Run) -> float:
 
 
 def norm_bytes(run: Run) -> int:
-    """Bytes per feature that a norm keeps: its input, which a plain norm turns into float32, and for its weight's
-    gradient the normalized input too. Layers of a sharded model are computed the plain way."""
+    """Bytes per feature that a norm keeps: its input, as it came.
+
+    A plain norm turns it into float32, and keeps for its weight's gradient the normalized input too. Layers of a
+    sharded model are computed the plain way.
+    """
     if run.shape.family in NORMS_BY_HAND and not run.sharded:
         return stream_bytes(run)
     return FLOAT + (stream_bytes(run) if run.method.trains_base else 0)

@@ -40,7 +40,7 @@ def test_long_rows_keep_no_scores(small):
 
 
 def test_in_float32_long_rows_have_torchs_kernel(small):
-    """Keys and values repeated for each query head, a normalizer per row, and an output that the next product shares."""
+    """Keys and values for each query head, a normalizer per row, and an output that the next product shares."""
     exact = replace(small, weight_bytes=4, compute_bytes=4, master_bytes=4)
     own = 4 * (576 + 2 * 192) + 9 * 4 * (256 + 64) / 2 + 4 * 576
     kernel = 4 * 4 * 576 + 9 * 4

@@ -100,7 +100,7 @@ def test_a_base_in_four_bits_learns_the_same_in_groups(
     chosen, cpu = replace(plan, method=method, optimization=optimization), torch.device("cpu")
     step = Step(load(chosen, cpu), dtype=dtype)
     calls: list[int] = []
-    count = lora_groups._outputs  # noqa: SLF001 - whether it is taken
+    count = lora_groups._outputs
     monkeypatch.setattr(lora_groups, "_outputs", lambda layers, x: calls.append(len(layers)) or count(layers, x))
     (on, grads_on, kept_on), (off, grads_off, kept_off) = step(ON), step(OFF)
     assert calls == [3, 1, 2, 1] * 2

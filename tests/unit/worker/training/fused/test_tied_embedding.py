@@ -23,7 +23,7 @@ class _Zeros(TorchDispatchMode):
         super().__init__()
         self.dense = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002 - torch's signature
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.dense += "embedding_dense_backward" in str(func)
         return func(*args, **(kwargs or {}))
 

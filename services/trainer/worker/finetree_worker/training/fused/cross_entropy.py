@@ -55,9 +55,9 @@ def suits(head: nn.Module, hidden: Tensor) -> bool:
         return False
     if not (torch.is_grad_enabled() and hidden.requires_grad):
         return False
-    whole = not any(isinstance(parameter, DTensor) for parameter in head.parameters())
-    kept_bias = head.bias is None or not head.bias.requires_grad
-    return whole and kept_bias and _computed(head.weight) is _computed(hidden) in (torch.float32, torch.bfloat16)
+    divided = any(isinstance(parameter, DTensor) for parameter in head.parameters())
+    trained = any(name == "bias" and parameter.requires_grad for name, parameter in head.named_parameters())
+    return not (divided or trained) and _computed(head.weight) is _computed(hidden) in (torch.float32, torch.bfloat16)
 
 
 def _computed(states: Tensor) -> torch.dtype:
@@ -129,7 +129,7 @@ class _Summed:
         return made
 
 
-def _block(  # noqa: PLR0913 - it is the body of a loop
+def _block(
     states: Tensor,
     targets: Tensor,
     head: tuple[Tensor, Tensor | None],

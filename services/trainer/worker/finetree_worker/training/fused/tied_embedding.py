@@ -38,9 +38,8 @@ def rows_alone(model: PreTrainedModel) -> Iterator[None]:
 
 def _tied(model: PreTrainedModel) -> nn.Embedding | None:
     """Return the embedding whose trained weight is the head's as well; None where there is none."""
-    # transformers leaves both untyped.
-    embedding: Any = model.get_input_embeddings()  # type: ignore[no-untyped-call]
-    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    embedding: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     plain = type(embedding) is nn.Embedding and type(head) is nn.Linear
     if not plain or head.weight is not embedding.weight or not embedding.weight.requires_grad:
         return None
