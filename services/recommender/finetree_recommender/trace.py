@@ -42,6 +42,8 @@ class Caution:
     rule_id: str
     redirect: Method | None = None
     """Method to consider instead."""
+    rented: str = ""
+    """Accelerator that is offered; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ def test_a_service_that_goes_away_is_5_and_what_was_answered_stays(run, server):
         (["--requests", "-", "--compare"], "--compare"),
         (["job.yaml", "--requests", "-"], "job file"),
         (["--model", "small", "--method", "lora", "--cpu", "--chart", "a.svg"], "--compare"),
+        (["--model", "small", "--method", "lora", "--gpus", "2"], "--devices N"),
         (["--model", "small", "--compare", "--cpu", "--chart", "a.gif"], ".svg"),
         (["--model", "small", "--compare", "--cpu", "--chart", "no/where.svg"], "no/where.svg"),
         (["--model", "small", "--compare", "--methods", "lora,magic"], "magic"),
@@ -135,7 +136,7 @@ def test_bad_use_is_2(run, words, fact):
 
 
 def test_a_comparison_has_each_method_on_each_gpu(run):
-    words = ("estimate", "--model", "small", "--compare", "--accelerators", "rtx-4090,nope", "--examples", "10")
+    words = ("estimate", "--model", "small", "--compare", "--gpus", "rtx-4090,nope", "--examples", "10")
     code, out, _ = run(*words, "--json")
     rows = json.loads(out)["rows"]
     assert code == 0
@@ -151,7 +152,7 @@ def test_a_comparison_has_each_method_on_each_gpu(run):
     assert out.count("lora") == 2
     assert "ACCELERATOR_NOT_FOUND" in out
     assert out.count("'nope'") == 1  # the reason stands below the table, once
-    code, _, err = run("estimate", "--model", "small", "--compare", "--accelerators", "nope,nada", "--json")
+    code, _, err = run("estimate", "--model", "small", "--compare", "--gpus", "nope,nada", "--json")
     assert code == 2
     assert "'nope'" in err
 
@@ -162,7 +163,7 @@ def test_what_is_compared_differs_in_method_and_hardware_alone(run):
         "gradient_checkpointing: GRADIENT_CHECKPOINTING_FULL\nhardware: {accelerator: rtx-4090}\n"
     )
     Path("job.yaml").write_text(job, encoding="utf-8")
-    _, out, _ = run("estimate", "job.yaml", "--compare", "--accelerators", "rtx-4090", "--json")
+    _, out, _ = run("estimate", "job.yaml", "--compare", "--gpus", "rtx-4090", "--json")
     specs = {row["method"]: row["estimate"]["resolved_spec"] for row in json.loads(out)["rows"]}
     assert specs["lora"]["lora"] == specs["qlora"]["qlora"]["lora"]
     assert specs["lora"]["lora"]["rank"] == 32
@@ -175,7 +176,7 @@ def test_what_is_compared_differs_in_method_and_hardware_alone(run):
 
 @pytest.mark.parametrize(("name", "begins"), [("c.svg", b"<?xml"), ("c.PNG", b"\x89PNG")])
 def test_a_comparison_is_drawn(run, name, begins):
-    words = ("estimate", "--model", "small", "--compare", "--accelerators", "rtx-4090", "--chart", name)
+    words = ("estimate", "--model", "small", "--compare", "--gpus", "rtx-4090", "--chart", name)
     assert run(*words)[0] == 0
     assert Path(name).read_bytes().startswith(begins)
 
@@ -184,7 +185,7 @@ def test_prices_are_listed(run):
     code, out, _ = run("prices", "list")
     assert code == 0
     assert out.count("fake/rtx-4090/") == 2
-    code, out, _ = run("prices", "list", "--accelerator", "rtx-4090", "--term", "on-demand", "--json")
+    code, out, _ = run("prices", "list", "--gpu", "rtx-4090", "--term", "on-demand", "--json")
     (price,) = json.loads(out)["prices"]
     assert price["hourly_price"] == {"currency_code": "USD", "nanos": 500_000_000}
     assert json.loads(run("prices", "list", "--provider", "nobody", "--json")[1]) == {"prices": []}

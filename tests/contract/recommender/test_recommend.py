@@ -70,8 +70,8 @@ async def test_where_nothing_at_hand_trains_the_model_an_offer_is_named_that_doe
     offers = [caution for caution in reply.cautions if caution.code == "RENT"]
     assert offers[0].redirect == method_pb2.METHOD_LORA
     assert offers[0].message in reply.summary
-    accelerator = offers[0].message.split(" on a rented ")[1].split(" ")[0]
-    again = await client.recommend(asked | {"hardware": {"accelerator": accelerator}})
+    assert f" on a rented {offers[0].hardware.accelerator} (" in offers[0].message
+    again = await client.recommend(asked | {"hardware": json_format.MessageToDict(offers[0].hardware)})
     assert again.verdict.method == method_pb2.METHOD_LORA
     assert again.estimate.fit == estimate_summary_pb2.FIT_VERDICT_FITS
     owned = await client.recommend(asked | {"can_rent": False})

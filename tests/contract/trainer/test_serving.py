@@ -8,10 +8,10 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
-from finetree_api.trainer.v1 import capacity_pb2, event_pb2, job_pb2, serving_pb2, trainer_pb2
-from finetree_api.types.v1 import training_pb2, weights_pb2
+from finetree_api.trainer.v1 import capacity_pb2, evaluation_pb2, event_pb2, job_pb2, serving_pb2, trainer_pb2
+from finetree_api.types.v1 import method_pb2, training_pb2, weights_pb2
 from google.protobuf import duration_pb2
-from trainer_harness import assert_whole, refusal, states, trainer
+from trainer_harness import ROWS, Template, assert_whole, job_request, jsonl, refusal, states, trainer
 
 READY = event_pb2.EVENT_KIND_SERVING_CHANGED
 ALL = frozenset({job_pb2.JOB_ACTION_CANCEL, job_pb2.JOB_ACTION_GENERATE})
@@ -184,6 +184,39 @@ async def test_what_cannot_be_served_is_refused_and_nothing_is_created(tmp_path)
         assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
 
 
+@pytest.mark.parametrize("quantization", [method_pb2.QUANTIZATION_INT8, method_pb2.QUANTIZATION_NF4], ids=["8", "4"])
+async def test_a_checkpoint_of_whole_weights_is_refused_for_a_quantized_base_before_a_worker_loads_it(
+    tmp_path, quantization
+):
+    async with trainer(tmp_path, {"steps": 2, "checkpoints": [2]}) as talk:
+        rows = (await talk.upload(jsonl(ROWS))).name
+        request = job_request(rows)
+        request.train.spec.full.SetInParent()
+        trained = (await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))).job
+        await talk.events(trained.name)
+        checkpoint = weights_pb2.TrainedWeights(checkpoint=f"{trained.name}/checkpoints/2")
+        target = serving_pb2.ServeTarget(name="whole", weights=checkpoint)
+        evaluation = evaluation_pb2.EvaluateTask(subjects=[{"weights": checkpoint}], quantization=quantization)
+        evaluation.dataset.name = rows
+        job = await serving(talk, quantization=quantization)
+        calls = (
+            (talk.stub.CreateJob(serve_request(target, quantization=quantization)), "job.serve.targets[0].weights"),
+            (
+                talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=Template(evaluate=evaluation))),
+                "job.evaluate.subjects[0].weights",
+            ),
+            (talk.stub.LoadTarget(load_request(job, target)), "target.weights"),
+        )
+        for call, field in calls:
+            with pytest.raises(grpc.aio.AioRpcError, match="without quantization, or name the job's artifact") as error:
+                await call
+            code, reason, _, violations = refusal(error.value)
+            assert (code, reason, violations[0].field) == ("INVALID_ARGUMENT", "WEIGHTS_MISMATCH", field)
+        assert len((await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs) == 2
+        # On a base as it is stored they are welcome.
+        await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=serve_request(target).job))
+
+
 async def test_a_base_model_that_does_not_fit_beside_what_runs_is_refused_with_figures(tmp_path):
     async with trainer(tmp_path) as talk:
         config = tmp_path / "models/tiny/config.json"
@@ -206,6 +239,7 @@ async def test_what_the_worker_refuses_ends_with_its_reason(tmp_path):
             ("PROMPT_TOO_LONG", "INVALID_ARGUMENT"),
             ("NO_CHAT_TEMPLATE", "INVALID_ARGUMENT"),
             ("TEMPLATE_REFUSED_ROW", "INVALID_ARGUMENT"),
+            ("WEIGHTS_MISMATCH", "INVALID_ARGUMENT"),
             ("OUT_OF_MEMORY_PREFLIGHT", "RESOURCE_EXHAUSTED"),
         ):
             assert await refused(talk.stub.Generate(request_of(job, f"refuse {reason}"))) == (code, reason)

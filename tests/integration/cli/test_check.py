@@ -58,14 +58,14 @@ def here(capsys):
 
 
 def test_a_plan_within_its_limits_is_0(folder):
-    done = finetree("check", "small.yaml", "--max-cost", "50", "--max-hours", "8", "--accelerator", "rtx-4090")
+    done = finetree("check", "small.yaml", "--max-cost", "50", "--max-hours", "8", "--gpu", "rtx-4090")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("PASS") == 4, "two limits, the job, the whole"
     assert "Plan: sha256:" in done.stdout
 
 
 def test_a_plan_beyond_a_limit_is_3_and_says_which_by_how_much_and_what_would_pass(folder):
-    done = finetree("check", "job.yaml", "--max-cost", "50", "--fits", "--accelerator", "rtx-4080")
+    done = finetree("check", "job.yaml", "--max-cost", "50", "--fits", "--gpu", "rtx-4080")
     assert done.returncode == 3
     assert re.search(r"^ +FAIL +fit ", done.stdout, re.MULTILINE)
     assert "\n  - " in done.stdout, "remedies"
@@ -79,7 +79,7 @@ def test_every_run_gives_the_same_bytes(folder, monkeypatch):
     for seed, zone in (("0", "UTC"), ("1", "Asia/Tokyo")):
         monkeypatch.setenv("PYTHONHASHSEED", seed)
         monkeypatch.setenv("TZ", zone)
-        found.add(finetree("check", "job.yaml", "--fits", "--accelerator", "rtx-4080", "--json").stdout)
+        found.add(finetree("check", "job.yaml", "--fits", "--gpu", "rtx-4080", "--json").stdout)
     (document,) = found
     patches = [patch for each in json.loads(document)["plans"][0]["remedies"] for patch in each["patches"]]
     assert any(isinstance(patch["value"], dict) for patch in patches), "an object whose keys could have any order"
@@ -179,7 +179,7 @@ def test_a_limit_of_lower_severity_never_stops_the_plan(folder, here):
         (["job.yaml", "--max-cost", "-1"], "INVALID_REQUEST", "--max-cost"),
         (["job.yaml", "--fits", "--tokens", "9" * 30], "USAGE", "whole number"),
         (["nowhere.yaml", "--fits"], "JOB_FILE_UNREADABLE", "nowhere.yaml"),
-        (["job.yaml", "--fits", "--accelerator", "rtx-9999"], "ACCELERATOR_NOT_FOUND", "did you mean"),
+        (["job.yaml", "--fits", "--gpu", "rtx-9999"], "ACCELERATOR_NOT_FOUND", "did you mean"),
         (["broken.yaml", "--fits"], "JOB_FILE_INVALID", "broken.yaml:2:1"),
         (["exports", "--fits"], "JOB_FILES_NOT_FOUND", "none of the job files trains"),
         (["absurd.yaml", "--fits"], "INVALID_REQUEST", "absurd.yaml:2:8: lora.rank"),
@@ -379,9 +379,9 @@ def test_a_thousand_lines_are_answered_without_a_server_as_a_server_does(suite, 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora", "prefix", "adapter"])
 def test_whatever_an_estimate_assumes_has_an_option_that_changes_it(folder, capsys, method):
     words = ["estimate", "--model", "llama-3.1-8b", "--method", method, "--gpu", "a100-80gb", "--examples", "500"]
-    comparing = ("--compare", "--methods", method, "--accelerators", "a100-80gb")
+    comparing = ("--compare", "--methods", method, "--gpus", "a100-80gb")
     for more in ((), comparing):
-        assert entry.run([*words, "--gpus", "2", "--local", *more]) == 0
+        assert entry.run([*words, "--devices", "2", "--local", *more]) == 0
         (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Assumed: ")]
         assumed = line.removeprefix("Assumed: ").split(", ")
         assert len(assumed) > 10
@@ -391,7 +391,7 @@ def test_whatever_an_estimate_assumes_has_an_option_that_changes_it(folder, caps
 def test_one_run_is_estimated_and_compared_without_a_server(folder, capsys):
     assert entry.run(["estimate", "job.yaml", "--local", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["total_parameters"] == 8_030_261_248
-    words = ["estimate", "job.yaml", "--compare", "--local", "--accelerators", "rtx-4090,a100-80gb", "--json"]
+    words = ["estimate", "job.yaml", "--compare", "--local", "--gpus", "rtx-4090,a100-80gb", "--json"]
     assert entry.run(words) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert len(rows) == 10

@@ -35,7 +35,7 @@ def run(suite, monkeypatch, capsys, tmp_path):
         ("estimator", ESTIMATED),
         ("estimator", ("gpus", "rtx-40")),
         ("estimator", ("models", "list", "--catalog")),
-        ("estimator", ("prices", "list", "--accelerator", "a100-80gb", "--term", "on-demand")),
+        ("estimator", ("prices", "list", "--gpu", "a100-80gb", "--term", "on-demand")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
 )

@@ -75,10 +75,17 @@ def entry(file: str = "training/a.yaml", verdict: gate.Verdict = "PASS", **chang
     return gate.PlanEntry(file=file, verdict=verdict, **given)  # type: ignore[arg-type]
 
 
-def unreadable(file: str = "training/bad.yaml", message: str = "unknown key `ranks`") -> gate.PlanEntry:
+def unreadable(
+    file: str = "training/bad.yaml", message: str = "unknown key `ranks`", *, remedy: str = ""
+) -> gate.PlanEntry:
     place = gate.Location(file=file, line=4, column=3, field_path="lora.ranks")
-    problem = gate.Problem(location=place, message=message)
-    error = gate.FileError(reason="JOB_FILE_INVALID", message=f"1 problem in {file}", line=4, problems=(problem,))
+    error = gate.FileError(
+        reason="JOB_FILE_INVALID",
+        message=f"1 problem in {file}",
+        line=4,
+        remedy=remedy,
+        problems=(gate.Problem(location=place, message=message),),
+    )
     return gate.PlanEntry(file=file, verdict="FAIL", passed=False, error=error)
 
 

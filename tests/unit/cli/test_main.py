@@ -62,13 +62,19 @@ def test_a_command_that_is_only_begun_names_what_may_follow(capsys, words, known
     [
         (["recommend", "--deadline", "8"], "--max-duration"),
         (["recommend", "--accelerator", "rtx-4090"], "--gpu"),
+        (["recommend", "--gpus", "2"], "--devices"),
+        (["check", "--accelerator", "rtx-4090"], "--gpu"),
+        (["check", "--count", "2"], "--devices"),
+        (["estimate", "--accelerators", "l4,h100"], "--gpus"),
+        (["prices", "list", "--accelerator", "l4"], "--gpu"),
         (["recommend", "--rows", "8"], "--examples"),
         (["check", "--deadline", "8"], "--max-hours"),
     ],
 )
 def test_an_option_of_another_command_is_answered_with_the_one_that_is_meant(capsys, words, meant):
     assert entry.run(words) == ExitCode.USAGE
-    assert f"No such option '{words[1]}'. Did you mean '{meant}'?" in capsys.readouterr().err
+    option = next(word for word in words if word.startswith("--"))
+    assert f"No such option '{option}'. Did you mean '{meant}'?" in capsys.readouterr().err
 
 
 def test_an_unexpected_error_is_70_with_an_id_and_no_stack(monkeypatch, capsys):

@@ -54,7 +54,7 @@ class CheckFlags:
 @click.command(
     cls=Command,
     examples=(
-        "finetree check job.yaml --max-cost 50 --max-hours 8 --accelerator rtx-4090",
+        "finetree check job.yaml --max-cost 50 --max-hours 8 --gpu rtx-4090",
         "finetree check job.yaml --fits --max-hours 8 --examples 5000 --tokens-per-example 400",
         "finetree check training/ --policy policy.yaml --output github,json=plan.json",
         "finetree check --policy policy.yaml --base origin/main --output markdown",
@@ -87,10 +87,8 @@ class CheckFlags:
     type=click.Choice(("fail", "undecided")),
     help="With fail, undecided limits only warn. [default: as the policy says, else undecided]",
 )
-@click.option("--accelerator", metavar="NAME", help="Hardware in place of the job's; a name of `finetree gpus`.")
-@click.option(
-    "--devices", "--count", "count", type=Whole(1), metavar="N", help="Number of devices in place of the job's."
-)
+@click.option("--gpu", metavar="NAME", help="Hardware in place of the job's; a name of `finetree gpus`.")
+@click.option("--devices", "count", type=Whole(1), metavar="N", help="Number of devices in place of the job's.")
 @sharding_option
 @click.option("--runs-per-month", type=Amount(), metavar="N", help="Runs in a month, for the monthly cost.")
 @click.option("--examples", type=Whole(1), metavar="N", help="Number of rows, where the job has no data.")

@@ -54,7 +54,7 @@ class EstimateFlags:
     full_view: bool
     compare: bool
     methods: tuple[str, ...]
-    accelerators: tuple[str, ...] | None
+    gpus: tuple[str, ...] | None
     chart: Path | None
     requests: str | None
     price_book: Path | None
@@ -69,7 +69,7 @@ class EstimateFlags:
         "finetree estimate job.yaml --gpu rtx-4090 --json | jq .memory.device_bytes.high",
         "finetree estimate --model llama-3.1-8b --method lora --gpu l4 --examples 5000 --tokens-per-example 400 --full",
         "finetree estimate --model llama-3.1-70b --method lora --gpu h100 --devices 8 --sharding fsdp",
-        "finetree estimate job.yaml --compare --methods lora,qlora --accelerators rtx-4090,a100-80gb --chart gpus.svg",
+        "finetree estimate job.yaml --compare --methods lora,qlora --gpus rtx-4090,a100-80gb --chart gpus.svg",
         "finetree estimate job.yaml --program unsloth --gpu rtx-4090",
         "finetree estimate job.yaml --checkpointing off --optimizer adamw-8bit",
         "finetree estimate --requests requests.jsonl --local",
@@ -80,7 +80,7 @@ class EstimateFlags:
         "Data": (DataFlags,),
         "Price": (OwnershipFlags, "price_book"),
         "Training program, where it is not this suite's": (ProgramFlags,),
-        "Comparison": ("compare", "methods", "accelerators", "chart"),
+        "Comparison": ("compare", "methods", "gpus", "chart"),
     },
 )
 @click.argument("file", required=False, metavar="[FILE]")
@@ -106,7 +106,7 @@ class EstimateFlags:
     "--methods", type=Names(METHODS), default=METHODS, metavar="A,B", help="With --compare: methods. [default: all]"
 )
 @click.option(
-    "--accelerators",
+    "--gpus",
     type=Names(),
     metavar="A,B",
     help="With --compare: GPUs. [default: the job's own and four common ones]",
@@ -146,8 +146,9 @@ def estimate(settings: Settings, /, file: str | None, **flags: Any) -> None:
         _answer_lines(settings, file, given)
     elif given.compare:
         _compare(settings, file, given)
-    elif given.chart is not None or given.accelerators is not None:
-        raise BadInput("--chart and --accelerators need --compare")
+    elif given.chart is not None or given.gpus is not None:
+        remedy = "add --compare; the number of GPUs is --devices N"
+        raise BadInput("--chart and --gpus need --compare", remedy=remedy)
     else:
         _estimate(settings, file, given)
 
@@ -195,7 +196,7 @@ def _compare(settings: Settings, file: str | None, flags: EstimateFlags) -> None
         settings.client() as client,
     ):
         request = _request(client, read_job(file) if file is not None else None, flags, settings.out)
-        accelerators = accelerators_of(request, flags.accelerators or ())
+        accelerators = accelerators_of(request, flags.gpus or ())
         cells = compare(request, estimator, methods=flags.methods, accelerators=accelerators)
     failures = [cell.error for cell in cells if cell.error is not None]
     if len(failures) == len(cells):

@@ -89,6 +89,17 @@ def _refused(refused: list[PlanEntry], count: int) -> BadInput:
     if count > 1:
         listed = "; ".join(error.message for error in errors)
         message = f"{len(errors)} of {count} job files could not be checked: {listed}"
-    error = BadInput(message, remedy=errors[0].remedy, reason=errors[0].reason, problems=problems)
+    error = BadInput(message, remedy=_remedy_of(refused), reason=errors[0].reason, problems=problems)
     error.reported = True
     return error
+
+
+def _remedy_of(refused: list[PlanEntry]) -> str:
+    """Say what to do about each file, once where it is the same for all."""
+    files: dict[str, list[str]] = {}
+    for entry in refused:
+        if entry.error is not None and entry.error.remedy:
+            files.setdefault(entry.error.remedy, []).append(entry.file)
+    return "\n  ".join(
+        remedy if len(named) == len(refused) else f"{', '.join(named)}: {remedy}" for remedy, named in files.items()
+    )

@@ -10,7 +10,7 @@ _OPTIONS = {
     "dataset.profile.examples": "--examples N",
     "ownership": "--price ID, or --price-per-kwh AMOUNT",
     "ownership.owned.watts": "--watts W",
-    "hardware": "--accelerator NAME",
+    "hardware": "--gpu NAME",
 }
 """Option by the RunSpec path that a check without a number names."""
 _LENGTHS = {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class PlanFlags:
     """Hardware, data and terms that replace the job file's; None is not given."""
 
-    accelerator: str | None = None
+    gpu: str | None = None
     count: int | None = None
     sharding: str | None = None
     runs_per_month: float | None = None
@@ -43,8 +43,8 @@ def plan_request(
     from finetree_api.estimator.v1 import estimate_pb2
 
     request = estimate_pb2.EstimateRunRequest(spec=job.spec, runs_per_month=plan.runs_per_month)
-    if plan.accelerator:
-        request.spec.hardware.accelerator = plan.accelerator
+    if plan.gpu:
+        request.spec.hardware.accelerator = plan.gpu
     if plan.count is not None or plan.sharding is not None:
         divide(request.spec.hardware, count=plan.count, sharding=plan.sharding)
     owned = ownership(owner)

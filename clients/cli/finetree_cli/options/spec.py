@@ -77,7 +77,6 @@ sharding_option = choice(
 """How several devices share the model."""
 devices_option = click.option(
     "--devices",
-    "--gpus",
     "count",
     type=Whole(1),
     metavar="N",

@@ -114,7 +114,7 @@ def advice(
         if not told or better or all(_cost(offer) <= CHEAPER * _cost(item) for item in told):
             told.append(offer)
     for offer in told[:MOST_TOLD]:
-        yield Caution(RENT, _words(offer, limits), _RULE, offer.method)
+        yield Caution(RENT, _words(offer, limits), _RULE, offer.method, rented=offer.accelerator)
 
 
 def _over(offer: Offer, limits: Limits) -> str:

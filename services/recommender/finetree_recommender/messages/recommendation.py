@@ -2,7 +2,7 @@
 """Reply of Recommend."""
 
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2, hardware_pb2
 
 from finetree_recommender.estimator.values import Estimate, FitState
 from finetree_recommender.explain.assessment import Assessment
@@ -92,7 +92,11 @@ def _assessment(item: Assessment) -> recommendation_pb2.MethodAssessment:
 
 def _caution(item: Caution) -> recommendation_pb2.Caution:
     return recommendation_pb2.Caution(
-        code=item.code, message=item.message, rule_id=item.rule_id, redirect=number(item.redirect)
+        code=item.code,
+        message=item.message,
+        rule_id=item.rule_id,
+        redirect=number(item.redirect),
+        hardware=hardware_pb2.Hardware(accelerator=item.rented, count=1) if item.rented else None,
     )
 
 

@@ -180,6 +180,12 @@ def outcome(*entries: PlanEntry) -> tuple[str, str, str]:
     return (type(error).__name__, error.message, error.reason) if error is not None else ("", "", "")
 
 
+def remedy_of(*entries: PlanEntry) -> str:
+    error = failure(make_report(entries, as_of="", revisions=Revisions(), policy=None))
+    assert error is not None
+    return error.remedy
+
+
 def test_the_outcome_names_files_and_limits(tmp_path):
     good, bad, unsure, broken = check(tmp_path, Server(good="PASS", bad="FAIL", unsure="UNDECIDED")).plans
     assert outcome(good) == ("", "", "")
@@ -225,3 +231,16 @@ def test_what_is_asked_has_the_day_the_base_and_the_overrides_of_the_policys_lim
     require_known(report, [check_pb2.Override(rule_id="cost")])
     with pytest.raises(BadInput, match="there are cost"):
         require_known(report, overrides)
+
+
+def test_each_refused_file_has_its_own_remedy(tmp_path):
+    *_, broken = check(tmp_path, Server()).plans
+    assert broken.error is not None
+    files = [replace(broken, file=f"{name}.yaml") for name in "abc"]
+    assert remedy_of(*files) == ""
+    files = [replace(each, error=replace(each.error, remedy="call it otherwise")) for each in files]
+    assert remedy_of(*files) == "call it otherwise", "what is the same for all stands there once"
+    files[1] = replace(broken, file="b.yaml", error=replace(broken.error, remedy="read the docs"))
+    assert remedy_of(*files) == "a.yaml, c.yaml: call it otherwise\n  b.yaml: read the docs"
+    files[1] = replace(broken, file="b.yaml")
+    assert remedy_of(*files) == "a.yaml, c.yaml: call it otherwise", "b.yaml has none"

@@ -32,12 +32,14 @@ class Totals:
     """Jobs by their change, and the sums of their time and cost before and after it."""
 
     jobs: Mapping[Change, int]
-    duration_seconds: Sides
-    """Of the jobs whose time is known on each side on which they exist."""
+    duration_seconds: Sides | None
+    """Of the jobs whose time is known on each side on which they exist; None without any."""
     cost: Mapping[str, Sides]
-    """By currency, of the jobs whose cost is known on each side on which they exist."""
-    unknown: int
-    """Jobs that a sum leaves out."""
+    """By currency, of the jobs whose cost is known on each side on which they exist; empty without any."""
+    untimed: int
+    """Jobs that the sum of the time leaves out."""
+    unpriced: int
+    """Jobs that the sums of the cost leave out."""
 
 
 def compare(base: Report, head: Report, *, base_ref: str, renames: Mapping[str, str] | None = None) -> Report:
@@ -102,9 +104,10 @@ def totals(report: Report) -> Totals:
     currencies = sorted({side.cost.currency_code for pair in priced for side in pair if side and side.cost})
     return Totals(
         jobs={change: jobs[change] for change in CHANGES},
-        duration_seconds=Sides(*(_duration(side) for side in _columns(timed))),
+        duration_seconds=Sides(*(_duration(side) for side in _columns(timed))) if timed else None,
         cost={code: Sides(*(_cost(side, code) for side in _columns(priced))) for code in currencies},
-        unknown=sum(pair not in timed or pair not in priced for pair in pairs),
+        untimed=len(pairs) - len(timed),
+        unpriced=len(pairs) - len(priced),
     )
 
 

@@ -50,25 +50,30 @@ def annotate(error: BadInput, file: str) -> str:
         _Annotation(
             "error",
             error.reason,
-            f"{each.field_path}: {each.message}" if each.field_path else each.message,
+            wording.with_remedy(
+                f"{each.field_path}: {each.message}" if each.field_path else each.message, error.remedy
+            ),
             each.position.file,
             each.position.line,
             each.position.column,
         )
         for each in error.problems
     ]
-    return _commands(found or [_Annotation("error", error.reason, error.message, file)]).removesuffix("\n")
+    whole = _Annotation("error", error.reason, wording.with_remedy(error.message, error.remedy), file)
+    return _commands(found or [whole]).removesuffix("\n")
 
 
 def _annotations(entry: PlanEntry) -> list[_Annotation]:
     found = []
     if entry.error is not None:
-        reason = entry.error.reason
+        reason, remedy = entry.error.reason, entry.error.remedy
         for each in entry.error.problems:
             place = each.location
-            found.append(_Annotation("error", reason, wording.problem(each), place.file, place.line, place.column))
+            text = wording.with_remedy(wording.problem(each), remedy)
+            found.append(_Annotation("error", reason, text, place.file, place.line, place.column))
         if not entry.error.problems:
-            found.append(_Annotation("error", reason, entry.error.message, entry.file, entry.error.line))
+            text = wording.with_remedy(entry.error.message, remedy)
+            found.append(_Annotation("error", reason, text, entry.file, entry.error.line))
     for check in wording.findings(entry):
         place = check.location
         title = f"{check.rule_id}: {check.verdict}"

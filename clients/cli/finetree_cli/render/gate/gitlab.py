@@ -25,7 +25,8 @@ def _findings(entry: PlanEntry) -> list[dict[str, Any]]:
         lines = [(each.location.line, wording.problem(each)) for each in entry.error.problems]
         for line, message in lines or [(entry.error.line, entry.error.message)]:
             name = fingerprint(entry.file, entry.error.reason, f"{line}: {message}")
-            found.append(_finding(message, entry.error.reason, "blocker", name, (entry.file, line)))
+            text = wording.with_remedy(message, entry.error.remedy)
+            found.append(_finding(text, entry.error.reason, "blocker", name, (entry.file, line)))
     for check in wording.findings(entry):
         place = (check.location.file, check.location.line)
         text = wording.explained(check)

@@ -34,10 +34,9 @@ def _suite(root: Element, entry: PlanEntry) -> None:
         SubElement(properties, "property", name="plan_digest", value=entry.plan_digest)
     if entry.error is not None:
         case = _case(suite, entry, "job file")
-        problems = [
-            f"{each.location.file}:{each.location.line}: {wording.problem(each)}" for each in entry.error.problems
-        ]
-        _outcome(case, "error", entry.error.reason, entry.error.message, "\n".join(problems))
+        lines = [f"{each.location.file}:{each.location.line}: {wording.problem(each)}" for each in entry.error.problems]
+        lines += [entry.error.remedy] if entry.error.remedy else []
+        _outcome(case, "error", entry.error.reason, entry.error.message, "\n".join(lines))
     for check in entry.checks:
         _check(_case(suite, entry, check.rule_id), entry, check)
     for attribute, tag in (("tests", "testcase"), ("failures", "testcase/failure"), ("errors", "testcase/error")):

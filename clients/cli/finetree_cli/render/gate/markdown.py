@@ -106,17 +106,16 @@ def _actuals(report: Report) -> list[str]:
 
 
 def _details(report: Report) -> list[str]:
-    """Return, for each job with findings, the findings and what would make it pass."""
+    """Return each job's findings with what would pass, and what to do about a file that cannot be read."""
     blocks = []
     for entry in wording.in_order(report.plans):
         found = wording.findings(entry)
-        if not found and not (entry.error is not None and entry.error.problems):
+        if not found and not (entry.error is not None and (entry.error.problems or entry.error.remedy)):
             continue
         blocks.append(f"#### {code(entry.file)}")
         if entry.error is not None:
-            blocks.append(
-                _list(f"line {each.location.line}: {prose(wording.problem(each))}" for each in entry.error.problems)
-            )
+            lines = [f"line {each.location.line}: {prose(wording.problem(each))}" for each in entry.error.problems]
+            blocks.append(_list([*lines, prose(entry.error.remedy)] if entry.error.remedy else lines))
         rows = [[code(check.rule_id), check.verdict, prose(wording.explained(check))] for check in found]
         if rows:
             blocks.append(_rows([["Limit", "Verdict", "Finding"], *rows]))

@@ -38,7 +38,8 @@ def _results(entry: PlanEntry) -> list[tuple[str, str, dict[str, Any]]]:
         problems = [(each.location.line, each.location.column, wording.problem(each)) for each in entry.error.problems]
         for line, column, message in problems or [(entry.error.line, 1, entry.error.message)]:
             place = _location(entry.file, line, column)
-            result = {"level": "error", "message": {"text": message}, "locations": [place]}
+            text = wording.with_remedy(message, entry.error.remedy)
+            result = {"level": "error", "message": {"text": text}, "locations": [place]}
             found.append((FILE_RULE, "The job file can be read", result))
     found += [(check.rule_id, f"Limit of {check.rule_id}", _result(entry, check)) for check in wording.findings(entry)]
     return found

@@ -174,17 +174,19 @@ def total_lines(report: Report) -> list[str]:
 
 
 def _sums(found: Totals) -> list[str]:
-    sides = [("time", found.duration_seconds, MEASURES[1].words, "")]
-    sides += [("cost", each, MEASURES[2].words, code) for code, each in found.cost.items()]
-    result = []
-    for name, each, words, code in sides:
-        before, after = words(each.base.expected, code), words(each.head.expected, code)
-        change = signed_spread(each.base, each.head, words, code)
-        result.append(f"Total {name}: {before} → {after}: {change}")
-    if found.unknown:
-        counted = "1 job" if found.unknown == 1 else f"{found.unknown} jobs"
-        result.append(f"Not in the totals: {counted} of unknown time or cost")
-    return result
+    """Format the sums; one that no job is in is unknown, which is not the same as nothing."""
+    times = {"": found.duration_seconds} if found.duration_seconds is not None else {}
+    result, left_out = [], []
+    for measure, sums, missing in ((MEASURES[1], times, found.untimed), (MEASURES[2], found.cost, found.unpriced)):
+        for code, each in sums.items():
+            before, after = measure.words(each.base.expected, code), measure.words(each.head.expected, code)
+            change = signed_spread(each.base, each.head, measure.words, code)
+            result.append(f"Total {measure.name}: {before} → {after}: {change}")
+        if missing and sums:
+            left_out.append(f"{_jobs(missing)} of unknown {measure.name}")
+        elif missing:
+            result.append(f"Total {measure.name}: {UNKNOWN}")
+    return [*result, f"Not in the totals: {', '.join(left_out)}"] if left_out else result
 
 
 def is_compared(report: Report) -> bool:
@@ -208,6 +210,11 @@ def problem(found: Problem) -> str:
     """Format a mistake of a file: "lora.ranks: unknown setting"."""
     path = found.location.field_path
     return f"{path}: {found.message}" if path else found.message
+
+
+def with_remedy(message: str, remedy: str) -> str:
+    """Return why a file could not be checked with what to do about it, on one line."""
+    return f"{message}; {remedy}" if remedy else message
 
 
 def setting(patch: Patch) -> str:

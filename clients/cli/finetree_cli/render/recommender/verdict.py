@@ -22,6 +22,8 @@ _TOGETHER = "\N{NO-BREAK SPACE}"
 """Keeps two words on one line."""
 MEASURED = "--this-machine"
 """Option with which the speed of a CPU is measured."""
+CAN_RENT = "--can-rent"
+"""Option with which there are offers."""
 _ASSUMED_SPEED = f"; its speed is assumed, and measured with {MEASURED}"
 _ELECTRICITY = " (electricity of your own hardware)"
 _RENT_OF = " (a rental price; of your own GPU: --price-per-kwh AMOUNT)"
@@ -36,7 +38,6 @@ _LACKING = {"MODEL_UNKNOWN": "--model NAME", "FIT_UNKNOWN": "--memory-gb GB"}
 _HARDWARE = {
     "--gpu": 1,
     "--gpu-memory": 1,
-    "--gpus": 1,
     "--devices": 1,
     "--sharding": 1,
     "--cores": 1,
@@ -226,16 +227,29 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
     elif asked.job_file:
         return
     elif not spec.HasField("model") or not spec.hardware.WhichOneof("device"):
-        lacking = [] if spec.HasField("model") else ["--model NAME"]
-        lacking += [] if spec.hardware.WhichOneof("device") else ["--gpu NAME"]
-        limited = any(item.code in _UNCHECKED for item in response.cautions)
-        lacking += ["--examples N"] if limited and not spec.dataset.WhichOneof("source") else []
-        yield f"Next: {' '.join([again, *lacking])}"
+        yield f"Next: {' '.join([again, *_recipe_lacks(response, renting=CAN_RENT in asked.arguments)])}"
     else:
         yield f"Next: {again} --output job.yaml"
         # What this suite does not train is a recipe for another program.
         if trained:
             yield f"      {train.format('job.yaml')}"
+
+
+def _recipe_lacks(response: recommendation_pb2.RecommendResponse, *, renting: bool) -> Iterator[str]:
+    """Options without which a recipe is not estimated.
+
+    Hardware is named by the first offer to rent; where there may be offers, they need the number of rows first.
+    """
+    spec = response.spec
+    unnamed, uncounted = not spec.hardware.WhichOneof("device"), not spec.dataset.WhichOneof("source")
+    not_offered = renting and unnamed and uncounted
+    if not spec.HasField("model"):
+        yield "--model NAME"
+    if unnamed and not not_offered:
+        offered = next((item.hardware.accelerator for item in response.cautions if item.code == RENT), "")
+        yield f"--gpu {shlex.quote(offered or 'NAME')}"
+    if not_offered or (uncounted and any(item.code in _UNCHECKED for item in response.cautions)):
+        yield "--examples N"
 
 
 def _changed(arguments: Sequence[str], options: Sequence[str]) -> list[str]:

@@ -1001,6 +1001,7 @@ class Caution(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RULE_ID_FIELD_NUMBER: _builtins.int
     REDIRECT_FIELD_NUMBER: _builtins.int
+    HARDWARE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable code in UPPER_SNAKE_CASE, for programs, for example "ESTIMATOR_UNAVAILABLE"."""
     message: _builtins.str
@@ -1009,6 +1010,10 @@ class Caution(_message.Message):
     """Rule behind it, as in the trace."""
     redirect: _method_pb2.Method.ValueType
     """Method that it points to instead; unspecified for none."""
+    @_builtins.property
+    def hardware(self) -> _hardware_pb2.Hardware:
+        """Hardware that it offers to rent, for the next request. Unset: it offers none."""
+
     def __init__(
         self,
         *,
@@ -1016,10 +1021,11 @@ class Caution(_message.Message):
         message: _builtins.str = ...,
         rule_id: _builtins.str = ...,
         redirect: _method_pb2.Method.ValueType = ...,
+        hardware: _hardware_pb2.Hardware | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "redirect", b"redirect", "rule_id", b"rule_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "hardware", b"hardware", "message", b"message", "redirect", b"redirect", "rule_id", b"rule_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

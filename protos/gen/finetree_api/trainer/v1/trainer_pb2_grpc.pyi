@@ -416,7 +416,8 @@ class TrainerServiceStub:
     the same weights is answered again.
 
     Errors: those of weights (NOT_FOUND ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: name weights that
-    are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model;
+    are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model,
+    WEIGHTS_MISMATCH: load a checkpoint of full fine-tuning on a base without quantization, or name its job's artifact;
     FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
     configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
     LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take
@@ -820,7 +821,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     the same weights is answered again.
 
     Errors: those of weights (NOT_FOUND ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: name weights that
-    are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model;
+    are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model,
+    WEIGHTS_MISMATCH: load a checkpoint of full fine-tuning on a base without quantization, or name its job's artifact;
     FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
     configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
     LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take
@@ -1479,7 +1481,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         the same weights is answered again.
 
         Errors: those of weights (NOT_FOUND ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: name weights that
-        are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model;
+        are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model,
+        WEIGHTS_MISMATCH: load a checkpoint of full fine-tuning on a base without quantization, or name its job's artifact;
         FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
         configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
         LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take

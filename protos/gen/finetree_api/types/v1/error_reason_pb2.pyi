@@ -646,8 +646,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     relative to a model root.
     """
     ERROR_REASON_WEIGHTS_MISMATCH: _ErrorReason.ValueType  # 233
-    """A setting of the method contradicts the weights that the run starts from (INVALID_ARGUMENT, CreateJob, ValidateJob
-    and job errors). Leave the setting that the violation names unset, or start without these weights.
+    """A setting of the method contradicts the weights that the run starts from, or weights do not fit the base as it is
+    loaded: a checkpoint of full fine-tuning on a quantized one (INVALID_ARGUMENT, CreateJob, ValidateJob, LoadTarget and
+    job errors). Leave the setting that the violation names unset, or name other weights.
     """
     ERROR_REASON_WEIGHTS_CHANGED: _ErrorReason.ValueType  # 234
     """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;
@@ -1456,8 +1457,9 @@ ERROR_REASON_WEIGHTS_NOT_FOUND: ErrorReason.ValueType  # 232
 relative to a model root.
 """
 ERROR_REASON_WEIGHTS_MISMATCH: ErrorReason.ValueType  # 233
-"""A setting of the method contradicts the weights that the run starts from (INVALID_ARGUMENT, CreateJob, ValidateJob
-and job errors). Leave the setting that the violation names unset, or start without these weights.
+"""A setting of the method contradicts the weights that the run starts from, or weights do not fit the base as it is
+loaded: a checkpoint of full fine-tuning on a quantized one (INVALID_ARGUMENT, CreateJob, ValidateJob, LoadTarget and
+job errors). Leave the setting that the violation names unset, or name other weights.
 """
 ERROR_REASON_WEIGHTS_CHANGED: ErrorReason.ValueType  # 234
 """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2, job_pb2
-from finetree_api.types.v1 import model_pb2, run_spec_pb2, weights_pb2
+from finetree_api.types.v1 import method_pb2, model_pb2, run_spec_pb2, weights_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data.weights import checkpoint
 from finetree_data.weights.adapter import AdapterFolder, content_hash, read_adapter
@@ -233,6 +233,20 @@ def require_base(weights: LocatedWeights, model: BaseModel, field_path: str) -> 
     if problem:
         text = f"{weights.name} belongs to another base model: {problem}"
         raise invalid_field(field_path, f"{text}. Name the base that it was trained on.", "WRONG_BASE")
+
+
+def require_loadable(weights: LocatedWeights, quantization: method_pb2.Quantization.ValueType, field_path: str) -> None:
+    """Raise InvalidArgument WEIGHTS_MISMATCH for a checkpoint of whole weights on a base that is loaded quantized.
+
+    The weights of a whole model that is an artifact are quantized as the base's; a checkpoint's are copied one by one
+    into the base, which the worker refuses in the same words.
+    """
+    if quantization and weights.checkpoint and weights.kind == artifact_pb2.ARTIFACT_KIND_MODEL:
+        text = (
+            f"{weights.name} is a checkpoint of full fine-tuning, which cannot be copied into a quantized base. Load "
+            "the base without quantization, or name the job's artifact in place of its checkpoint."
+        )
+        raise invalid_field(field_path, text, "WEIGHTS_MISMATCH")
 
 
 def _other_base(base: artifact_pb2.ArtifactBase, model: BaseModel) -> str:

@@ -92,6 +92,7 @@ def test_a_difference_is_taken_end_by_end():
 
 def test_totals_are_sums_of_both_sides_by_currency():
     found = totals(compared())
+    assert found.duration_seconds is not None
     assert found.jobs == {"new": 1, "changed": 2, "removed": 1, "unchanged": 2}
     assert found.duration_seconds.base.expected == pytest.approx(4 * 2 * 3600)
     assert found.duration_seconds.head.expected == pytest.approx((2 + 3 + 2 + 2) * 3600)
@@ -99,16 +100,24 @@ def test_totals_are_sums_of_both_sides_by_currency():
         "USD": (pytest.approx(32), pytest.approx(8 + 20 + 50 + 8))
     }
     assert found.cost["USD"].head.high == pytest.approx(2 * 86)
-    assert found.unknown == 1, "the file that could not be read before"
+    assert (found.untimed, found.unpriced) == (1, 1), "the file that could not be read before"
 
 
 def test_a_job_whose_number_is_unknown_on_one_side_counts_on_neither():
     base, unpriced = sample.make(entry("a.yaml"), entry("b.yaml")), dataclasses.replace(entry("a.yaml"), cost=None)
-    for head, hours in ((unpriced, 2), (sample.unreadable("a.yaml"), 0)):
+    for head, hours, untimed in ((unpriced, 2, 0), (sample.unreadable("a.yaml"), 0, 1)):
         found = totals(compare(base, sample.make(head, entry("b.yaml")), base_ref="x"))
+        assert found.duration_seconds is not None
         for sides, each in ((found.cost["USD"], 8), (found.duration_seconds, (hours + 2) * 3600)):
             assert (sides.base.expected, sides.head.expected) == (pytest.approx(each), pytest.approx(each))
-        assert found.unknown == 1
+        assert (found.untimed, found.unpriced) == (untimed, 1)
+
+
+def test_a_sum_of_no_job_is_unknown_and_not_nothing():
+    report = sample.make(dataclasses.replace(entry("a.yaml"), duration_seconds=None, cost=None))
+    found = totals(compare(report, report, base_ref="x"))
+    assert (found.duration_seconds, found.cost) == (None, {})
+    assert (found.untimed, found.unpriced) == (1, 1)
 
 
 def test_another_currency_has_a_total_of_its_own():

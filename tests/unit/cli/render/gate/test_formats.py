@@ -6,10 +6,10 @@ from pathlib import Path
 
 import gate_reports as sample
 import pytest
-from finetree_cli.errors import BadInput
-from finetree_cli.gate.report import read_report
+from finetree_cli.errors import BadInput, FileProblem, Position
+from finetree_cli.gate.report import FileError, PlanEntry, read_report
 from finetree_cli.output import Output
-from finetree_cli.render.gate import formats
+from finetree_cli.render.gate import formats, github
 from finetree_cli.render.gate.formats import Target
 
 
@@ -62,3 +62,18 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"no/plan\.json: No such file") as refused:
         formats.write(sample.make(), [Target("json", tmp_path / "no" / "plan.json")], Output())
     assert refused.value.reason == "OUTPUT_FILE_UNWRITABLE"
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_every_format_says_what_to_do_about_a_file_that_cannot_be_read(name):
+    error = FileError(reason="JOB_FILE_UNREADABLE", message="no such file", line=1, remedy="name the other file")
+    missing = PlanEntry(file="a.yaml", verdict="FAIL", passed=False, error=error)
+    for entry in (missing, sample.unreadable(remedy="name the other file")):
+        assert "name the other file" in formats.render(sample.make(entry), name)
+
+
+def test_a_policy_that_stops_the_whole_check_has_its_remedy_in_its_annotation():
+    whole = BadInput("no such file", remedy="name the other file")
+    inside = BadInput("bad", remedy="name the other file", problems=[FileProblem(Position("p", 2, 3), "limits", "odd")])
+    assert github.annotate(whole, "p").endswith("::no such file; name the other file")
+    assert github.annotate(inside, "p").endswith("::limits: odd; name the other file")

@@ -3,7 +3,7 @@
 
 import gate_reports as sample
 import pytest
-from finetree_cli.gate.report import Patch, Profile
+from finetree_cli.gate.report import Patch, PlanEntry, Profile
 from finetree_cli.render.gate import text, wording
 
 
@@ -31,6 +31,23 @@ def test_a_change_stands_beside_each_figure_and_in_the_totals():
     assert "  cost    $12.00 ($6.00 to $24.00)  -$8.00, -40 % (-$16.00 to -$4.00)\n" in shown
     assert "Jobs: 1 new, 1 changed, 1 removed, 1 unchanged, against origin/main\n" in shown
     assert "Total time: 6 h 0 min → 8 h 0 min: +2 h 0 min, +33 % (+1 h 48 min to +2 h 24 min)\n" in shown
+
+
+def test_a_total_that_no_job_is_in_is_unknown_and_what_one_leaves_out_is_counted():
+    known = sample.entry("a.yaml", change="changed", base=sample.figures(14, 2, 12))
+    no_cost = sample.entry("b.yaml", change="new", cost=None)
+    nothing = sample.entry("c.yaml", change="new", cost=None, duration_seconds=None)
+
+    def shown(*entries: PlanEntry) -> list[str]:
+        return [line for line in text.render(sample.make(*entries)).splitlines() if "otal" in line]
+
+    assert shown(nothing) == ["Total time: unknown", "Total cost: unknown"]
+    assert shown(no_cost) == [
+        "Total time: 0.0 s → 2 h 0 min: +2 h 0 min (+1 h 48 min to +2 h 24 min)",
+        shown(nothing)[1],
+    ]
+    assert shown(known, no_cost, nothing)[2:] == ["Not in the totals: 1 job of unknown time, 2 jobs of unknown cost"]
+    assert shown(known, no_cost)[2:] == ["Not in the totals: 1 job of unknown cost"]
 
 
 def test_a_finished_run_stands_beside_its_estimate():

@@ -98,6 +98,20 @@ def test_the_first_offer_to_rent_stands_with_the_numbers(capsys):
     assert "an A10" not in out
 
 
+def test_what_may_be_rented_is_named_in_the_next_command_as_soon_as_the_rows_are_counted(capsys):
+    asked = Asked(("recommend", "--model", "llama-3.1-8b", "--can-rent"))
+    response = answer(spec=run_spec_pb2.RunSpec(model=model_pb2.ModelSource(name="llama-3.1-8b")))
+    response.ClearField("estimate")
+    assert "Next: finetree recommend --model llama-3.1-8b --can-rent --examples N\n" in printed(capsys, response, asked)
+    response.spec.dataset.profile.examples = 5000
+    response.cautions.add(code="RENT", message="LoRA on a rented l4", hardware={"accelerator": "l4", "count": 1})
+    response.cautions.add(code="RENT", message="LoRA on a rented a10", hardware={"accelerator": "a10", "count": 1})
+    out = printed(capsys, response, asked)
+    assert "Next: finetree recommend --model llama-3.1-8b --can-rent --gpu l4\n" in out
+    del response.cautions[:]  # no GPU of the price book has the memory
+    assert "Next: finetree recommend --model llama-3.1-8b --can-rent --gpu NAME\n" in printed(capsys, response, asked)
+
+
 def test_what_is_missing_is_asked_for_with_its_option(capsys):
     without = answer()
     without.estimate.ClearField("total_seconds")
@@ -154,7 +168,7 @@ def test_where_nothing_trains_it_is_said_what_would_and_the_first_that_trains_he
             way("OTHER_TOOL", "DeepSpeed with offload"),
         ],
     )
-    asked = Asked(("recommend", "--model", "llama-3.1-70b", "--gpu=t4", "--gpus", "2", "--examples", "5000"))
+    asked = Asked(("recommend", "--model", "llama-3.1-70b", "--gpu=t4", "--devices", "2", "--examples", "5000"))
     out = printed(capsys, response, asked)
     for line in (
         "  What would train:",
@@ -167,7 +181,7 @@ def test_where_nothing_trains_it_is_said_what_would_and_the_first_that_trains_he
         assert f"{line}\n" in out
     assert "Caution" not in out
     del response.ways_out[1]
-    assert "Next: finetree recommend --gpu=t4 --gpus 2 --examples 5000 --model llama-3.2-1b\n" in printed(
+    assert "Next: finetree recommend --gpu=t4 --devices 2 --examples 5000 --model llama-3.2-1b\n" in printed(
         capsys, response, asked
     )
 

@@ -11,7 +11,7 @@ from finetree_runtime.ids import parse_child
 
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.models import locate
-from finetree_trainer.models.weights import LocatedWeights
+from finetree_trainer.models.weights import LocatedWeights, require_loadable
 from finetree_trainer.store import jobs
 from finetree_trainer.store.database import Store
 
@@ -92,7 +92,8 @@ def fill_formats(
 ) -> None:
     """Fill in the number formats of the base: those of the subjects' runs where they agree, else the device's fastest.
 
-    Raises InvalidArgument SETTING_NOT_SUPPORTED for formats that this server does not load.
+    Raises InvalidArgument: SETTING_NOT_SUPPORTED for formats that this server does not load, WEIGHTS_MISMATCH for a
+    subject that cannot be put on a base in them.
     """
     specs = [found.spec for found in subjects]
     known = [spec for spec in specs if spec is not None]
@@ -107,6 +108,8 @@ def fill_formats(
         raise invalid_field(f"{PLACE}.precision", "is not supported by this server", "SETTING_NOT_SUPPORTED")
     if task.quantization and task.quantization not in have.quantizations:
         raise invalid_field(f"{PLACE}.quantization", "is not supported by this server", "SETTING_NOT_SUPPORTED")
+    for index, found in enumerate(subjects):
+        require_loadable(found, task.quantization, f"{PLACE}.subjects[{index}].weights")
 
 
 def _quantization(found: LocatedWeights) -> method_pb2.Quantization.ValueType:

@@ -24,7 +24,7 @@ from google.rpc import error_details_pb2, status_pb2
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.jobs.serving.leases import EXPIRED, YIELDED, Leases, lease_expired
 from finetree_trainer.jobs.serving.memory import target_bytes
-from finetree_trainer.models.weights import WeightsLocator
+from finetree_trainer.models.weights import WeightsLocator, require_loadable
 from finetree_trainer.scheduling.devices import Device
 from finetree_trainer.store import request_ids
 from finetree_trainer.store.jobs import JobRow
@@ -52,6 +52,7 @@ _REFUSALS: dict[str, type[DomainError]] = {
     "WEIGHTS_UNREADABLE": errors.InvalidArgument,
     "MODEL_PICKLED": errors.InvalidArgument,
     "WRONG_BASE": errors.InvalidArgument,
+    "WEIGHTS_MISMATCH": errors.InvalidArgument,
     "TARGET_NOT_LOADED": errors.NotFound,
     "TARGET_EXISTS": errors.AlreadyExists,
     "TARGET_LIMIT": errors.ResourceExhausted,
@@ -125,6 +126,7 @@ class Generations:
         weights = await self._weights.locate(project, request.target.weights, "target.weights")
         record = job_pb2.Job.FromString(row.record)
         await self._weights.require_base_of(weights, task.model, record.base, "target.weights")
+        require_loadable(weights, task.quantization, "target.weights")
         target = serving_pb2.ServeTarget()
         target.CopyFrom(request.target)
         target.weights.sha256 = weights.sha256

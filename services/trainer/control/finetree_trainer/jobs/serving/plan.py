@@ -17,7 +17,7 @@ from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.serving.memory import Served, ServingMemory, memory_of, target_bytes
 from finetree_trainer.models import locate
 from finetree_trainer.models.locate import BaseModel
-from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
+from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base, require_loadable
 from finetree_trainer.scheduling.devices import CPU, Device, matching
 
 LEASE_SECONDS, YIELD_SECONDS = 600.0, 60.0
@@ -73,7 +73,9 @@ class ServingPlanner:
         locate.require_prepared(model, f"{_SERVE}.model")
         located = [await self._target(project, target, index) for index, target in enumerate(task.targets)]
         for index, weights in enumerate(located):
-            await asyncio.to_thread(require_base, weights, model, f"{_SERVE}.targets[{index}].weights")
+            place = f"{_SERVE}.targets[{index}].weights"
+            await asyncio.to_thread(require_base, weights, model, place)
+            require_loadable(weights, task.quantization, place)
         candidates = matching(self._devices, task.hardware, f"{_SERVE}.hardware")
         self._fill(task, model, candidates[0])
         needed = await asyncio.to_thread(_needed, task, model, located)
