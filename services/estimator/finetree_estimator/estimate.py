@@ -8,7 +8,7 @@ from functools import cached_property
 from finetree_estimator import cost
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.cost import Cost
-from finetree_estimator.evidence.apply_corrections import correct_memory, correct_times
+from finetree_estimator.evidence.apply_corrections import correct_memory, correct_times, keep_upper_ends
 from finetree_estimator.evidence.confidence import (
     Confidence,
     Nearest,
@@ -87,8 +87,11 @@ class Prediction:
     def memory(self) -> Memory:
         """Peaks in bytes, with what is left over for nothing."""
         # Judged by what must be there: what is left over is given back when the device is full.
-        more = left_over(self.run)
-        return with_left_over(self._peaks, more, self.run.device.usable_bytes) if more else self._peaks
+        more, usable = left_over(self.run), self.run.device.usable_bytes
+        if not more:
+            return self._peaks
+        filled = with_left_over(self._peaks, more, usable)
+        return keep_upper_ends(filled, with_left_over(self._uncorrected, more, usable)) if self._learned else filled
 
     @cached_property
     def fit(self) -> Fit:
@@ -125,11 +128,22 @@ class Prediction:
 
     @cached_property
     def _peaks(self) -> Memory:
-        """Corrected peaks, as wide as the nearest measured peak is far."""
-        spread = memory_spread(self._nearest.peak.apart)
-        run = self.run
-        peaks = peak.estimate(run, spread, states=self._states)
-        return correct_memory(peaks, self.correction, processes=run.devices if run.on_cpu else 0)
+        """Peaks with what was learned of the device."""
+        return correct_memory(self._uncorrected, self.correction, processes=self.run.devices if self.run.on_cpu else 0)
+
+    @cached_property
+    def _uncorrected(self) -> Memory:
+        """Peaks by the formulas alone, as wide as the nearest measured peak is far.
+
+        An observed run of the device is not taken for a near one here: it may have been of another size.
+        """
+        near = Nearest(self.run) if self._learned else self._nearest
+        return peak.estimate(self.run, memory_spread(near.peak.apart), states=self._states)
+
+    @property
+    def _learned(self) -> bool:
+        """Whether peaks of the device were observed."""
+        return self.correction.memory.observations > 0
 
 
 def estimate(run: Run, correction: Correction = UNCORRECTED) -> Estimate:

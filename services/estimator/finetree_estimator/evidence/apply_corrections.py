@@ -13,7 +13,7 @@ BY_RATE = frozenset({Phase.TRAIN, Phase.EVALUATE})
 
 
 def correct_memory(peaks: Memory, correction: Correction, *, processes: int = 0) -> Memory:
-    """Peaks with the factor on everything but what is counted exactly.
+    """Peaks with the factor on everything but what is counted exactly; no upper end is below that of `peaks`.
 
     `processes` are those whose device is the host's memory; 0 for a run on GPUs.
     """
@@ -23,7 +23,7 @@ def correct_memory(peaks: Memory, correction: Correction, *, processes: int = 0)
     source = correction.source
     counted = total(interval for kind, interval in peaks.components if kind in COUNTED)
     device = _beyond(peaks.device, counted, factor, source=source)
-    return replace(
+    corrected = replace(
         peaks,
         components=tuple(
             (kind, interval if kind in COUNTED else factor.apply(interval, source))
@@ -34,6 +34,23 @@ def correct_memory(peaks: Memory, correction: Correction, *, processes: int = 0)
         device=device,
         # On a CPU the device's peak is the host's; beside a GPU the host was not observed.
         host=device.scaled(processes) if processes else peaks.host,
+    )
+    return keep_upper_ends(corrected, peaks)
+
+
+def keep_upper_ends(corrected: Memory, plain: Memory) -> Memory:
+    """Corrected peaks whose upper ends are at least those of the uncorrected ones.
+
+    The observed runs of a device may have been of any batch and length, which their points do not keep: that short rows
+    took less than was predicted must not make long ones fit.
+    """
+    least = dict(plain.components)
+    return Memory(
+        components=tuple((kind, _at_least(size, least[kind])) for kind, size in corrected.components),
+        allocated=_at_least(corrected.allocated, plain.allocated),
+        reserved=_at_least(corrected.reserved, plain.reserved),
+        device=_at_least(corrected.device, plain.device),
+        host=_at_least(corrected.host, plain.host),
     )
 
 
@@ -60,6 +77,10 @@ def correct_times(times: Times, correction: Correction, *, narrow: bool = True) 
         step=step,
         tokens_per_second=Interval(tokens / step.high, tokens / step.expected, tokens / step.low, sources=step.sources),
     )
+
+
+def _at_least(corrected: Interval, plain: Interval) -> Interval:
+    return replace(corrected, high=max(corrected.high, plain.high))
 
 
 def _beyond(whole: Interval, fixed: Interval, factor: Factor, *, source: Source) -> Interval:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from finetree_estimator.intervals import Interval, Kind, Source, together
 from finetree_estimator.remarks import Remark
 
+_ENDS_KEPT = "; no upper end is below that without them"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Factor:
@@ -55,13 +57,13 @@ class Correction:
     def remarks(self) -> Iterator[Remark]:
         """One for each factor."""
         factors = (
-            ("STEP_TIME_CORRECTED", "step time", self.step_time),
-            ("MEMORY_CORRECTED", "memory that is not counted exactly", self.memory),
+            ("STEP_TIME_CORRECTED", "step time", self.step_time, ""),
+            ("MEMORY_CORRECTED", "memory that is not counted exactly", self.memory, _ENDS_KEPT),
         )
-        for code, what, factor in factors:
+        for code, what, factor, more in factors:
             if factor.observations:
                 learned = f"learned from {factor.observations} runs on {self.device}"
-                yield Remark(code, f"{what} is multiplied by {factor.value:.3g}, {learned}", "spec.hardware")
+                yield Remark(code, f"{what} is multiplied by {factor.value:.3g}, {learned}{more}", "spec.hardware")
 
 
 UNCORRECTED = Correction()

@@ -86,12 +86,17 @@ def result(
             best[method].adapted,
             best[method].state,
             rejected=tuple(each for each in rejected if each in before),
-            passed={each: violations[each] for each in before if best[each].state.trains},
+            passed={each: violations[each] for each in before if passed_over(best[each].state, violations[each])},
         )
     if order and method is order[0] and not choice.passage.upgrade and not violations[method]:
         return FitResult(method, 0, FitState.UNKNOWN)
     unknown = any(best[each].state is FitState.UNKNOWN for each in tried)
     return FitResult(method, 0, FitState.UNKNOWN if unknown else FitState.DOES_NOT_FIT, rejected)
+
+
+def passed_over(state: FitState, violations: tuple[Violation, ...]) -> bool:
+    """Whether a limit, and not the memory, is what speaks against a method that was not taken."""
+    return state.trains or (state is FitState.UNKNOWN and bool(violations))
 
 
 def steps(

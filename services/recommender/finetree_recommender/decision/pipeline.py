@@ -78,8 +78,7 @@ def verdict_of(pack: Pack, choice: Choice, constraints: Constraints) -> Verdict:
         return Verdict(None, "fit.nothing_fits")
     if method is choice.method or choice.method is None:
         return Verdict(method, choice.rule_id)
-    # The method that the rules chose fits, so a limit overruled it.
     broken = constraints.violations[choice.method]
-    if broken and (states is None or states[choice.method].trains):
+    if broken and (states is None or fit.passed_over(states[choice.method], broken)):
         return Verdict(method, broken[0].rule_id, choice.rule_id)
     return Verdict(method, "fit.fits", choice.rule_id)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from finetree.quantities import approximate_duration, cost_words, duration_words, memory_words
 from finetree_runtime.runspec.number_formats import measured_rate
 
+from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Estimate, FitState
 from finetree_recommender.explain.cautions import MISSING_EVIDENCE
 from finetree_recommender.explain.reasons import LEAF_WORDS
 from finetree_recommender.explain.rental_offers import RENT
-from finetree_recommender.explain.ways_out.questions import Kind, preferred
+from finetree_recommender.explain.ways_out.questions import Kind
 from finetree_recommender.formatting import gpu
 from finetree_recommender.method import Method, listed
 from finetree_recommender.recommend import Recommendation
@@ -37,8 +38,8 @@ _SENTENCES = {
     "TREE_LEAF": "it is the usual choice when no answer favors another method",
     "TIE_BREAK": "your answers favor {tied} equally, and the rules put it first",
     "MULTI_TASK": "it is made for many different tasks on one base model",
-    "FITS_HERE": "the rules prefer {preferred}, which does not fit in memory; this method does",
-    "OTHERS_DO_NOT_FIT": "the rules prefer {preferred}, which does not fit in memory",
+    "FITS_HERE": "the rules prefer {preferred}, which {verb} not fit in memory; this method does",
+    "OTHERS_DO_NOT_FIT": "the rules prefer {preferred}, which {verb} not fit in memory",
 }
 """Why a method is recommended, by the code of its first reason."""
 _MATTERS = 0.5
@@ -146,8 +147,10 @@ def _why(answer: Recommendation) -> str:
     questions = len(answer.pack.rules.questions)
     if reason.code == "MOST_VOTES" and choice.ballot.unanswered == questions - 1 and answer.inputs.hardware_known:
         return f"it is what the rules recommend for {_device(answer)}"
+    if reason.code == "TREE_LEAF" and (too_large := _too_large(answer)):
+        return too_large
     if reason.code == "TREE_LEAF" and reason.message != LEAF_WORDS:
-        return f"{_too_large(answer)}{reason.message}"
+        return reason.message
     if reason.code == "MULTI_TASK" and answer.decision.method is not Method.ADAPTER:
         return "with many different tasks on one base model, each task adds one small file"
     sentence = _SENTENCES.get(reason.code)
@@ -155,18 +158,29 @@ def _why(answer: Recommendation) -> str:
         return reason.message
     rules = choice.method if choice.method is not None else "another method"
     runnable = " that this hardware can run" if answer.inputs.hardware_known else ""
-    return sentence.format(preferred=rules, runnable=runnable, tied=_tied(answer))
+    return sentence.format(preferred=rules, verb=_do(choice.method), runnable=runnable, tied=_tied(answer))
 
 
 def _too_large(answer: Recommendation) -> str:
-    """The method that the rules prefer where hardware sets no limit, if it is a better one that does not fit here."""
+    """Name the method that the rules would choose if every method fitted, where it does not; empty elsewhere.
+
+    The tree's own reason is left out then: it compares the recommended method with some that do not fit. That of QLoRA
+    is the memory.
+    """
     evidence, method = answer.situation.evidence, answer.decision.method
-    first, *_ = preferred(answer.pack, answer.inputs)
-    if evidence is None or method is None or evidence.best[first].state is not FitState.DOES_NOT_FIT:
+    first = choose(answer.pack, answer.inputs.answers, dict.fromkeys(Method, FitState.FITS)).method
+    if evidence is None or first is None or method is Method.QLORA:
         return ""
-    if method is Method.QLORA:
-        return ""  # the tree's own reason is the memory
-    return f"the rules prefer {first}, which does not fit in memory; of the methods that do, "
+    if evidence.best[first].state is not FitState.DOES_NOT_FIT:
+        return ""
+    several = sum(state.trains for state in evidence.states.values()) > 1
+    this = "of the methods that do, they prefer this one" if several else "this method does"
+    return f"the rules prefer {first}, which {_do(first)} not fit in memory; {this}"
+
+
+def _do(method: Method | None) -> str:
+    """Write the verb of a method: adapter layers "do", the others "does"."""
+    return "do" if method is not None and method.plural else "does"
 
 
 def _tied(answer: Recommendation) -> str:

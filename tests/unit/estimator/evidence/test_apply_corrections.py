@@ -3,13 +3,68 @@ import math
 from dataclasses import replace
 
 import pytest
+from finetree_api.estimator.v1 import estimate_pb2
 from finetree_estimator import estimate as engine
+from finetree_estimator.catalog import price_book
+from finetree_estimator.evidence.calibration import Point, learn
 from finetree_estimator.evidence.corrections import Correction, Factor
 from finetree_estimator.intervals import Interval
-from finetree_estimator.memory.peak import COUNTED
+from finetree_estimator.memory.fit import Verdict
+from finetree_estimator.memory.peak import COUNTED, Memory
+from finetree_estimator.programs import TRANSFORMERS
+from finetree_estimator.run import LengthRange, Rows, Run
+from finetree_estimator.spec.parse import parse_request
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.timing.phases import Phase
 
 KNOWN = Factor(value=1.5, weight=0.9, spread=0.05, observations=18)
+MIXED = Rows(
+    count=1000,
+    mean=1050.0,
+    mean_square=1.4e6,
+    longest=2048,
+    target_fraction=1.0,
+    length_ranges=(LengthRange(52, 1000, 0.5), LengthRange(1001, 2048, 0.5)),
+)
+"""Of these, torch's allocator leaves over what the estimate counts."""
+
+
+def learned(ratio: float, runs: int) -> Correction:
+    """What short runs teach whose peaks were `ratio` times as predicted beyond what is counted."""
+    points = (
+        Point(
+            job=f"projects/p/jobs/{number}",
+            attempt=1,
+            device="gpu",
+            family="llama",
+            method="lora",
+            predicted_step=0.0,
+            measured_step=0.0,
+            counted_bytes=7e9,
+            predicted_bytes=9e9,
+            measured_bytes=7e9 + 2e9 * ratio,
+            end_time=number + 1,
+            digest="",
+        )
+        for number in range(runs)
+    )
+    return learn(points).correction("gpu", "llama")
+
+
+def on_an_h100(*, micro_batch: int, sequence_length: int) -> Run:
+    """LoRA of Llama-3.2-3B as a client asks for it."""
+    request = estimate_pb2.EstimateRunRequest()
+    request.spec.model.name = "llama-3.2-3b"
+    request.spec.lora.rank = 16
+    request.spec.hardware.accelerator, request.spec.hardware.count = "H100", 1
+    training = request.spec.training
+    training.epochs, training.micro_batch_size, training.sequence_length = 1, micro_batch, sequence_length
+    return parse_request(request, Knowledge(price_book.packaged())).run
+
+
+def upper_ends(memory: Memory) -> list[float]:
+    peaks = [memory.allocated, memory.reserved, memory.device, memory.host]
+    return [interval.high for interval in (*peaks, *dict(memory.components).values())]
 
 
 def width(interval: Interval) -> float:
@@ -67,6 +122,67 @@ def test_on_a_cpu_the_host_peak_is_the_corrected_device_peak(make_run, cpu):
     assert corrected.host == corrected.device
 
 
+@pytest.mark.parametrize("kind", ["gpu", "cpu", "left over"])
+@pytest.mark.parametrize(("ratio", "runs"), [(0.9, 100), (0.8, 10), (0.3, 2), (1.0, 100), (1.02, 100), (1.5, 20)])
+def test_no_upper_end_of_memory_falls_below_the_uncorrected_one(make_run, cpu, kind, ratio, runs):
+    run = make_run(micro_batch=8, sequence_length=2048)
+    if kind == "cpu":
+        run = replace(run, device=cpu, devices=2)
+    elif kind == "left over":
+        run = replace(run, program=TRANSFORMERS, micro_batch=1, rows=MIXED, loss="full-logits", checkpointing=True)
+    correction = learned(ratio, runs)
+    plain, corrected = engine.estimate(run), engine.estimate(run, correction)
+
+    assert correction.memory.observations == runs
+    assert all(
+        now >= before for now, before in zip(upper_ends(corrected.memory), upper_ends(plain.memory), strict=True)
+    )
+    assert corrected.fit.peak.high >= plain.fit.peak.high
+    # The expected peak and the lower end still follow what was observed.
+    if ratio < 1:
+        assert corrected.fit.peak.expected < plain.fit.peak.expected
+        assert corrected.fit.peak.low < plain.fit.peak.expected
+
+
+@pytest.mark.parametrize("share", [0.85, 0.9, 0.95, 0.99, 1.01, 1.05, 1.1])
+def test_lower_peaks_of_other_runs_make_nothing_fit(make_run, gpu, share):
+    run = make_run(micro_batch=8, sequence_length=2048)
+    plain = engine.estimate(run).fit.peak
+    run = replace(run, device=replace(gpu, usable_bytes=int(plain.expected * share)))
+    before, after = engine.estimate(run).fit, engine.estimate(run, learned(0.8, 10)).fit
+
+    assert before.verdict is (Verdict.DOES_NOT_FIT if share < 1 else Verdict.TIGHT)
+    assert after.verdict in (Verdict.DOES_NOT_FIT, Verdict.TIGHT)
+    assert after.probability < 0.95
+
+
+def test_short_runs_below_their_prediction_leave_a_long_one_its_upper_end():
+    """The rows of docs/decisions/0092."""
+    run = on_an_h100(micro_batch=8, sequence_length=2048)
+    usable = int(0.99 * engine.estimate(run).fit.peak.expected)
+    run = replace(run, device=replace(run.device, usable_bytes=usable))
+    found = [engine.estimate(run, correction).fit for correction in (Correction(), learned(0.9, 100), learned(0.8, 10))]
+
+    assert [
+        (fit.verdict, *(round(end / 1e9, 1) for end in (fit.peak.low, fit.peak.expected, fit.peak.high)))
+        for fit in found
+    ] == [
+        (Verdict.DOES_NOT_FIT, 14.1, 17.2, 20.3),
+        (Verdict.TIGHT, 15.6, 16.2, 20.3),
+        (Verdict.TIGHT, 14.2, 15.5, 20.3),
+    ]
+    assert [round(fit.probability, 2) for fit in found] == [0.47, 0.64, 0.72]
+
+
+def test_higher_peaks_of_other_runs_can_make_a_run_not_fit(make_run, gpu):
+    run = make_run()
+    peak = engine.estimate(run).fit.peak
+    run = replace(run, device=replace(gpu, usable_bytes=int(peak.high * 1.01)))
+
+    assert engine.estimate(run).fit.verdict is Verdict.FITS
+    assert engine.estimate(run, learned(1.9, 50)).fit.verdict is not Verdict.FITS
+
+
 def test_unknown_row_lengths_keep_their_width(make_run):
     rows = replace(make_run().rows, mean_known=False)
     plain = engine.estimate(make_run(rows=rows)).times
@@ -79,7 +195,11 @@ def test_unknown_row_lengths_keep_their_width(make_run):
 
 def test_the_answer_says_what_it_was_corrected_with(estimates):
     corrected = estimates[1]
-    assert any("1.5, learned from 18 runs on gpu" in remark.message for remark in corrected.remarks)
+    said = {remark.code: remark.message for remark in corrected.remarks}
+    assert said["STEP_TIME_CORRECTED"].endswith("1.5, learned from 18 runs on gpu")
+    assert said["MEMORY_CORRECTED"].endswith(
+        "1.5, learned from 18 runs on gpu; no upper end is below that without them"
+    )
     assert any(source.name == "observed-runs" and source.locator == "gpu" for source in corrected.times.step.sources)
 
 

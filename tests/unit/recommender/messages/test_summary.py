@@ -105,14 +105,26 @@ def test_a_method_that_does_not_fit_is_named_beside_the_one_that_does(pack, read
 def test_where_memory_rules_out_what_was_asked_for_the_headline_says_so(read, evidence):
     rules = builtin_packs()["evidence-1"]
     inputs = read(hardware=GPU24, quality="QUALITY_NEED_MAXIMUM", dataset_profile={"examples": 5000}).reread(rules)
+    too_large = "the rules prefer full fine-tuning, which does not fit in memory; "
     line = headline(conclude(rules, inputs, evidence(lora="FITS", qlora="FITS")))
-    assert line.startswith(
-        "LoRA: the rules prefer full fine-tuning, which does not fit in memory; of the methods that do, "
-    )
+    assert line == f"LoRA: {too_large}of the methods that do, they prefer this one"
+    assert headline(conclude(rules, inputs, evidence(prefix="FITS"))) == f"Prefix tuning: {too_large}this method does"
+    # The tree prefers all weights to a LoRA of unsure quality, and here to nothing: LoRA was its choice for few rows.
+    few = read(hardware=GPU24, quality="QUALITY_NEED_CRITICAL", dataset_profile={"examples": 500}).reread(rules)
+    assert headline(conclude(rules, few, evidence(full="FITS"))).startswith("Full fine-tuning: the rules prefer LoRA, ")
     # QLoRA's own reason says that a 16-bit base does not fit; what fits was preferred.
     important = read(hardware=GPU24, quality="QUALITY_NEED_IMPORTANT").reread(rules)
     assert "prefer" not in headline(conclude(rules, important, evidence(qlora="FITS")))
     assert "prefer" not in headline(conclude(rules, important, evidence(lora="FITS")))
+
+
+def test_a_method_without_an_estimate_that_breaks_a_limit_is_not_said_to_lack_memory(pack, read, evidence):
+    fields = {"hardware": GPU24, "tasks": "TASK_VARIETY_MANY_DIFFERENT", "serving": ["SERVING_TARGET_VLLM"]}
+    line = headline(answered(pack, read, evidence(lora="FITS", adapter=None), **fields))
+    assert line.startswith("LoRA: the rules prefer adapter layers, but ")
+    assert "vLLM" in line
+    line = headline(answered(pack, read, evidence(lora="FITS"), **fields))
+    assert line == "LoRA: the rules prefer adapter layers, which do not fit in memory; this method does"
 
 
 def test_a_tie_names_all_methods_in_one_row(pack, read, evidence):
