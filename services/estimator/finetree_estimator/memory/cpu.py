@@ -24,9 +24,10 @@ from finetree_estimator.memory.model_states import ModelStates
 from finetree_estimator.memory.step_peak import Moment
 from finetree_estimator.run import Rows, Run
 
-RUNTIME = 0.445e9
+RUNTIME = 0.47e9
 """Resident bytes of a worker with everything but weights: interpreter, torch 2.13 for CPUs, transformers and peft
-0.375e9, the model's code and tokenizer the rest (measured, benchmarks/results/estimator/cpu_memory.json)."""
+0.375e9, the model's code and tokenizer the rest; 0.43e9 to 0.5e9 in all (measured,
+benchmarks/results/estimator/cpu_memory.json)."""
 BITSANDBYTES = 0.045e9
 """Bytes of bitsandbytes, which quantized bases and 8-bit optimizers import (measured, decision 0089)."""
 KERNEL = 0.12e6
@@ -129,13 +130,14 @@ def _at_the_loss(run: Run, gradients: float, fetched: float) -> Moment:
 
 
 def _after_backward(run: Run, gradients: float, *, again: bool, fetched: float, root: float) -> Moment:
-    """Bytes after the backward pass: all gradients, and the newest of a tied embedding's, to be added to those before.
+    """Bytes after the backward pass: all gradients, and those of a tied embedding that are being added.
 
     `root` are those that the reduction of sharded embeddings' gradients needs.
     """
     embedding = 0
-    if run.method.trains_embeddings and run.shape.tied and not run.sharded and again:
-        embedding = run.master_bytes * run.shape.vocab * run.shape.hidden
+    if run.method.trains_embeddings and run.shape.tied and not run.sharded:
+        # The head's, and its copy with the rows of the embedding's, which of a first micro-batch is the gradient.
+        embedding = (2 if again else 1) * run.master_bytes * run.shape.vocab * run.shape.hidden
     layer = fetched + run.peak_tokens * layer_transient(run)
     return Moment(gradients, 0.0, max(float(embedding), root, layer))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tied embedding's gradient is added to the head's: the sum is autograd's, dense, and without a second vocabulary."""
+"""A tied embedding's gradient is added to the head's row by row: the sum is autograd's, and dense."""
 
 from collections.abc import Callable
 from typing import Any

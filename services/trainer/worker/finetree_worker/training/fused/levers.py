@@ -12,7 +12,7 @@ class Lever(enum.StrEnum):
     ATTENTION = "attention"
     """Causal attention by blocks on a CPU: `fused.causal_attention`."""
     EMBEDDING = "embedding"
-    """Gradient of a tied embedding added to the head's, row by row, on a CPU: `fused.tied_embedding`."""
+    """Gradient of a tied embedding added to the head's row by row, on a CPU: `fused.tied_embedding`."""
     LORA = "lora"
     """LoRA layers that read one input in one forward and backward pass: `methods.lora_groups`."""
     LOSS = "loss"

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradient of a trained embedding that is the output head too, without a second one of the whole vocabulary.
+"""The gradient of a trained embedding that is the output head too, added row by row.
 
 The head's gradient has a row for each word of the vocabulary, the embedding's has values for the words of the
-micro-batch alone. Autograd makes a tensor of the head's size for them, all zeros but for those rows, and adds the two.
-Told that the embedding's gradient is sparse, it adds those rows to the head's gradient in place: of SmolLM2-135M's 113
-MB in float32, 113 less are allocated, and 340 less pass through memory. What a parameter gets is dense as before, since
-the head's part is.
+micro-batch alone. Autograd fills a tensor of the head's size with zeros, writes those rows, and adds the whole of it.
+Told that the embedding's gradient is sparse, it copies the head's gradient and adds those rows: as much memory, fewer
+passes over it. What a parameter gets is dense as before, since the head's part is.
 """
 
 from collections.abc import Iterator
