@@ -219,6 +219,7 @@ _REASONS: dict[str, ExitCode] = {
     "SWEEP_TOO_EXPENSIVE": ExitCode.GATE_FAILED,
     "NOT_SERVED": ExitCode.GATE_FAILED,
     "PUSH_NOT_INSTALLED": ExitCode.NOT_AVAILABLE,
+    "PUSH_FILE_UNREADABLE": ExitCode.NOT_AVAILABLE,
 }
 """Exit code by reason, where the status code alone would mislead."""
 

@@ -101,6 +101,54 @@ def test_what_is_wrong_is_said_and_nothing_is_committed(do, job, hub, given, ref
     assert "finetree.dev/pushed" not in do(job.refresh()).annotations
 
 
+def test_without_the_right_to_change_the_job_nothing_is_sent(do, job, suite, hub, tmp_path):
+    suite.fail_next("UpdateJob", "PERMISSION_DENIED", reason="ROLE_MISSING")
+    with pytest.raises(finetree.PermissionDenied) as caught:
+        do(job.push(REPO, token=hub.token))
+    assert caught.value.reason == "ROLE_MISSING"
+    assert (hub.requests, hub.repos) == ([], {})
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_asking_for_the_right_changes_nothing_of_the_job(do, job, hub):
+    before = do(job.refresh())
+    with pytest.raises(finetree.InvalidArgument):
+        do(job.push(REPO, token=hub.token, artifact="nothing"))
+    assert do(job.refresh()) == before
+
+
+def test_two_pushes_of_a_job_have_a_folder_each(do, job, suite, hub, tmp_path):
+    """The second is whole, and the first goes on with what it has fetched, though the second ends before it sends."""
+    second: list[finetree.PushedArtifact] = []
+
+    def push_another(done: int, total: int) -> None:
+        if done == total and not second:
+            with suite.client() as other:
+                second.append(other.job(job.name).push("acme/other", token=hub.token))
+
+    first = do(job.push(REPO, token=hub.token, on_progress=push_another))
+    assert (first.uploaded, second[0].uploaded) == (tuple(sorted(FILES)), tuple(sorted(FILES)))
+    assert set(hub.repos[REPO].files) == set(hub.repos["acme/other"].files) == set(FILES)
+    assert not list((tmp_path / "finetree" / "push").iterdir())
+
+
+def test_a_file_that_is_gone_is_no_broken_connection(do, job, hub, tmp_path):
+    def lose(done: int, total: int) -> None:
+        if done == total:
+            next(tmp_path.rglob("other.safetensors")).unlink()
+
+    # The last bytes are reported before their file has its name: what was there before is reported by a second push.
+    hub.status = 500
+    with pytest.raises(finetree.Unavailable):
+        do(job.push(REPO, token=hub.token))
+    hub.status = 0
+    with pytest.raises(finetree.FailedPrecondition, match=r"^other\.safetensors of the fetched artifact") as caught:
+        do(job.push(REPO, token=hub.token, on_progress=lose))
+    assert caught.value.reason == "PUSH_FILE_UNREADABLE"
+    assert str(tmp_path) not in str(caught.value)
+    assert do(job.push(REPO, token=hub.token)).uploaded == tuple(sorted(FILES))
+
+
 def test_a_public_repository_is_pushed_to_on_demand_alone(do, job, hub):
     assert not do(job.push(REPO, public=True, token=hub.token)).private
     with pytest.raises(finetree.InvalidArgument) as caught:

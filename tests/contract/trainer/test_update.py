@@ -6,9 +6,12 @@ import asyncio
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_runtime.server.access import changes
+from finetree_runtime.server.access.roles import Grants, Role
+from finetree_runtime.server.access.table import Granted
 from google.protobuf.field_mask_pb2 import FieldMask
-from trainer_harness import ROWS, assert_whole, jsonl, refusal, trainer
+from trainer_harness import ROWS, Talker, assert_whole, bearer_channel, jsonl, refusal, trainer
 
 Update = trainer_pb2.UpdateJobRequest
 
@@ -107,3 +110,24 @@ async def test_a_request_that_is_refused_changes_nothing(tmp_path, serve):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await update(talk, gone, labels={"a": "b"})
         assert refusal(error.value)[:2] == ("NOT_FOUND", "JOB_NOT_FOUND")
+
+
+async def test_a_request_that_changes_nothing_tells_whether_one_may_change_the_job(tmp_path):
+    access = tmp_path / "access"
+    trains, reads = (
+        changes.create_token(access, role.name, Granted("p", Grants({"p": role})), expires=None)[1]
+        for role in (Role.TRAIN, Role.READ)
+    )
+    async with (
+        trainer(tmp_path, {"steps": 2}, access_dir=access) as nobody,
+        bearer_channel(nobody.address, trains) as channel,
+        bearer_channel(nobody.address, reads) as readers,
+    ):
+        talk = Talker(trainer_pb2_grpc.TrainerServiceStub(channel), channel=channel)
+        reader = Talker(trainer_pb2_grpc.TrainerServiceStub(readers), channel=readers)
+        before = await talk.train(suspended=True, labels={"team": "search"})
+        assert (await update(talk, before.name)).name == before.name
+        assert known_as(await reader.job(before.name)) == known_as(before)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await update(reader, before.name)
+        assert refusal(error.value)[:2] == ("PERMISSION_DENIED", "ROLE_MISSING")

@@ -4,7 +4,9 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
+from collections.abc import AsyncIterator
 
 import grpc
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2
@@ -54,6 +56,17 @@ class Replicas:
         self._channels.append(server.channel)
         server.process.kill()
         await asyncio.wait_for(server.process.wait(), PATIENCE)
+
+    @contextlib.asynccontextmanager
+    async def frozen(self, *addresses: str) -> AsyncIterator[None]:
+        """Stop processes meanwhile: they do nothing, and keep what they have."""
+        for address in addresses:
+            self.servers[address].process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for address in addresses:
+                self.servers[address].process.send_signal(signal.SIGCONT)
 
     async def end(self) -> None:
         for server in self.servers.values():

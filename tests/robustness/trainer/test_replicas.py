@@ -46,27 +46,47 @@ async def test_the_leader_is_killed_in_training_and_nothing_is_lost_or_doubled(r
 
 
 async def test_a_leader_that_lost_its_lock_ends_and_the_server_may_die(replicas, postgresql):
-    group = replicas({"steps": 400, "delay": 0.02})
+    group = replicas({"steps": 600, "delay": 0.02})
     await group.start_all()
     first = await group.leader()
     others = [address for address in group.servers if address != first]
     job = await group.talks[first].train()
-    watching = [asyncio.create_task(follow(group, address, job.name)) for address in others]
+    watching = [asyncio.create_task(follow(group, address, job.name)) for address in group.servers]
     await until_step(group, others[0], job, 5)
-    async with asyncio.timeout(PATIENCE):
-        while await group.leader() == first:
-            # It may be the first to have the lock again, and leads on then.
-            postgresql.run("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted")
-            await asyncio.sleep(1.0)
-    ended = await asyncio.wait_for(group.servers[first].process.wait(), PATIENCE)
-    assert ended == EXIT_CODE
-    await until_step(group, others[0], job, 60)
-    await asyncio.to_thread(postgresql.kill)
-    await asyncio.to_thread(postgresql.start)
+    # Whoever asks for the free lock first has it: who must not be the first is frozen meanwhile.
+    async with group.frozen(first):
+        postgresql.run(f"SELECT pg_terminate_backend(pid) {LOCKS}")
+        second = await group.leader(other_than=first)
+    assert await asyncio.wait_for(group.servers[first].process.wait(), PATIENCE) == EXIT_CODE
+    await group.start(first)
+    (third,) = set(others) - {second}
+    await until_step(group, third, job, 60)
+    # The leader has its lock again, leads on, and the others follow on.
+    async with group.frozen(first, third):
+        await restarted(postgresql)
+        async with asyncio.timeout(PATIENCE):
+            while not postgresql.run(f"SELECT pid {LOCKS}"):  # noqa: ASYNC110 - a lock sets no event
+                await asyncio.sleep(0.1)
+    await asyncio.gather(*(until_step(group, address, job, 180) for address in group.servers))
+    assert await group.leader() == second
+    # Another one has it before the leader.
+    async with group.frozen(second):
+        await restarted(postgresql)
+        await group.leader(other_than=second)
+    assert await asyncio.wait_for(group.servers[second].process.wait(), PATIENCE) == EXIT_CODE
+    await group.start(second)
     for events in await asyncio.gather(*watching):
         assert_whole(events)
-        assert steps(events) == [(1, step) for step in range(1, 401)]
+        assert steps(events) == [(1, step) for step in range(1, 601)]
         assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+LOCKS = "FROM pg_locks WHERE locktype = 'advisory' AND granted"
+
+
+async def restarted(postgresql) -> None:
+    await asyncio.to_thread(postgresql.kill)
+    await asyncio.to_thread(postgresql.start)
 
 
 async def test_a_client_with_the_addresses_of_two_replicas_goes_on_when_one_dies(replicas):

@@ -47,7 +47,8 @@ def push(
     The hub is huggingface.co, or the one that HF_ENDPOINT names. The repository is made private unless --public is
     given, and one that is public already is not pushed to without it. Interrupted, the command is run again: files that
     are there are not sent again, and where nothing has changed there is no new commit. The commit is kept in the job's
-    annotation finetree.dev/pushed. Needs `pip install 'finetree-cli[push]'`.
+    annotation finetree.dev/pushed: without the right to change the job nothing is sent. Needs
+    `pip install 'finetree-cli[push]'`.
     """
     from finetree_cli.errors import BadInput
     from finetree_cli.render.transfer import transfer

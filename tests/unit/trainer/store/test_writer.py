@@ -8,6 +8,7 @@ from finetree_runtime.errors import ResourceExhausted, Unavailable
 from finetree_trainer.store import jobs
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
 
 
 def test_work_that_fails_is_undone_alone_while_its_group_commits(store, new_row):
@@ -68,3 +69,39 @@ def test_a_connection_that_is_broken_is_replaced(store, new_row, create_job):
     with pytest.raises(Unavailable):
         store.submit(lambda connection: connection.connection.dbapi_connection.close()).result(60)
     create_job(new_row("kept"))
+
+
+def test_the_writer_outlives_whoever_measures_its_commits(store, new_row, create_job):
+    def fail(_seconds, _changes):
+        raise ZeroDivisionError
+
+    store.on_commit = fail
+    with capture_logs() as told:
+        store.submit(lambda connection: jobs.create(connection, new_row("kept"), {})).result(60)
+    assert [line["event"] for line in told] == ["commit_not_measured"]
+    assert isinstance(told[0]["exc_info"], ZeroDivisionError)
+    store.submit(lambda connection: jobs.create(connection, new_row("too"), {})).result(60)
+
+
+def test_a_connection_that_cannot_be_cleaned_is_never_used_again(store, new_row, create_job, monkeypatch):
+    failures = [sqlite3.OperationalError("disk I/O error")]
+
+    def fail_once(_connection):
+        if failures:
+            raise OperationalError("COMMIT", None, failures.pop())
+
+    def unable(_connection):
+        raise ZeroDivisionError
+
+    connections = [store.submit(lambda connection: connection.connection.dbapi_connection).result(60)]
+    event.listen(store._writing, "commit", fail_once)
+    monkeypatch.setattr(store._backend, "abandon", unable)
+    with capture_logs() as told, pytest.raises(Unavailable):
+        store.submit(lambda connection: jobs.create(connection, new_row("lost"), {})).result(60)
+    assert [line["event"] for line in told] == ["connection_not_abandoned"]
+    assert isinstance(told[0]["exc_info"], ZeroDivisionError)
+    store.submit(lambda connection: jobs.create(connection, new_row("kept"), {})).result(60)
+    there = store.read_now(lambda connection: [row.uid for row in jobs.page(connection, "p", before="", limit=9)])
+    assert there == ["kept"]
+    connections.append(store.submit(lambda connection: connection.connection.dbapi_connection).result(60))
+    assert connections[0] is not connections[1]

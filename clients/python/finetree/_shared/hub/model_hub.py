@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -29,8 +30,6 @@ from finetree.errors import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from huggingface_hub import HfApi
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -86,10 +85,15 @@ def push(target: Target, files: Mapping[str, Path | bytes], *, artifact: str, me
     Raises:
         InvalidArgument: The address is not one of TLS (PUSH_ADDRESS_INVALID); the repository is public, and public was
             not asked for (PUSH_WOULD_PUBLISH); the hub does not accept a file (PUSH_REFUSED).
-        FailedPrecondition: huggingface_hub is not installed (PUSH_NOT_INSTALLED).
+        FailedPrecondition: huggingface_hub is not installed (PUSH_NOT_INSTALLED); a file of `files` cannot be read
+            (PUSH_FILE_UNREADABLE).
         FinetreeError: The hub refuses, or does not answer (PUSH_REFUSED).
     """
     with _ONE_AT_A_TIME, _refusals(target), _settings(target):
+        for content in files.values():
+            if not isinstance(content, bytes):
+                # The library's own complaint holds the whole path, and comes when the repository is made.
+                content.open("rb").close()
         api = _api(target)
         private = _repository(api, target)
         known = _known(api, target)
@@ -229,12 +233,17 @@ def _refusals(target: Target) -> Iterator[None]:
     except KeyError:
         raise Unavailable(f"{host} does not answer as a model hub", reason="PUSH_REFUSED") from None
     except ValueError as error:
-        text = f"{host} or its library does not accept it: {str(error).splitlines()[0]}"
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        text = f"{host} or its library does not accept it: {said}"
         raise InvalidArgument(text, reason="PUSH_REFUSED") from None
     except (OSError, RuntimeError) as error:
         cause = error.__cause__
         if isinstance(cause, HfHubHTTPError):
             raise _refused(target, cause.response.status_code, cause.server_message or "") from None
+        for each in (error, cause):
+            # The system names the file of a call that failed; what breaks of a connection has none.
+            if isinstance(each, OSError) and isinstance(each.filename, str):
+                raise _unreadable(each) from None
         text = f"{host}: the connection broke ({type(cause or error).__name__}); {_AGAIN}"
         raise Unavailable(text, reason="PUSH_REFUSED") from None
     except Exception as error:
@@ -243,6 +252,12 @@ def _refusals(target: Target) -> Iterator[None]:
             raise
         text = f"{host}: the connection broke ({type(error).__name__}); {_AGAIN}"
         raise Unavailable(text, reason="PUSH_REFUSED") from None
+
+
+def _unreadable(error: OSError) -> FailedPrecondition:
+    name, why = Path(error.filename).name, error.strerror or type(error).__name__
+    text = f"{name} of the fetched artifact cannot be read on this machine ({why}); push again: it is fetched anew"
+    return FailedPrecondition(text, reason="PUSH_FILE_UNREADABLE")
 
 
 _AGAIN = "push again: what has arrived is not sent again"

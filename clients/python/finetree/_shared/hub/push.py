@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from finetree_api.trainer.v1 import artifact_pb2
 
+from finetree._shared.downloads import inside
 from finetree._shared.hub import model_hub
 from finetree._shared.requests import invalid
 from finetree.errors import InvalidArgument
@@ -81,7 +86,66 @@ def files_of(
     return files
 
 
-def cache_folder(uid: str) -> Path:
-    """Return where an artifact of a job is kept until it is pushed."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "finetree" / "push" / uid
+class PushFolder:
+    """Where an artifact of a job is kept while a push has it to itself.
+
+    It is the job's own folder, in which a push that fails leaves what it has fetched to the next one. While another
+    push has that, it is a temporary one. A context manager, which gives the folder free.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, uid: str) -> None:
+        """Take a folder for a job.
+
+        Raises:
+            Internal: UNSAFE_PATH.
+            OSError: It cannot be made.
+        """
+        base = os.environ.get("XDG_CACHE_HOME", "")
+        parent = (Path(base) if base else Path.home() / ".cache") / "finetree" / "push"
+        self.path = inside(parent, uid)
+        self._lock = _locked(self.path)
+        if self._lock is None:
+            self.path = Path(tempfile.mkdtemp(prefix=f"{uid}.", dir=parent))
+
+    def discard(self) -> None:
+        """Remove the folder: what it has is pushed."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Give the folder free; a temporary one is removed."""
+        if self._lock is None:
+            self.discard()
+        else:
+            os.close(self._lock)
+
+
+def _locked(folder: Path) -> int | None:
+    """Make a folder and lock it; None where another push has it, or the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return None
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            return None
+        # Whoever had it until now may have removed it: then this is no longer the folder of that name.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        os.close(handle)

@@ -34,18 +34,25 @@ class Following:
         _, self.leader = await self._log.store.read(leader_of)
 
     async def run(self) -> None:
-        """Follow until cancelled."""
-        listener = Listener(self._backend.listening(), asyncio.get_running_loop(), self._committed.set)
+        """Follow until cancelled, again after whatever went wrong: nothing else tells the watchers of this replica."""
+        listener: Listener | None = None
         try:
             while True:
                 try:
+                    if listener is None:
+                        listener = Listener(self._backend.listening(), asyncio.get_running_loop(), self._committed.set)
                     await self.catch_up()
-                except DomainError as error:
-                    get_logger().warning("replica_cannot_follow", reason=error.reason)
+                except Exception as error:  # noqa: BLE001 - whatever it is, what is stored must be shown in the end
+                    if isinstance(error, DomainError):
+                        get_logger().warning("replica_cannot_follow", reason=error.reason)
+                    else:
+                        get_logger().error("replica_cannot_follow", exc_info=error)
                     await asyncio.sleep(POLL_SECONDS)
-                await self._next_commit()
+                else:
+                    await self._next_commit()
         finally:
-            await asyncio.to_thread(listener.close)
+            if listener is not None:
+                await asyncio.to_thread(listener.close)
 
     async def _next_commit(self) -> None:
         try:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from finetree_runtime.config.settings import SettingsError
+from finetree_runtime.errors import DomainError
 from finetree_runtime.server.logging import get_logger
 from sqlalchemy.exc import DBAPIError
 
@@ -85,21 +86,28 @@ class Replica:
             await asyncio.wait([self._election])
 
     def _elect(self) -> None:
-        """Wait until this process holds the lock and its store writes, or the service stops."""
+        """Wait until this process holds the lock and its store writes, or the service stops; try again for ever."""
         self._backend.patience, told = float("inf"), ""
         while not self._backend.closing.is_set():
             try:
                 self._store.lead()
-            except (DBAPIError, SettingsError) as error:
-                why = error.reason if isinstance(error, SettingsError) else type(error).__name__
-                if why != told and not self._backend.closing.is_set():
-                    get_logger().warning("replica_cannot_lead", why=why)
-                told = why
-                self._backend.closing.wait(RETRY_SECONDS)
             except SchemaTooNewError as error:
                 end_process(str(error))
+            except Exception as error:  # noqa: BLE001 - whatever it is, a replica that stands no more is of no use
+                told = self._cannot_lead(error, told)
+                self._backend.closing.wait(RETRY_SECONDS)
             else:
                 return
+
+    def _cannot_lead(self, error: Exception, told: str) -> str:
+        """Log why a try has failed, unless that was `told` last; return it."""
+        why = error.reason if isinstance(error, SettingsError | DomainError) else type(error).__name__
+        if why != told and not self._backend.closing.is_set():
+            if isinstance(error, SettingsError | DomainError | DBAPIError):
+                get_logger().warning("replica_cannot_lead", why=why)
+            else:
+                get_logger().error("replica_cannot_lead", why=why, exc_info=error)
+        return why
 
 
 def end_process(why: str) -> None:

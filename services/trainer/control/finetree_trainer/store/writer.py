@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from finetree_data.fail_points import fail_point
+from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -104,12 +105,16 @@ class Writer:
         return self._connection
 
     def _abandon(self) -> None:
-        """Leave the connection fit for the next transaction; one that is lost is replaced then."""
+        """Leave the connection fit for the next transaction; one that is lost, or stays unfit, is replaced then."""
         connection = self._connection
         if connection is None:
             return
-        if not connection.invalidated:
-            self._backend.abandon(connection)
+        try:
+            if not connection.invalidated:
+                self._backend.abandon(connection)
+        except Exception as error:  # noqa: BLE001 - whatever it is, this thread must go on
+            get_logger().error("connection_not_abandoned", exc_info=error)
+            connection.invalidate(error)
         if connection.invalidated:
             connection.close()
             self._connection = None
@@ -131,9 +136,15 @@ class Writer:
             if committing and mark and is_lost(error) and self._became_durable(mark):
                 failure = None
         if failure is None:
-            self.on_commit(time.perf_counter() - began, len(group))
+            self._measured(time.perf_counter() - began, len(group))
         fail_point("store.after_commit")
         _answer(group, failure)
+
+    def _measured(self, seconds: float, changes: int) -> None:
+        try:
+            self.on_commit(seconds, changes)
+        except Exception as error:  # noqa: BLE001 - the commit is made, and those who wait for it must be told
+            get_logger().error("commit_not_measured", exc_info=error)
 
     def _became_durable(self, mark: str) -> bool:
         """Ask until the database answers whether a transaction was committed; false at the end of the service."""

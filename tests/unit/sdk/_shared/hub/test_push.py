@@ -2,8 +2,8 @@
 """What of a job is pushed, and where to."""
 
 import pytest
-from finetree import FailedPrecondition, InvalidArgument
-from finetree._shared.hub.push import choose, files_of, target_of
+from finetree import FailedPrecondition, Internal, InvalidArgument
+from finetree._shared.hub.push import PushFolder, choose, files_of, target_of
 from finetree_api.trainer.v1 import artifact_pb2
 
 CARDS = [
@@ -75,3 +75,30 @@ def test_without_the_library_its_extra_is_named(monkeypatch):
     with pytest.raises(FailedPrecondition, match=r"finetree\[push\]") as caught:
         aim()
     assert caught.value.reason == "PUSH_NOT_INSTALLED"
+
+
+def test_a_folder_is_a_push_s_own_and_a_failed_one_leaves_it_to_the_next(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with PushFolder("job") as first, PushFolder("job") as second, PushFolder("another") as other:
+        paths = {first.path, second.path, other.path}
+        assert len(paths) == 3
+        assert all(path.is_dir() for path in paths)
+        (first.path / "half").touch()
+        (second.path / "half").touch()
+    assert not second.path.exists()
+    with PushFolder("job") as again:
+        assert again.path == first.path
+        assert (again.path / "half").exists()
+        again.discard()
+        # Another push may come before this one has ended.
+        with PushFolder("job") as next_one:
+            assert next_one.path == first.path
+            assert not any(next_one.path.iterdir())
+    assert next_one.path.is_dir()
+
+
+def test_no_uid_leads_out_of_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(Internal) as caught:
+        PushFolder("../../mine")
+    assert caught.value.reason == "UNSAFE_PATH"
