@@ -90,7 +90,10 @@ def _show_version(context: click.Context, _: click.Parameter, asked: bool) -> No
         "finetree demo",
         "finetree up",
         "finetree recommend --model smollm2-135m-instruct --this-machine --data train.jsonl --output job.yaml",
+        "finetree estimate job.yaml",
         "finetree train job.yaml",
+        "finetree jobs list",
+        "finetree chat JOB --against base",
     ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )

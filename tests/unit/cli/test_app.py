@@ -11,6 +11,7 @@ import pytest
 from finetree_cli.app import cli
 from finetree_cli.errors import EXIT_CODES
 from finetree_cli.options.command import SHARED
+from finetree_cli.options.types import Duration
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -55,6 +56,12 @@ def test_every_command_has_help_with_examples_that_parse(path):
         assert words[0] == "finetree"
         assert tuple(words[1 : 1 + len(path)]) == path, "the example is of another command"
         resolve(words[1:])
+
+
+def test_every_timeout_is_written_with_its_unit():
+    options = [option for command in ALL.values() for option in command.params if "--timeout" in option.opts]
+    assert len(options) > 5
+    assert all(isinstance(option.type, Duration) for option in options)
 
 
 PAGES = [path.relative_to(ROOT).as_posix() for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"))]

@@ -14,10 +14,13 @@ from finetree_api.types.v1 import method_pb2, run_spec_pb2, training_data_pb2
 from finetree_estimator.catalog import accelerators, models, price_book
 from finetree_estimator.catalog.price_book import Quote, billed
 from finetree_estimator.estimate import Estimate, Prediction
+from finetree_estimator.evidence.corrections import Correction, Factor
 from finetree_estimator.intervals import Interval
 from finetree_estimator.memory.attention_scores import score_length
+from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.memory.fragmentation import left_over
 from finetree_estimator.memory.model_states import model_states
+from finetree_estimator.memory.peak import Memory
 from finetree_estimator.memory.sharding import unsharded
 from finetree_estimator.memory.step_peak import held_gradients
 from finetree_estimator.run import Run
@@ -252,6 +255,29 @@ def test_ends_are_in_order_and_parts_make_the_whole(runs):
             assert 0 <= interval.low <= interval.expected <= interval.high, one.spec
         assert memory.allocated.expected <= memory.reserved.expected <= memory.device.expected
         assert sum(part.expected for part in parts.values()) == pytest.approx(memory.device.expected)
+
+
+def test_observed_runs_lower_no_upper_end_of_memory_and_make_nothing_fit(runs):
+    rng = random.Random(1)
+    for one in runs:
+        factor = Factor(
+            value=rng.choice([0.5, 0.8, 0.95, 1.0, 1.05, 1.5]),
+            weight=rng.random(),
+            spread=rng.choice([0.05, 0.3]),
+            observations=rng.choice([1, 3, 50]),
+        )
+        plain, learned = Prediction(one.run), Prediction(one.run, Correction(device="any", memory=factor))
+        ends = [[each.high for each in _intervals(found.memory)] for found in (plain, learned)]
+        assert all(after >= before for before, after in zip(*ends, strict=True)), one.spec
+        for interval in _intervals(learned.memory):
+            # Factors are applied in another order than parts are added.
+            assert interval.low <= interval.expected * (1 + 1e-12), one.spec
+            assert interval.expected <= interval.high * (1 + 1e-12), one.spec
+        assert plain.fit.verdict is Verdict.FITS or learned.fit.verdict is not Verdict.FITS, one.spec
+
+
+def _intervals(memory: Memory) -> list[Interval]:
+    return [memory.allocated, memory.reserved, memory.device, memory.host, *dict(memory.components).values()]
 
 
 def test_a_cost_is_hours_times_price_times_devices(runs):

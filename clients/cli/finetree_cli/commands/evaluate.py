@@ -9,7 +9,7 @@ import click
 
 from finetree_cli.errors import BadInput, GateFailed
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
-from finetree_cli.options.types import Label
+from finetree_cli.options.types import Duration, Label
 
 if TYPE_CHECKING:
     from finetree import Client, Job
@@ -105,7 +105,7 @@ class EvaluateFlags:
     help="Exit with 3 unless every subject is better than the base and than its prompt (better), or none is worse.",
 )
 @click.option("--detach", is_flag=True, help="Start the job, print its name, and do not wait for it.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Longest wait; the job goes on when it passes.")
+@click.option("--timeout", type=Duration(), help="Longest wait, such as 30m; the job goes on when it passes.")
 @pass_settings
 def evaluate(settings: Settings, /, **flags: Any) -> None:
     """Measure trained weights beside their base model on held-out rows.

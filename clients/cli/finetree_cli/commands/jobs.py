@@ -46,9 +46,20 @@ LINE_POINTS = 40
 """Points of a curve that is drawn in a line of text."""
 
 
-@click.group(cls=Group, examples=("finetree jobs list --state running", "finetree jobs watch JOB"))
+@click.group(
+    cls=Group,
+    examples=(
+        "finetree jobs list --state running",
+        "finetree jobs watch JOB",
+        "finetree jobs logs JOB",
+        "finetree jobs download JOB --output ./adapter",
+    ),
+)
 def jobs() -> None:
-    """List, follow, pause, move, cancel and download jobs."""
+    """List, follow, pause, move, cancel and download jobs.
+
+    JOB is a name as `finetree train` and `finetree jobs list` print it.
+    """
 
 
 for _command in (

@@ -101,7 +101,7 @@ class RecommendFlags:
     ),
     sections={
         "Model and hardware": ("model", HardwareFlags),
-        "Data": (DataFlags,),
+        "Data": ("data_file", DataFlags),
         "What is needed": (
             "quality",
             "time",

@@ -72,7 +72,7 @@ sharding_option = choice(
     "--sharding",
     SHARDING,
     "What is divided over the devices: nothing (ddp: each has a full copy), optimizer states (zero-1), gradients too "
-    "(zero-2), or all (fsdp, zero-3). [default: ddp]",
+    "(zero-2), or all (fsdp, zero-3). [default: ddp, or as the job file says]",
 )
 """How several devices share the model."""
 devices_option = click.option(
@@ -80,7 +80,7 @@ devices_option = click.option(
     "count",
     type=Whole(1),
     metavar="N",
-    help="Number of GPUs; on a CPU, of processes that share its cores. [default: 1]",
+    help="Number of GPUs; on a CPU, of processes that share its cores. [default: 1, or as the job file says]",
 )
 """How many devices."""
 

@@ -123,7 +123,7 @@ class _Summed:
         self._blocks += 1
 
     def times(self, factor: Tensor) -> Tensor:
-        """Return the sum multiplied by a scalar. Once: the sum itself is given away, so that autograd need not copy it."""
+        """Return the sum multiplied by a scalar. Once: the sum itself is given away, so that nothing copies it."""
         made = self._sum.mul_(factor)
         del self._sum
         return made
