@@ -54,10 +54,11 @@ def run(do, value):
 @pytest.mark.parametrize("rpc", sorted(CALLS))
 def test_every_call_ends_by_its_deadline(do, suite, rpc):
     suite.faults.hold(rpc)
-    started = time.monotonic()
-    with pytest.raises(finetree.FinetreeTimeout):
-        run(do, CALLS[rpc](do.client(), timeout=0.2))
-    assert time.monotonic() - started < 9
+    while not suite.faults.calls(rpc):  # on a busy machine a deadline may pass before the call is sent
+        started = time.monotonic()
+        with pytest.raises(finetree.FinetreeTimeout):
+            run(do, CALLS[rpc](do.client(), timeout=0.2))
+        assert time.monotonic() - started < 9
     assert suite.faults.calls(rpc)[0].seconds <= 0.25
 
 

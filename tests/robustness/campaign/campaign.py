@@ -68,7 +68,7 @@ class Service:
     def __init__(self, folder: Path, trainer: Preloaded, worker: Preloaded, **changes: object) -> None:
         settings = {"system_retries": 99, "log_level": "warning", "cancel_grace": 5.0} | changes
         self.folder, self.trainer = folder, trainer
-        self.options = options_of(folder, {}, worker_command=worker.command, **settings)
+        self.options = options_of(folder, {}, **settings | {"worker_command": worker.command})
         self.pid, self.starts = 0, 0
         self.output = folder / "service.log"
         self.channel: grpc.aio.Channel | None = None

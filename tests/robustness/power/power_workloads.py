@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "campaign"), str(HERE.parents[1] / "contract/trainer")]
+TESTS = HERE.parents[1]
+sys.path[:0] = [str(each) for each in (HERE, HERE.parent / "campaign", TESTS / "contract/trainer", TESTS)]
 
 
 class Marks:
@@ -28,10 +29,11 @@ class Marks:
 async def serve(root: Path, mark: Marks) -> None:
     """Two datasets, one of them in two calls; three jobs, one cancelled; a dataset deleted."""
     from finetree_api.trainer.v1 import dataset_pb2
-    from harness import ROWS, jsonl, trainer
+    from harness import ROWS, jsonl, trainer, write_whole_script
 
-    script = {"steps": 12, "delay": 0.005}
-    async with trainer(root.parent, script, data_dir=root, cpu_slots=2) as talk:
+    # Workers that the service itself starts, without the recorder: one forked here would write into the same record.
+    command = write_whole_script(root.parent, {"steps": 12, "delay": 0.005})
+    async with trainer(root.parent, worker_command=command, data_dir=root, cpu_slots=2) as talk:
 
         async def follow(name: str) -> None:
             async for batch in talk.stub.WatchJob(watch(name)):

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "contract" / "trainer"), str(Path(__file__).parent)]
+TESTS = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(each) for each in (TESTS / "contract" / "trainer", Path(__file__).parent, TESTS)]
 
 import grpc.aio
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2, trainer_pb2_grpc
