@@ -12,8 +12,9 @@ BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "estimator" / "cpu_memory
 pytestmark = [pytest.mark.slow(25), pytest.mark.timeout(240)]
 
 
-CASE = "smollm2-135m lora fp32 64"
-"""One of some thirty that the benchmark has: the method that is used most, in the format that every CPU computes."""
+CASE = "llama-30m lora fp32 256"
+"""One of some thirty that the benchmark has: the method that is used most, in the format that every CPU computes, on a
+model so small that most of the memory is what a step keeps."""
 
 
 def test_the_predicted_peaks_are_within_a_tenth_of_what_the_worker_needs(smollm2: Path, tmp_path: Path) -> None:
@@ -33,4 +34,4 @@ def test_the_predicted_peaks_are_within_a_tenth_of_what_the_worker_needs(smollm2
     assert found["case"] == CASE
     # One process, whose tensors are counted; what it takes as a whole would include the profiler's records.
     assert found["error"]["allocated"] == pytest.approx(0.0, abs=0.1)
-    assert found["measured"]["allocated"] > found["measured"]["weights"] > 500e6
+    assert found["measured"]["allocated"] > found["measured"]["weights"] > 120e6

@@ -6,7 +6,8 @@ from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.models import model
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.targets import PRESETS
-from finetree_estimator.run import Rows, Run
+from finetree_estimator.programs import TRANSFORMERS
+from finetree_estimator.run import LengthRange, Rows, Run
 
 GIB = 1024**3
 
@@ -64,3 +65,24 @@ def make_run(gpu):
         return replace(run, **changes)
 
     return make
+
+
+@pytest.fixture
+def mixed(make_run):
+    """A run of transformers' Trainer on rows of 52 to 2,048 tokens, one at a time, in windows of sixteen."""
+    return make_run(
+        program=TRANSFORMERS,
+        micro_batch=1,
+        sequence_length=2048,
+        rows=Rows(
+            count=1000,
+            mean=1050.0,
+            mean_square=1.4e6,
+            longest=2048,
+            target_fraction=1.0,
+            length_ranges=(LengthRange(52, 1000, 0.5), LengthRange(1001, 2048, 0.5)),
+        ),
+        loss="full-logits",
+        checkpointing=True,
+        steps=63,
+    )

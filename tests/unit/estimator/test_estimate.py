@@ -4,33 +4,10 @@ from dataclasses import replace
 import pytest
 from finetree_estimator.estimate import estimate
 from finetree_estimator.programs import TRANSFORMERS, variant
-from finetree_estimator.run import LengthRange, Rows
 
-MIXED = Rows(
-    count=1000,
-    mean=1050.0,
-    mean_square=1.4e6,
-    longest=2048,
-    target_fraction=1.0,
-    length_ranges=(LengthRange(52, 1000, 0.5), LengthRange(1001, 2048, 0.5)),
-)
 EMPTIED, EXPANDABLE = (
     variant(TRANSFORMERS, compiled=False, frozen_kept=True, cache=kind) for kind in ("emptied", "expandable")
 )
-
-
-@pytest.fixture
-def mixed(make_run):
-    """A run of transformers' Trainer on rows of 52 to 2,048 tokens, one at a time, in windows of sixteen."""
-    return make_run(
-        program=TRANSFORMERS,
-        micro_batch=1,
-        sequence_length=2048,
-        rows=MIXED,
-        loss="full-logits",
-        checkpointing=True,
-        steps=63,
-    )
 
 
 @pytest.mark.parametrize(("memory", "fits"), [(80 * 2**30, True), (8 * 2**30, False), (0, True)])

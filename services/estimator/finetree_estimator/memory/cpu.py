@@ -136,7 +136,7 @@ def _after_backward(run: Run, gradients: float, *, again: bool, fetched: float, 
     """
     embedding = 0
     if run.method.trains_embeddings and run.shape.tied and not run.sharded:
-        # The head's, and its copy with the rows of the embedding's, which of a first micro-batch is the gradient.
+        # The embedding's own, added to the head's in place, which of a first micro-batch is the gradient.
         embedding = (2 if again else 1) * run.master_bytes * run.shape.vocab * run.shape.hidden
     layer = fetched + run.peak_tokens * layer_transient(run)
     return Moment(gradients, 0.0, max(float(embedding), root, layer))

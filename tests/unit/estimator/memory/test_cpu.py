@@ -46,7 +46,7 @@ def test_gradients_count_at_the_loss_only_once_a_micro_batch_has_left_them(small
 
 
 def test_with_checkpointing_all_gradients_are_the_peak_and_then_those_before_a_loss(small):
-    """A tied embedding's gradient is a copy of the head's with the rows that were read."""
+    """A tied embedding's gradient is added to the head's."""
     once, again = (parts(replace(small, checkpointing=True, batch=batch)) for batch in (4, 16))
 
     assert once[Component.GRADIENTS] == again[Component.GRADIENTS] == 2 * 134_515_008

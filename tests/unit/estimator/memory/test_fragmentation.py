@@ -18,37 +18,15 @@ from finetree_estimator.memory.peak import Component
 from finetree_estimator.memory.step_peak import activation_bytes
 from finetree_estimator.methods.full import Full
 from finetree_estimator.programs import FINETREE, TRANSFORMERS, variant
-from finetree_estimator.run import LengthRange, Rows
+from finetree_estimator.run import LengthRange
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from google.protobuf import json_format
 
 GIB = 1024**3
-MIXED = Rows(
-    count=1000,
-    mean=1050.0,
-    mean_square=1.4e6,
-    longest=2048,
-    target_fraction=1.0,
-    length_ranges=(LengthRange(52, 1000, 0.5), LengthRange(1001, 2048, 0.5)),
-)
 EMPTIED, EXPANDABLE = (
     variant(TRANSFORMERS, compiled=False, frozen_kept=True, cache=kind) for kind in ("emptied", "expandable")
 )
-
-
-@pytest.fixture
-def mixed(make_run):
-    """A run of transformers' Trainer on rows of 52 to 2,048 tokens, one at a time, in windows of sixteen."""
-    return make_run(
-        program=TRANSFORMERS,
-        micro_batch=1,
-        sequence_length=2048,
-        rows=MIXED,
-        loss="full-logits",
-        checkpointing=True,
-        steps=63,
-    )
 
 
 def _drawn(
@@ -88,9 +66,8 @@ def test_equal_rows_are_a_record_once():
 
 
 def test_what_is_left_over_is_logits_of_shorter_rows(mixed):
-    again = (
-        record_sum(MIXED.length_ranges, micro_batch=1, count=16 * 63, step=c.SEGMENT_STEP / (4 * mixed.shape.vocab)) - 1
-    )
+    step = c.SEGMENT_STEP / (4 * mixed.shape.vocab)
+    again = record_sum(mixed.rows.length_ranges, micro_batch=1, count=16 * 63, step=step) - 1
     logits = 12.0 * mixed.shape.vocab * 2048
     adapters = model_states(mixed).optimizer_states + model_states(mixed).gradients
     assert left_over(mixed).expected == pytest.approx(c.DRAW * (c.RENEWED_LOGITS * logits * again - adapters))
@@ -104,14 +81,19 @@ def test_what_is_left_over_is_logits_of_shorter_rows(mixed):
         {"program": FINETREE},
         {"program": EXPANDABLE},
         {"rows": None},
-        {"rows": replace(MIXED, length_ranges=())},
-        {"rows": replace(MIXED, length_ranges=(LengthRange(2048, 2048, 1.0),))},
         {"loss": "chunked"},
     ],
-    ids=["packed", "this suite's worker", "expandable", "unknown rows", "no histogram", "equal rows", "chunks"],
+    ids=["packed", "this suite's worker", "expandable", "unknown rows", "chunks"],
 )
 def test_nothing_is_left_over(mixed, changes):
     run = replace(mixed, **changes)
+    assert left_over(run) is None
+    assert fit_of(run)[0].device == fit_of(run)[1].peak
+
+
+@pytest.mark.parametrize("lengths", [(), (LengthRange(2048, 2048, 1.0),)], ids=["no histogram", "equal rows"])
+def test_nothing_is_left_over_of_rows_whose_lengths_do_not_differ(mixed, lengths):
+    run = replace(mixed, rows=replace(mixed.rows, length_ranges=lengths))
     assert left_over(run) is None
     assert fit_of(run)[0].device == fit_of(run)[1].peak
 
@@ -129,13 +111,13 @@ def test_kept_activations_leave_blocks_over_as_well(mixed):
     share = left_over(kept).expected / (activation_bytes(kept) * 2048)
     assert share == pytest.approx(0.7, abs=0.3)
     # Short rows are cut from segments that all share.
-    assert left_over(replace(kept, sequence_length=512, rows=replace(MIXED, longest=512))) is None
+    assert left_over(replace(kept, sequence_length=512, rows=replace(mixed.rows, longest=512))) is None
 
 
 def test_optimizer_states_come_into_what_the_first_step_leaves_over(mixed):
     tuned = replace(mixed, method=Full(), master_bytes=2)
     step = c.SEGMENT_STEP / (4 * mixed.shape.vocab)
-    sixteen, two = (record_sum(MIXED.length_ranges, micro_batch=1, count=count, step=step) for count in (16, 2))
+    sixteen, two = (record_sum(mixed.rows.length_ranges, micro_batch=1, count=count, step=step) for count in (16, 2))
     logits = 12.0 * mixed.shape.vocab * 2048
 
     # The same rows in steps of two micro-batches: fewer blocks are left over when states are made.

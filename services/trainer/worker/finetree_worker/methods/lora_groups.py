@@ -10,15 +10,16 @@ base is unpacked for each product, as bitsandbytes does it, and no unpacked weig
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
 
 import torch
+from peft.utils.integrations import get_bnb_param_type
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from finetree_worker.methods.lora import ADAPTER, LoraLinear
+from finetree_worker.methods.qlora import weight_of
 from finetree_worker.models.families import is_known
 from finetree_worker.randomness import CounterDropout
 
@@ -49,43 +50,15 @@ def _is_plain(layer: object) -> TypeGuard[LoraLinear]:
     if type(layer) is not LoraLinear or layer.use_dora.get(ADAPTER) or layer.fan_in_fan_out:
         return False
     base: Any = layer.base_layer
-    kind = type(base) is nn.Linear or is_four_bit(base)
+    kind = type(base) is nn.Linear or get_bnb_param_type(base.weight) == "4bit"
     return kind and not base.weight.requires_grad and list(layer.lora_A) == [ADAPTER]
 
 
-def is_four_bit(layer: Any) -> bool:
-    """Return whether bitsandbytes keeps a layer's weight in 4 bits. By name: an import of it takes a second."""
-    return type(layer).__name__ == "Linear4bit" and type(layer).__module__.startswith("bitsandbytes.")
-
-
-@dataclass(frozen=True, slots=True)
-class Frozen:
-    """The base of a LoRA layer: its weight (out, in), plain or in 4 bits, and its bias (out,)."""
-
-    layer: Any
-
-    def computes(self, x: Tensor) -> bool:
-        """Return whether the layer computes in x's own type, and where x is."""
-        if is_four_bit(self.layer):
-            return x.device.type == "cpu" and self.layer.compute_dtype is self.layer.weight.quant_state.dtype is x.dtype
-        return self.layer.weight.dtype is x.dtype
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias in the type of the weight; None where there is none."""
-        bias: Tensor | None = self.layer.bias
-        return bias if bias is None or not is_four_bit(self.layer) else bias.to(self.layer.compute_dtype)
-
-    def weight(self) -> Tensor:
-        """Return the weight; one in 4 bits is unpacked at every call."""
-        if not is_four_bit(self.layer):
-            plain: Tensor = self.layer.weight
-            return plain
-        from bitsandbytes.functional import dequantize_4bit
-
-        packed: Any = self.layer.weight
-        unpacked: Tensor = dequantize_4bit(packed.data.view(-1, 1), packed.quant_state)
-        return unpacked
+def _computes(base: Any, x: Tensor) -> bool:
+    """Return whether a base layer multiplies in x's own type; one in 4 bits on a CPU alone."""
+    if get_bnb_param_type(base.weight) == "4bit":
+        return x.device.type == "cpu" and base.compute_dtype is base.weight.quant_state.dtype is x.dtype
+    return base.weight.dtype is x.dtype
 
 
 class LoraGroup:
@@ -103,7 +76,7 @@ class LoraGroup:
         if layer is not self._layers[0]:
             found = self._ready.pop(layer, None) if self._input is x else None
         else:
-            if not all(Frozen(each.base_layer).computes(x) for each in self._layers):
+            if not all(_computes(each.base_layer, x) for each in self._layers):
                 return None
             found, *others = _outputs(self._layers, x)
             self._input, self._ready = x, dict(zip(self._layers[1:], others, strict=True))
@@ -124,13 +97,13 @@ def _outputs(layers: Sequence[LoraLinear], x: Tensor) -> list[Tensor]:
     down = torch.cat([a.weight.to(x.dtype) for _, a, _ in parts])
     ups = [b.weight.to(x.dtype) for *_, b in parts]
     scales = tuple(each.scaling[ADAPTER] * dropout.scale for each in layers)
-    frozen = tuple(Frozen(base) for base, *_ in parts)
+    frozen = tuple(base for base, *_ in parts)
     made: tuple[Tensor, ...] = _LoraGroup.apply(flat, keep, down, frozen, scales, *ups)  # type: ignore[no-untyped-call]  # torch types no Function
     return [each.view(*x.shape[:-1], -1) for each in made]
 
 
 class _LoraGroup(torch.autograd.Function):
-    """x (tokens, in), `keep` like it or None, `down` (all ranks, in), `ups` (out, rank) each."""
+    """x (tokens, in), `keep` like it or None, `down` (all ranks, in), `frozen` base layers, `ups` (out, rank) each."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - torch passes them by position
@@ -138,7 +111,7 @@ class _LoraGroup(torch.autograd.Function):
         x: Tensor,
         keep: Tensor | None,
         down: Tensor,
-        frozen: tuple[Frozen, ...],
+        frozen: tuple[Any, ...],
         scales: tuple[float, ...],
         *ups: Tensor,
     ) -> tuple[Tensor, ...]:
@@ -146,7 +119,8 @@ class _LoraGroup(torch.autograd.Function):
         narrow = linear(dropped, down)
         made = []
         for base, up, scale, part in zip(frozen, ups, scales, _parts(narrow, ups), strict=True):
-            made.append(linear(x, base.weight(), base.bias).addmm_(part, up.t(), alpha=scale))
+            bias = None if base.bias is None else base.bias.to(x.dtype)
+            made.append(linear(x, weight_of(base), bias).addmm_(part, up.t(), alpha=scale))
         # The first layer's input is the embedding of tokens, which nobody trains.
         for_input = (keep, down) if ctx.needs_input_grad[0] else ()
         ctx.save_for_backward(dropped, narrow, *ups, *for_input)
@@ -167,9 +141,9 @@ class _LoraGroup(torch.autograd.Function):
             out.copy_(grad @ up).mul_(scale)
         if ctx.needs_input_grad[0]:
             keep, down = for_input
-            grad_x = grads[0] @ ctx.frozen[0].weight()
+            grad_x = grads[0] @ weight_of(ctx.frozen[0])
             for grad, base in zip(grads[1:], ctx.frozen[1:], strict=True):
-                grad_x.addmm_(grad, base.weight())
+                grad_x.addmm_(grad, weight_of(base))
             if keep is None:
                 grad_x.addmm_(grad_narrow, down)
             else:

@@ -16,6 +16,8 @@ import torch
 from finetree_api.trainer.v1 import artifact_pb2
 from finetree_api.types.v1 import method_pb2, run_spec_pb2
 from peft import PeftModel
+from peft.utils.integrations import dequantize_bnb_weight, get_bnb_param_type
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.methods.lora import Lora
@@ -113,6 +115,15 @@ class Qlora(Method):
     def memory_savings(self, *, checkpointing: bool) -> Sequence[str]:
         """Return settings that would lower memory; the base is quantized already."""
         return [] if checkpointing else ["turn gradient checkpointing on"]
+
+
+def weight_of(layer: Any) -> Tensor:
+    """Return what a linear layer multiplies with, (out, in); one of bitsandbytes' is unpacked, and left as it is."""
+    weight: nn.Parameter = layer.weight
+    if not get_bnb_param_type(weight):
+        return weight
+    # peft's function for a module puts another weight in its place on a CPU.
+    return dequantize_bnb_weight(weight, state=getattr(layer, "state", None))
 
 
 METHOD = Qlora

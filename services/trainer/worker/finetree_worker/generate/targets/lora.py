@@ -13,13 +13,13 @@ from typing import Any, Self
 
 import torch
 from finetree_api.types.v1 import method_pb2, run_spec_pb2
-from peft.utils.integrations import dequantize_bnb_weight
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetree_worker.generate.targets.target import Change, Target, unreadable, wrong_base
+from finetree_worker.methods.qlora import weight_of
 
 _NAME = re.compile(
     r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.default)?(?:\.weight)?$"
@@ -189,7 +189,7 @@ def _layer(
 def _decomposed(module: nn.Module, placed: LowRank, *, magnitude: Tensor, exact: tuple[Tensor, Tensor]) -> Decomposed:
     """Compute the norms in float32, from the weights that a quantized layer computes with."""
     with torch.no_grad():
-        weight = _weight(module).float()
+        weight = weight_of(module).float()
         weight = weight.t() if isinstance(module, Conv1D) else weight
         norms = torch.linalg.vector_norm(weight + placed.scale * (exact[1].float() @ exact[0].float()), dim=1)
         stretch = magnitude.float() / norms
@@ -197,15 +197,6 @@ def _decomposed(module: nn.Module, placed: LowRank, *, magnitude: Tensor, exact:
         up = (exact[1].float() * stretch[:, None]).to(kind).t()
     bias = getattr(module, "bias", None)
     return Decomposed(LowRank(placed.down, up, placed.scale), stretch.to(kind), None if bias is None else bias.detach())
-
-
-def _weight(module: Any) -> Tensor:
-    """Return what a layer multiplies with, unpacked where it is quantized; the layer is left as it is."""
-    weight: nn.Parameter = module.weight
-    if type(weight).__name__ not in {"Params4bit", "Int8Params"}:
-        return weight
-    # peft's function for a module puts another weight in its place on a CPU.
-    return dequantize_bnb_weight(weight, state=getattr(module, "state", None))
 
 
 def _features(module: nn.Linear | Conv1D) -> tuple[int, int]:

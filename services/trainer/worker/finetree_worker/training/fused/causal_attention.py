@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finetree_worker.training.fused.levers import Lever, is_on
+from finetree_worker.training.fused.product_type import product_type
 
 SHORT_TOKENS = 256
 """Up to this length probabilities are kept for the backward pass; beyond it they are computed again, since they grow
@@ -33,16 +34,10 @@ def suits(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """
     if not is_on(Lever.ATTENTION) or query.device.type != "cpu":
         return False
-    types = {_computed(states) for states in (query, key, value)}
+    types = {product_type(states) for states in (query, key, value)}
     if types == {torch.bfloat16}:
         return torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public way to ask
     return types == {torch.float32} and query.shape[2] <= SHORT_TOKENS
-
-
-def _computed(states: Tensor) -> torch.dtype:
-    """Return the type in which attention computes: autocast's where it is on."""
-    kind = states.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
@@ -52,7 +47,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | N
     keys. Query head h reads key head h // (heads / key heads). `scale` is d^-0.5 where it is None.
     """
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    query, key, value = (states.to(_computed(states)) for states in (query, key, value))
+    query, key, value = (states.to(product_type(states)) for states in (query, key, value))
     with torch.autocast(query.device.type, enabled=False):
         result: Tensor = _CausalAttention.apply(query, key, value, factor)  # type: ignore[no-untyped-call]  # torch types no Function
     return result

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cross entropy of a frozen head, its gradient taken in the forward pass: block by block, no logits are kept.
+"""Cross entropy with its gradient taken in the forward pass: block by block, no logits are kept.
 
 The gradient of a sum of cross entropies is known as soon as its logits are, up to the factor that comes back to the
-scalar. So a block of targets has its logits, its loss and its gradient by the hidden states one after the other, in the
-same memory, and the backward pass multiplies what was found. On a CPU only as many targets of a block as stay in cache
-are there in float32 (`fused.tiles`). Autograd keeps all logits in float32 instead, or computes them a second time. A
-head that is trained keeps autograd's way: the gradient of its weight would be summed over the blocks in float32, which
-took longer than what was saved.
+scalar. So a block of targets has its logits, its loss and its gradients by the hidden states and by a trained head's
+weight one after the other, in the same memory, and the backward pass multiplies what was found. On a CPU only as many
+targets of a block as stay in cache are there in float32 (`fused.tiles`). Autograd keeps all logits in float32 instead,
+or computes them a second time.
 """
 
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 
 from finetree_worker.training.fused.levers import Lever, is_on
+from finetree_worker.training.fused.product_type import product_type
 from finetree_worker.training.fused.tiles import rows_of
 
 CPU_BLOCK_BYTES = 48 << 20
@@ -57,13 +57,8 @@ def suits(head: nn.Module, hidden: Tensor) -> bool:
         return False
     divided = any(isinstance(parameter, DTensor) for parameter in head.parameters())
     trained = any(name == "bias" and parameter.requires_grad for name, parameter in head.named_parameters())
-    return not (divided or trained) and _computed(head.weight) is _computed(hidden) in (torch.float32, torch.bfloat16)
-
-
-def _computed(states: Tensor) -> torch.dtype:
-    """Return the type in which products are computed: autocast's where it is on."""
-    kind = states.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+    kind = product_type(hidden)
+    return not (divided or trained) and product_type(head.weight) is kind and kind in (torch.float32, torch.bfloat16)
 
 
 def cross_entropy_sum(head: nn.Linear, hidden: Tensor, labels: Tensor, rule: LogitRule) -> Tensor:
@@ -71,7 +66,7 @@ def cross_entropy_sum(head: nn.Linear, hidden: Tensor, labels: Tensor, rule: Log
 
     `hidden` is (targets, hidden size).
     """
-    computed = _computed(hidden)
+    computed = product_type(hidden)
     with torch.autocast(hidden.device.type, enabled=False):
         found: Tensor = _CrossEntropySum.apply(hidden, head.weight, head.bias, labels, rule, computed)  # type: ignore[no-untyped-call]  # torch types no Function
     return found
@@ -90,43 +85,23 @@ class _CrossEntropySum(torch.autograd.Function):
     ) -> Tensor:
         total, gradient = hidden.new_zeros((), dtype=torch.float32), torch.empty_like(hidden, dtype=computed)
         cast, offset = weight.to(computed), None if bias is None else bias.to(computed)
-        for_weight = _Summed(weight) if ctx.needs_input_grad[1] else None
+        summed = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         size = _block_targets(cast)
-        for states, targets, found in zip(
-            *(torch.split(each, size) for each in (hidden.to(computed), labels, gradient)), strict=True
-        ):
-            total += _block(states, targets, (cast, offset), rule=rule, found=found, for_weight=for_weight)
+        blocks = zip(*(torch.split(each, size) for each in (hidden.to(computed), labels, gradient)), strict=True)
+        for number, (states, targets, found) in enumerate(blocks):
+            # A call of its own, so that a block's outputs are gone before the next one's are made.
+            total += _block(states, targets, (cast, offset), rule=rule, found=found, summed=summed, first=number == 0)
         ctx.save_for_backward(gradient)
-        ctx.for_weight, ctx.hidden_type = for_weight, hidden.dtype
+        ctx.summed, ctx.hidden_type = summed, hidden.dtype
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        for_weight = None if ctx.for_weight is None else ctx.for_weight.times(grad)
-        return (gradient * grad).to(ctx.hidden_type), for_weight, None, None, None, None
-
-
-class _Summed:
-    """The gradient of a head's weight, summed over blocks of targets in the weight's own type."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self._sum = torch.empty_like(weight)
-        self._blocks = 0
-
-    def add(self, outputs: Tensor, states: Tensor) -> None:
-        """Add a block's product: its outputs' gradient (targets, vocabulary) by its states (targets, hidden size)."""
-        for part, words in zip(torch.split(self._sum, WORDS), torch.split(outputs, WORDS, dim=1), strict=True):
-            product = torch.mm(words.t(), states)
-            part.add_(product) if self._blocks else part.copy_(product)
-        self._blocks += 1
-
-    def times(self, factor: Tensor) -> Tensor:
-        """Return the sum multiplied by a scalar. Once: the sum itself is given away, so that nothing copies it."""
-        made = self._sum.mul_(factor)
-        del self._sum
-        return made
+        summed = None if ctx.summed is None else ctx.summed.mul_(grad)
+        del ctx.summed  # autograd takes what nobody else holds, and copies the rest
+        return (gradient * grad).to(ctx.hidden_type), summed, None, None, None, None
 
 
 def _block(
@@ -136,11 +111,12 @@ def _block(
     *,
     rule: LogitRule,
     found: Tensor,
-    for_weight: "_Summed | None",
+    summed: Tensor | None,
+    first: bool,
 ) -> Tensor:
-    """Return the sum of a block's cross entropies; put its gradient by the states into `found`, and add the head's.
+    """Return the sum of a block's cross entropies; write its gradient by the states to `found`.
 
-    A call of its own, so that a block's outputs are gone before the next one's are made.
+    That by the head's weight is added to `summed`, or put there by the `first` block.
     """
     total, outputs = states.new_zeros((), dtype=torch.float32), linear(states, *head)
     # Of each target there are float32 logits and scores.
@@ -148,8 +124,10 @@ def _block(
     for part, labels in zip(torch.split(outputs, rows), torch.split(targets, rows), strict=True):
         total += _to_gradient(part, labels, rule)
     torch.mm(outputs, head[0], out=found)
-    if for_weight is not None:
-        for_weight.add(outputs, states)
+    if summed is not None:
+        for part, words in zip(torch.split(summed, WORDS), torch.split(outputs, WORDS, dim=1), strict=True):
+            product = torch.mm(words.t(), states)
+            part.copy_(product) if first else part.add_(product)
     return total
 
 

@@ -11,8 +11,6 @@ class Lever(enum.StrEnum):
 
     ATTENTION = "attention"
     """Causal attention by blocks on a CPU: `fused.causal_attention`."""
-    EMBEDDING = "embedding"
-    """Gradient of a tied embedding added to the head's row by row, on a CPU: `fused.tied_embedding`."""
     LORA = "lora"
     """LoRA layers that read one input in one forward and backward pass: `methods.lora_groups`."""
     LOSS = "loss"
@@ -47,7 +45,6 @@ def in_force(device_type: str) -> str:
 
 _ROUNDS: dict[Lever, tuple[str, ...]] = {
     Lever.ATTENTION: ("cpu",),
-    Lever.EMBEDDING: ("cpu",),
     Lever.LORA: ("cpu", "cuda"),
     Lever.LOSS: ("cpu", "cuda"),
     Lever.NORM: ("cpu", "cuda"),

@@ -8,7 +8,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from finetree_worker.methods import lora_groups
-from finetree_worker.training.fused import rms_norm, tied_embedding
+from finetree_worker.training.fused import rms_norm
 from finetree_worker.training.fused.levers import Lever, is_on
 
 
@@ -24,5 +24,4 @@ def faster(model: PreTrainedModel) -> Iterator[None]:
             if is_on(Lever.LORA):
                 ways.enter_context(lora_groups.joined(model))
             ways.enter_context(rms_norm.by_hand(model))
-            ways.enter_context(tied_embedding.rows_alone(model))
         yield
