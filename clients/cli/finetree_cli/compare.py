@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from finetree_cli.backends.estimator import Estimator
 
-METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 ACCELERATORS = ("rtx-4090", "l40s", "a100-80gb", "h100")
 """Default accelerators: a consumer card, and the cards that are rented most."""
 BATCH = 100

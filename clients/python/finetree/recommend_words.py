@@ -112,7 +112,6 @@ _LISTS: Mapping[str, tuple[str, Any]] = {
 _SHORT = {"many_different": "many", "llama_cpp": "llama.cpp"}
 """Words that differ from the contract's."""
 _AS_THEY_ARE = ("runs_per_month", "task_count", "can_rent", "rule_pack")
-_GPU = ("gpu", "gpu_memory")
 _OF_GPUS = ("gpus", "sharding", "nodes", "network")
 _OF_CPU = ("cores", "memory_gb")
 _OF_ROWS = ("tokens", "tokens_per_example", "target_fraction")

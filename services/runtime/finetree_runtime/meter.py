@@ -96,7 +96,5 @@ class _Nothing:
 
 OFF: Meter = _Nothing()
 """The meter of a service that shows no metrics."""
-NOT_COUNTED: Counter = _Nothing()
-"""A counter that does nothing."""
 NOT_MEASURED: Histogram = _Nothing()
 """A histogram that does nothing."""

@@ -81,11 +81,6 @@ class Shape:
         return self.kv_heads * self.head_dim
 
     @property
-    def mlp_copies(self) -> int:
-        """Experts of a layer; 1 in a dense model."""
-        return max(1, self.experts)
-
-    @property
     def windowed_layers(self) -> int:
         """Layers with a sliding window."""
         return self.layers - self.full_attention_layers if self.window else 0

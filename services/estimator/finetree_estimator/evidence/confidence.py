@@ -100,11 +100,6 @@ class Nearest:
         )
 
 
-def confidence_in(run: Run, correction: Correction = UNCORRECTED) -> Confidence:
-    """Confidence in the estimate of a run, with what was learned from observed runs of its device."""
-    return Nearest(run, correction).confidence()
-
-
 def _weights(weights: Weights, factor: Factor) -> Weights:
     """The weights of the distance, given what was observed of the device."""
     return weights.where_observed() if factor.observations >= OBSERVED_ENOUGH else weights

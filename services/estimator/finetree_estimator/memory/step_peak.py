@@ -46,7 +46,7 @@ def moments(run: Run, states: ModelStates, layer: LayerActivations) -> tuple[Mom
     tokens, gradients, whole = run.peak_tokens, states.gradients, states.unsharded
     at_loss = loss_moment(run, states, layer)
     before, kept, logits = at_loss.gradients, at_loss.activations, at_loss.transient
-    computed = (_differentiated(run, layer) + held_gradients(run)) * tokens + layer.expert_copy
+    computed = (layer_peak(run, layer) + held_gradients(run)) * tokens + layer.expert_copy
     differentiated = computed + whole.fetched_weights
     # The head's gradient waits for that of the embeddings. Only one that autocast made is added to in its place.
     copies = (1 if run.autocasts_trained_weights else 2) + (1 if before else 0)
@@ -99,7 +99,7 @@ def loss_moment(run: Run, states: ModelStates, layer: LayerActivations) -> Momen
     tokens = run.peak_tokens
     # From the second micro-batch on, the gradients of the first are there already.
     before = _accumulated_gradients(run, states)
-    kept = _kept(run, layer) * tokens + layer.expert_copies
+    kept = kept_activations(run, layer) * tokens + layer.expert_copies
     logits = loss_peak(run, tokens) + states.unsharded.head_weights
     if not run.whole_logits:
         # The head's gradient grows chunk by chunk, while the logits, or the other chunks, are still there.
@@ -112,16 +112,6 @@ def _accumulated_gradients(run: Run, states: ModelStates) -> float:
     if run.one_micro_batch:
         return 0.0
     return states.unsharded.unreduced_gradients or states.gradients - states.unsharded.gradients
-
-
-def activation_bytes(run: Run) -> float:
-    """Bytes per token that all layers keep until the backward pass."""
-    return _kept(run, layer_activations(run))
-
-
-def layer_peak(run: Run) -> float:
-    """Bytes per token that the differentiation of one layer needs for a moment, its recomputation included."""
-    return _differentiated(run, layer_activations(run))
 
 
 def loss_peak(run: Run, tokens: float) -> float:
@@ -175,7 +165,7 @@ def _cast_chunk(run: Run, targets: float, per_logit: float) -> float:
     return autocast + max(raised + size * logits, per_logit * logits)
 
 
-def _kept(run: Run, layer: LayerActivations) -> float:
+def kept_activations(run: Run, layer: LayerActivations) -> float:
     """Bytes per token that all layers keep until the backward pass."""
     if run.checkpointing:
         # Only each layer's input is kept; offloading moves it to the host.
@@ -193,7 +183,7 @@ def held_gradients(run: Run) -> float:
     return float(run.stream_bytes * run.shape.hidden * (run.shape.layers - 1)) if held else 0.0
 
 
-def _differentiated(run: Run, layer: LayerActivations) -> float:
+def layer_peak(run: Run, layer: LayerActivations) -> float:
     """Bytes per token that one layer needs while it is differentiated, with what is computed again."""
     # Scores are differentiated when the MLP's part is done and freed.
     scores = float(c.SCORE_GRADIENT_BYTES * run.shape.heads * score_length(run))

@@ -24,8 +24,6 @@ from finetree_worker.plan import BaseModel, Plan
 
 NAME = "README.md"
 """File of the card in an artifact's folder."""
-HERE = "."
-"""Folder that the lines of the card load from; a push to a hub writes the repository's id in its place."""
 _BEFORE = "before-training.json"
 """Keeps the evaluation of the base for later attempts, beside their checkpoints."""
 Metric = Literal["loss", "perplexity", "token_accuracy", "exact_match"]

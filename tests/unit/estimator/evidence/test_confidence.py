@@ -9,7 +9,7 @@ from finetree_estimator.evidence.confidence import (
     OBSERVED_ENOUGH,
     Confidence,
     Level,
-    confidence_in,
+    Nearest,
     memory_spread,
     time_spread,
 )
@@ -45,35 +45,35 @@ def said(found: Confidence) -> dict[str, str]:
 
 
 def test_a_published_case_has_high_confidence_and_needs_no_reasons(published):
-    found = confidence_in(published)
+    found = Nearest(published).confidence()
 
     assert (found.memory, found.time) == (Level.HIGH, Level.HIGH)
     assert (found.memory_distance, found.time_distance, found.reasons) == (0.0, 0.0, ())
 
 
 def test_a_quantized_base_lowers_confidence_and_says_so(published):
-    found = confidence_in(replace(published, method=Qlora.of(Lora(4, PRESETS["query-value"]))))
+    found = Nearest(replace(published, method=Qlora.of(Lora(4, PRESETS["query-value"])))).confidence()
 
     assert (found.memory, found.time) == (Level.MEDIUM, Level.MEDIUM)
     assert said(found)["BASE_BITS_NOT_MEASURED"] == "no measured peak or speed is of a 4-bit base"
 
 
 def test_a_guessed_architecture_lowers_confidence_and_says_so(published):
-    found = confidence_in(replace(published, shape=replace(published.shape, guessed=True)))
+    found = Nearest(replace(published, shape=replace(published.shape, guessed=True))).confidence()
 
     assert (found.memory, found.time) == (Level.MEDIUM, Level.MEDIUM)
     assert "ARCHITECTURE_NOT_MEASURED" in said(found)
 
 
 def test_a_cpu_is_far_from_published_runs_and_says_so(published, cpu):
-    found = confidence_in(replace(published, device=cpu, program=FINETREE))
+    found = Nearest(replace(published, device=cpu, program=FINETREE)).confidence()
 
     assert (found.memory, found.time) == (Level.LOW, Level.LOW)
     assert said(found)["ACCELERATOR_NOT_MEASURED"] == "no measured peak or speed is on cpu"
 
 
 def test_an_unseen_accelerator_lowers_confidence_in_time_more_than_in_memory(published):
-    found = confidence_in(replace(published, device=known(accelerator("v100-16gb"), fp32=False)))
+    found = Nearest(replace(published, device=known(accelerator("v100-16gb"), fp32=False))).confidence()
 
     assert found.memory is Level.HIGH
     assert found.time is Level.MEDIUM
@@ -81,13 +81,13 @@ def test_an_unseen_accelerator_lowers_confidence_in_time_more_than_in_memory(pub
 
 
 def test_a_much_larger_model_is_a_reason(published):
-    found = confidence_in(replace(published, shape=model("qwen2.5-0.5b").shape))
+    found = Nearest(replace(published, shape=model("qwen2.5-0.5b").shape)).confidence()
 
     assert said(found)["MODEL_SIZE_DIFFERS"].startswith("the model has 0.494 billion parameters, the nearest")
 
 
 def test_a_setting_that_was_measured_elsewhere_is_told_with_the_nearest(published):
-    found = confidence_in(replace(published, checkpointing=False))
+    found = Nearest(replace(published, checkpointing=False)).confidence()
 
     text = "the nearest measured speed is with checkpointing, this run is without checkpointing"
     assert said(found)["CHECKPOINTING_DIFFERS"] == text
@@ -105,7 +105,7 @@ def test_each_further_difference_only_adds_distance(published, cpu):
     run, memory, time = published, [], []
     for change in changes:
         run = replace(run, **change)
-        found = confidence_in(run)
+        found = Nearest(run).confidence()
         memory.append(found.memory_distance)
         time.append(found.time_distance)
 
@@ -125,23 +125,23 @@ def learned(*, memory=0, step_time=0):
 def test_enough_observed_runs_of_the_device_make_it_and_the_program_known(published, cpu):
     run = replace(published, device=cpu, program=FINETREE)
     points = OBSERVED_ENOUGH - 1
-    few = confidence_in(run, learned(memory=points, step_time=points))
-    enough = confidence_in(run, learned(memory=OBSERVED_ENOUGH, step_time=OBSERVED_ENOUGH))
+    few = Nearest(run, learned(memory=points, step_time=points)).confidence()
+    enough = Nearest(run, learned(memory=OBSERVED_ENOUGH, step_time=OBSERVED_ENOUGH)).confidence()
 
-    assert few == confidence_in(run)
+    assert few == Nearest(run).confidence()
     assert (enough.memory_distance, enough.time_distance) == (0.0, 0.0)
     assert (enough.memory, enough.time) == (Level.HIGH, Level.HIGH)
 
 
 def test_observed_speeds_say_nothing_of_memory(published, cpu):
-    found = confidence_in(replace(published, device=cpu), learned(step_time=OBSERVED_ENOUGH))
+    found = Nearest(replace(published, device=cpu), learned(step_time=OBSERVED_ENOUGH)).confidence()
 
     assert (found.memory, found.time) == (Level.LOW, Level.HIGH)
 
 
 def test_observed_runs_do_not_make_another_method_known(published):
     correction = learned(memory=1000, step_time=1000)
-    found = confidence_in(replace(published, method=Adapter(64)), correction)
+    found = Nearest(replace(published, method=Adapter(64)), correction).confidence()
 
     assert found.memory is Level.MEDIUM
     assert said(found)["METHOD_NOT_MEASURED"] == "no measured peak or speed is of bottleneck adapters"

@@ -11,11 +11,12 @@ from finetree_api.types.v1 import training_pb2
 from finetree_estimator import constants as c
 from finetree_estimator.catalog import price_book
 from finetree_estimator.estimate import fit_of
+from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.memory.fragmentation import left_over, record_sum
 from finetree_estimator.memory.model_states import model_states
 from finetree_estimator.memory.peak import Component
-from finetree_estimator.memory.step_peak import activation_bytes
+from finetree_estimator.memory.step_peak import kept_activations
 from finetree_estimator.methods.full import Full
 from finetree_estimator.programs import FINETREE, TRANSFORMERS, variant
 from finetree_estimator.run import LengthRange
@@ -108,7 +109,7 @@ def test_kept_activations_leave_blocks_over_as_well(mixed):
     small_vocabulary = replace(mixed, shape=replace(mixed.shape, vocab=1000))
     assert left_over(small_vocabulary) is None  # the loss is not the fullest moment
     kept = replace(small_vocabulary, checkpointing=False)
-    share = left_over(kept).expected / (activation_bytes(kept) * 2048)
+    share = left_over(kept).expected / (kept_activations(kept, layer_activations(kept)) * 2048)
     assert share == pytest.approx(0.7, abs=0.3)
     # Short rows are cut from segments that all share.
     assert left_over(replace(kept, sequence_length=512, rows=replace(mixed.rows, longest=512))) is None

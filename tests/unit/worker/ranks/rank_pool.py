@@ -61,10 +61,12 @@ def train(ranks: Any, plan: Any, reporter: Any) -> Any:
 def held(ranks: Any, plan: Any, _: Any) -> tuple[int, int, int, int]:
     """Bytes of this rank's weights and optimizer states, number of divided weights and of all."""
     import torch
-    from finetree_worker.ranks.sharded import held_bytes
     from finetree_worker.training import optimizers
     from finetree_worker.training.run import adapt, load, trainable
     from torch.distributed.tensor import DTensor
+
+    def held_bytes(tensors: Any) -> int:
+        return sum((each.to_local() if isinstance(each, DTensor) else each).nbytes for each in tensors)
 
     cpu = torch.device("cpu")
     adapted, subject = adapt(plan, load(plan, cpu), cpu)

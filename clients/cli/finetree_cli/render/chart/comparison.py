@@ -34,7 +34,6 @@ AXES = {
     comparison_pb2.CURVE_AXIS_EPOCH: "passes over the rows",
     comparison_pb2.CURVE_AXIS_TOKENS: "tokens processed",
 }
-MAX_LABEL = 70
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,6 @@ from finetree.spec import coerce
 
 TRAINED = "trained"
 """Name of the target of a job that is served without naming any."""
-BASE = "base"
-"""Name of the base model among the targets."""
-
-
 MessageLike = serving_pb2.ChatMessage | Mapping[str, str]
 PromptLike = str | Sequence[MessageLike]
 

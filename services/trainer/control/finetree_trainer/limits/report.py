@@ -14,7 +14,6 @@ from finetree_trainer.limits.usage import MICROS
 from finetree_trainer.settings import Settings
 from finetree_trainer.store.database import Store
 
-_OPEN = ("watchers", "uploads", "generations")
 _NOT_LISTED = ("burst",)
 
 

@@ -95,13 +95,6 @@ def holdings_since(connection: Connection, since: int) -> list[Holding]:
     return [Holding(*tuple(found)) for found in connection.execute(query.where(live))]
 
 
-def of_worker(connection: Connection, worker: str) -> AttemptRow | None:
-    """The open attempt that a worker process was given."""
-    query = select(*_COLUMNS).where(_attempts.worker == worker, _attempts.ended == 0)
-    found = connection.execute(query).first()
-    return _row(found) if found is not None else None
-
-
 def acknowledge(connection: Connection, row: AttemptRow, acknowledged: int, *, now: int) -> bool:
     """Note that worker events up to `acknowledged` are in the log: in the transaction that puts them there."""
     values = {"uid": row.job_uid, "attempt": row.attempt, "expected": row.acknowledged}

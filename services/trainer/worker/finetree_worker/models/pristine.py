@@ -75,12 +75,6 @@ def describe(model: PreTrainedModel) -> list[tuple[object, ...]]:
     ]
 
 
-def held_bytes(model: PreTrainedModel) -> int:
-    """Return the bytes of all tensors of a model, each counted once."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.nbytes for _, tensor in _named_tensors(model)}
-    return sum(storages.values())
-
-
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield parameters and buffers, and the constants that bitsandbytes keeps beside quantized weights."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

@@ -28,7 +28,6 @@ from finetree_worker.process.confinement import confine_to_task
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the name of the variable, not a token
 AUTHORITY_VARIABLE = "FINETREE_WORKER_AUTHORITY"
 """PEM certificates of who vouches for the trainer's own. No file: a confined worker could not read it later."""
-EXIT_USAGE = 64
 EXIT_IO = 74
 """Exit status (EX_IOERR of sysexits.h) of a worker whose outcome could not be written to its disk."""
 _KINDS = {

@@ -152,8 +152,3 @@ def _layers(model: nn.Module) -> Iterator[nn.Module]:
     decoder = found.get_decoder()
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
     yield from max(lists, key=len, default=nn.ModuleList())
-
-
-def held_bytes(parameters: Iterable[Tensor]) -> int:
-    """Bytes that this rank holds of some parameters, of divided ones its share."""
-    return sum((p.to_local() if isinstance(p, DTensor) else p).nbytes for p in parameters)

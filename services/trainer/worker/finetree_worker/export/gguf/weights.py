@@ -46,8 +46,6 @@ BLOCK = 32
 """Weights that share a scale in Q8_0: a row that cannot be divided by it is stored as float16."""
 ROUNDING = {WeightType.F32: 2.0**-24, WeightType.F16: 2.0**-11, WeightType.BF16: 2.0**-8, WeightType.Q8_0: 1 / 254}
 """Largest error of a weight by rounding, as a share of it; of Q8_0, of the largest weight of its block."""
-BYTES = {WeightType.F32: 4.0, WeightType.F16: 2.0, WeightType.BF16: 2.0, WeightType.Q8_0: 34 / 32}
-"""Bytes of a weight."""
 
 
 def tensor_type(name: str, shape: tuple[int, ...], wanted: WeightType) -> gguf.GGMLQuantizationType:
