@@ -36,8 +36,8 @@ import grpc.aio
 from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, export_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import hardware_pb2, training_data_pb2
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
-from finetree_data import journal
-from finetree_data.log_file import JOB_LOG, SEGMENT_BYTES, LogFile
+from finetree_data.exchange import journal
+from finetree_data.exchange.log_file import JOB_LOG, SEGMENT_BYTES, LogFile
 from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from finetree_api.worker.v1 import worker_pb2
-from finetree_data import journal
+from finetree_data.exchange import journal
 from finetree_trainer.datasets.uploads import UploadFile
 from finetree_trainer.layout import Layout
 from finetree_trainer.store import datasets, events, jobs, request_ids

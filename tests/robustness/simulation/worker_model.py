@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.worker.v1 import worker_pb2
-from finetree_data import journal
+from finetree_data.exchange import journal
 from virtual_loop import Process
 
 if TYPE_CHECKING:

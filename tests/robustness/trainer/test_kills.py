@@ -12,7 +12,7 @@ import grpc
 import psutil
 import pytest
 from finetree_api.trainer.v1 import capacity_pb2, event_log_pb2, event_pb2, job_pb2, trainer_pb2
-from finetree_data.journal import FILE_NAME
+from finetree_data.exchange.journal import FILE_NAME
 from finetree_trainer import application
 from trainer_harness import ROWS, Server, assert_whole, jsonl, server, states, steps, trainer
 

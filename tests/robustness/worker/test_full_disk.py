@@ -15,7 +15,7 @@ from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.process import outcome
 from finetree_worker.errors import StorageError
 from finetree_worker.events.reporter import JournalReporter
-from finetree_data.journal import FILE_NAME, read
+from finetree_data.exchange.journal import FILE_NAME, read
 from finetree_worker.events.journal import Journal
 
 folder = Path(sys.argv[1])

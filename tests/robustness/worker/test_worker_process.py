@@ -13,7 +13,7 @@ import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
-from finetree_data.journal import FILE_NAME, read
+from finetree_data.exchange.journal import FILE_NAME, read
 from google.rpc import code_pb2, error_details_pb2
 
 

@@ -4,8 +4,8 @@
 import os
 
 import pytest
-from finetree_data import journal, log_file
 from finetree_data.confinement.own_files import open_own
+from finetree_data.exchange import journal, log_file
 
 
 def test_a_file_is_read(tmp_path):

@@ -6,7 +6,7 @@ import sys
 
 from finetree_api.trainer.v1 import event_pb2
 from finetree_api.worker.v1 import worker_pb2
-from finetree_data.journal import FILE_NAME, read
+from finetree_data.exchange.journal import FILE_NAME, read
 from finetree_worker.events.journal import OUTCOME_BYTES, RESERVE_NAME, Journal
 
 

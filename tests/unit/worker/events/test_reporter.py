@@ -8,7 +8,7 @@ import threading
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.worker.v1 import worker_pb2
-from finetree_data.journal import FILE_NAME, read
+from finetree_data.exchange.journal import FILE_NAME, read
 from finetree_worker.events.journal import Journal
 from finetree_worker.events.reporter import JournalReporter
 from finetree_worker.events.slowdown import Slowdown

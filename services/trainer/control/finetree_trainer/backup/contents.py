@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetree_data import journal
+from finetree_data.exchange import journal
 
 from finetree_trainer.backup.database_copy import View
 from finetree_trainer.layout import Layout

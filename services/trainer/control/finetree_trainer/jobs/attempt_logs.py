@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import job_log_pb2
-from finetree_data import log_file
-from finetree_data.log_file import JOB_LOG
+from finetree_data.exchange import log_file
+from finetree_data.exchange.log_file import JOB_LOG
 from finetree_runtime.errors import NotFound, OutOfRange, Unavailable
 from finetree_runtime.server.limits.table import Caller
 from sqlalchemy import Connection

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
-from finetree_data import journal
+from finetree_data.exchange import journal
 from finetree_data.fail_points import fail_point
 from finetree_runtime.server.logging import get_logger
 from google.rpc import error_details_pb2, status_pb2

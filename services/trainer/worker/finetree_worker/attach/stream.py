@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
-from finetree_data.attach import leader_file
+from finetree_data.exchange import leader_file
 
 from finetree_worker.attach.commands import Commands, Stop
 from finetree_worker.attach.identity import Identity, RefusedError, Timing

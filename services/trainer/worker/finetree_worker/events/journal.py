@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.exchange.journal import FILE_NAME, Record, encode, read
 from finetree_data.fail_points import fail_point
-from finetree_data.journal import FILE_NAME, Record, encode, read
 
 from finetree_worker.atomic_files import make_folder, sync_folder
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finetree_api.trainer.v1 import event_pb2
-from finetree_data.log_file import JOB_LOG, OPERATOR_LOG, LogFile
+from finetree_data.exchange.log_file import JOB_LOG, OPERATOR_LOG, LogFile
 
 from finetree_worker.errors import StorageError
 from finetree_worker.events.envelope import Reporter

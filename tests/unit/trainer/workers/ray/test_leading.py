@@ -6,7 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from finetree_data.attach.leader_file import Leader, target
+from finetree_data.exchange.leader_file import Leader, target
 from finetree_runtime.errors import DomainError, Unavailable
 from finetree_runtime.server.identity import distribution_version
 from finetree_trainer.workers.ray import leading as under_test

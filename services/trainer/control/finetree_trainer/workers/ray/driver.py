@@ -27,7 +27,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from finetree_data.attach.leader_file import leads
+from finetree_data.exchange.leader_file import leads
 
 NODES_SECONDS = 1.0
 """Time between two looks at the cluster's nodes."""

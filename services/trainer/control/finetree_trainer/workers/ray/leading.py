@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from finetree_data.attach.leader_file import SCHEME, Leader
+from finetree_data.exchange.leader_file import SCHEME, Leader
 from finetree_runtime.server.logging import get_logger
 
 from finetree_trainer.disk import private_folder

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetree_data.attach.leader_file import leads
+from finetree_data.exchange.leader_file import leads
 from finetree_runtime.server.identity import distribution_version
 
 from finetree_trainer.scheduling.devices import cpu_name

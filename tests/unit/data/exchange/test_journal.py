@@ -7,7 +7,7 @@ import zlib
 import pytest
 from finetree_api.trainer.v1 import event_pb2
 from finetree_api.worker.v1 import worker_pb2
-from finetree_data import journal
+from finetree_data.exchange import journal
 
 
 def record(number):

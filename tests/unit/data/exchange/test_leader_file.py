@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from finetree_data.attach.leader_file import SCHEME, Leader, leads, target
+from finetree_data.exchange.leader_file import SCHEME, Leader, leads, target
 
 
 def test_the_file_names_the_replica_that_wrote_last(tmp_path):

@@ -2,8 +2,8 @@
 """A log of bounded size: what is kept, at which offsets, and what a reader sees while it is written."""
 
 import pytest
-from finetree_data import log_file
-from finetree_data.log_file import LogFile
+from finetree_data.exchange import log_file
+from finetree_data.exchange.log_file import LogFile
 
 NAME = "job.log"
 
