@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from finetree_api.trainer.v1 import job_pb2
+from finetree_runtime.config.toml_table import TomlTable
 from finetree_runtime.server.limits.file import parse
 from finetree_trainer.limits.quotas import Quotas
 
@@ -21,7 +22,7 @@ running_jobs = 3
 
 @pytest.fixture
 def quotas():
-    return Quotas(SimpleNamespace(table=parse(tomllib.loads(FILE), {})))
+    return Quotas(SimpleNamespace(table=parse(TomlTable("limits_file", tomllib.loads(FILE)), {})))
 
 
 @pytest.fixture
@@ -67,4 +68,4 @@ def test_who_can_never_start_is_told_so(quotas, new_row):
 
 def test_weights_exist_for_all_projects_or_for_none(quotas):
     assert (quotas.weight("p"), quotas.weight("other")) == (3.0, 1.0)
-    assert Quotas(SimpleNamespace(table=parse({}, {}))).weight("p") is None
+    assert Quotas(SimpleNamespace(table=parse(TomlTable("limits_file", {}), {}))).weight("p") is None

@@ -14,14 +14,13 @@ from __future__ import annotations
 import math
 import re
 import time
-import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from finetree_runtime.config.settings import SettingsError, Size
-from finetree_runtime.config.values import convert
+from finetree_runtime.config.toml_table import TomlTable
 from finetree_runtime.server.limits.table import (
     OF_PROJECTS,
     PREEMPTIBLE,
@@ -84,75 +83,48 @@ class LimitsFile:
     def _read(self) -> LimitTable:
         if self._file is None:
             return LimitTable(self._usual)
-        return parse(_content(self._file), self._usual)
+        return parse(TomlTable.read("limits_file", self._file), self._usual)
 
 
-def parse(content: Mapping[str, Any], usual: Mapping[str, Mapping[str, Any]]) -> LimitTable:
+def parse(content: TomlTable, usual: Mapping[str, Mapping[str, Any]]) -> LimitTable:
     """Build the limits of a file's content. Raises SettingsError SETTING_INVALID, which names the key."""
-    _refuse_unknown(content, ("default", PROJECTS, PRINCIPALS), "")
-    given = _table(content.get("default", {}), "default")
-    _refuse_unknown(given, tuple(_KINDS), "default.")
+    content.require_known("default", PROJECTS, PRINCIPALS)
+    given = content.table("default")
+    given.require_known(*_KINDS)
     defaults = {kind: dict(limits) for kind, limits in usual.items()}
     for name, kind in _KINDS.items():
-        defaults[kind] = defaults.get(kind, {}) | _limits(given.get(name, {}), f"default.{name}", kind)
+        defaults[kind] = defaults.get(kind, {}) | _limits(given.table(name), kind)
     own = {
-        f"{kind}/{name}": _limits(limits, f"{kind}.{name}", kind)
+        f"{kind}/{name}": _limits(table, kind)
         for kind in (PROJECTS, PRINCIPALS)
-        for name, limits in _table(content.get(kind, {}), kind).items()
+        for name, table in content.table(kind).tables()
     }
     return LimitTable(defaults, own)
 
 
-def _content(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise _invalid(f"{file.name} cannot be read: {why}") from None
+def _limits(stated: TomlTable, kind: str) -> dict[str, Any]:
+    stated.require_known(*WORDS, *(OF_PROJECTS if kind == PROJECTS else ()))
+    return {name: _value(stated, name) for name in stated.values}
 
 
-def _limits(given: Any, key: str, kind: str) -> dict[str, Any]:
-    known = (*WORDS, *OF_PROJECTS) if kind == PROJECTS else tuple(WORDS)
-    stated = _table(given, key)
-    _refuse_unknown(stated, known, f"{key}.")
-    return {name: _value(name, raw, f"{key}.{name}") for name, raw in stated.items()}
-
-
-def _value(name: str, raw: Any, key: str) -> Any:
+def _value(stated: TomlTable, name: str) -> Any:
+    raw = stated.values[name]
     if name == "monthly_cost":
         found = _MONEY.fullmatch(raw) if isinstance(raw, str) else None
         if found is None:
-            raise _invalid(f'{key}: {raw!r} is not an amount such as "500 USD"')
+            raise stated.invalid(name, f'{raw!r} is not an amount such as "500 USD"')
         return Budget(Decimal(found[1]), found[2])
     if name == UNPRICED:
         if raw not in ("refuse", "allow"):
-            raise _invalid(f"{key}: {raw!r} is neither refuse nor allow")
+            raise stated.invalid(name, f"{raw!r} is neither refuse nor allow")
         return raw
     if name == PREEMPTIBLE:
         if not isinstance(raw, bool):
-            raise _invalid(f"{key}: {raw!r} is neither true nor false")
+            raise stated.invalid(name, f"{raw!r} is neither true nor false")
         return raw
-    try:
-        value = convert(Size if name in _BYTES else float if name in _FRACTIONS else int, raw)
-    except ValueError as error:
-        raise _invalid(f"{key}: {error}") from None
+    value = stated.value(name, Size if name in _BYTES else float if name in _FRACTIONS else int, None)
     if not math.isfinite(value):
-        raise _invalid(f"{key}: {raw!r} is not a finite number")
+        raise stated.invalid(name, f"{raw!r} is not a finite number")
     if value < 0 or (name in _POSITIVE and value <= 0):
-        raise _invalid(f"{key}: {raw!r} is too small")
+        raise stated.invalid(name, f"{raw!r} is too small")
     return value
-
-
-def _table(given: Any, key: str) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise _invalid(f"{key}: is not a table")
-    return given
-
-
-def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...], prefix: str) -> None:
-    if unknown := sorted(given.keys() - set(known)):
-        raise _invalid(f"{prefix}{unknown[0]}: is none of {', '.join(known)}")
-
-
-def _invalid(text: str) -> SettingsError:
-    return SettingsError("SETTING_INVALID", f"limits_file: {text}")

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 from finetree_runtime.config.settings import SettingsError
+from finetree_runtime.config.toml_table import TomlTable
 from finetree_runtime.server.limits import file as limits_file
 from finetree_runtime.server.limits.file import LimitsFile, parse
 from finetree_runtime.server.limits.table import Budget, Caller
@@ -33,7 +34,7 @@ upload_bytes_per_day = "1GB"
 
 
 def table(text, usual=None):
-    return parse(tomllib.loads(text), usual or {})
+    return parse(TomlTable("limits_file", tomllib.loads(text)), usual or {})
 
 
 def test_what_a_subject_has_of_its_own_goes_before_the_default_limit_by_limit():

@@ -30,9 +30,9 @@ def test_the_settings_are_for_what_nothing_uses_and_a_file_for_what_differs(tmp_
         ("[default]\ncheckpoint = { age = 1 }", "default.checkpoint: is none of jobs, events"),
         ('[default]\nevents = { age = "soon" }', "default.events.age: 'soon' is not a duration"),
         ('[projects.a]\nevents = { bytes = "5 XB" }', "projects.a.events.bytes: '5 XB' is not a size"),
-        ("[projects.a]\nevents = { size = 1 }", "projects.a.events.size: is neither age nor bytes"),
+        ("[projects.a]\nevents = { size = 1 }", "projects.a.events.size: is none of age, bytes"),
         ("[default]\nevents = 5", "default.events: is not a table"),
-        ("[defaults]", "defaults: is neither default nor projects"),
+        ("[defaults]", "defaults: is none of default, projects"),
         ("[default", "retention.toml cannot be read"),
     ],
 )

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long what is kept, by kind and project: settings of the service, and a file for what differs from them."""
 
-import tomllib
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from finetree_api.trainer.v1 import retention_pb2
-from finetree_runtime.config.settings import Duration, SettingsError, Size
-from finetree_runtime.config.values import convert
+from finetree_runtime.config.settings import Duration, Size
+from finetree_runtime.config.toml_table import TomlTable
 
 from finetree_trainer.settings import Settings
 
@@ -56,47 +54,16 @@ def read_policy(settings: Settings) -> Policy:
     default[KINDS["token_caches"]] = Limit(settings.retention_age)
     if settings.retention_file is None:
         return Policy(default)
-    content = _content(settings.retention_file)
-    if unknown := sorted(content.keys() - {"default", "projects"}):
-        raise _invalid(f"{unknown[0]}: is neither default nor projects")
-    default |= _limits(content.get("default", {}), "default")
-    projects = _table(content.get("projects", {}), "projects")
-    return Policy(default, {name: _limits(own, f"projects.{name}") for name, own in projects.items()})
+    content = TomlTable.read("retention_file", settings.retention_file)
+    content.require_known("default", "projects")
+    default |= _limits(content.table("default"))
+    return Policy(default, {name: _limits(own) for name, own in content.table("projects").tables()})
 
 
-def _content(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise _invalid(f"{file.name} cannot be read: {why}") from None
-
-
-def _limits(given: Any, key: str) -> dict[Kind, Limit]:
+def _limits(given: TomlTable) -> dict[Kind, Limit]:
+    given.require_known(*KINDS)
     found = {}
-    for name, limit in _table(given, key).items():
-        if name not in KINDS:
-            raise _invalid(f"{key}.{name}: is none of {', '.join(KINDS)}")
-        stated = _table(limit, f"{key}.{name}")
-        if unknown := sorted(stated.keys() - {"age", "bytes"}):
-            raise _invalid(f"{key}.{name}.{unknown[0]}: is neither age nor bytes")
-        age = _value(stated.get("age", 0), Duration, f"{key}.{name}.age")
-        found[KINDS[name]] = Limit(age, _value(stated.get("bytes", 0), Size, f"{key}.{name}.bytes"))
+    for name, limit in given.tables():
+        limit.require_known("age", "bytes")
+        found[KINDS[name]] = Limit(limit.value("age", Duration, 0.0), limit.value("bytes", Size, 0))
     return found
-
-
-def _table(given: Any, key: str) -> dict[str, Any]:
-    if not isinstance(given, dict):
-        raise _invalid(f"{key}: is not a table")
-    return given
-
-
-def _value(raw: Any, kind: Any, key: str) -> Any:
-    try:
-        return convert(kind, raw)
-    except ValueError as error:
-        raise _invalid(f"{key}: {error}") from None
-
-
-def _invalid(text: str) -> SettingsError:
-    return SettingsError("SETTING_INVALID", f"retention_file: {text}")

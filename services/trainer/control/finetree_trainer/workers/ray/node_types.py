@@ -2,12 +2,10 @@
 """Reads the file of node types: what an autoscaler may bring to the cluster (docs/scale.md)."""
 
 import re
-import tomllib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from finetree_runtime.config.settings import SettingsError, Size
-from finetree_runtime.config.values import convert
+from finetree_runtime.config.settings import Size
+from finetree_runtime.config.toml_table import TomlTable
 
 from finetree_trainer.scheduling.autoscaling.node_types import NodeType, covers
 from finetree_trainer.scheduling.devices import CPU
@@ -30,88 +28,76 @@ def read_node_types(settings: Settings, required: Mapping[str, float]) -> tuple[
     file = settings.ray_node_types_file
     if file is None:
         return ()
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise _invalid(f"{file.name} cannot be read: {why}") from None
-    if not content:
-        raise _invalid(f"{file.name} has no type; a table for each is needed, [NAME]")
-    types = [_type(name, table, settings, required) for name, table in content.items()]
+    content = TomlTable.read("ray_node_types_file", file)
+    if not content.values:
+        raise content.invalid("", f"{file.name} has no type; a table for each is needed, [NAME]")
+    for name in content.values:
+        if not _NAME.fullmatch(name):
+            raise content.invalid(repr(name[:80]), "a name has letters, digits, '.', '_' and '-', at most 63")
+    types = [_type(name, table, settings, required) for name, table in content.tables()]
     for type_ in types:
-        _require_apart(type_, types)
+        if other := _taken_for(type_, types):
+            text = f"Ray may start a node of type {other.name} in place of one of it, with other GPUs"
+            text = f"{text}; give it a resource of its own, here and in the autoscaler's configuration"
+            raise content.invalid(type_.name, text)
     return tuple(types)
 
 
-def _type(name: str, table: Any, settings: Settings, required: Mapping[str, float]) -> NodeType:
-    if not isinstance(table, dict):
-        raise _invalid(f"{name}: is not a table")
-    if not _NAME.fullmatch(name):
-        raise _invalid(f"{name[:80]!r}: a name has letters, digits, '.', '_' and '-', at most 63")
-    if unknown := sorted(table.keys() - set(_KEYS)):
-        raise _invalid(f"{name}.{unknown[0]}: is none of {', '.join(_KEYS)}")
-    if missing := [key for key in ("cpus", "memory", "maximum") if key not in table]:
-        raise _invalid(f"{name}.{missing[0]}: is needed")
-    cpus, maximum = _count(table, name, "cpus", least=1), _count(table, name, "maximum", least=1)
-    gpus = _count(table, name, "gpus") if "gpus" in table else 0
+def _type(name: str, table: TomlTable, settings: Settings, required: Mapping[str, float]) -> NodeType:
+    table.require_known(*_KEYS)
+    if missing := [key for key in ("cpus", "memory", "maximum") if key not in table.values]:
+        raise table.invalid(missing[0], "is needed")
+    cpus, maximum = _count(table, "cpus", least=1), _count(table, "maximum", least=1)
+    gpus = _count(table, "gpus") if "gpus" in table.values else 0
     for key in ("accelerator", "gpu_memory"):
-        if (key in table) != bool(gpus):
-            raise _invalid(f"{name}.{key}: goes with gpus, and they with it")
-    custom = _resources(table.get("resources", {}), f"{name}.resources")
+        if (key in table.values) != bool(gpus):
+            raise table.invalid(key, "goes with gpus, and they with it")
+    custom = _resources(table.table("resources"))
     if not covers(custom, required):
-        raise _invalid(f"{name}.resources: has not what --ray-resources asks of every node")
+        raise table.invalid("resources", "has not what --ray-resources asks of every node")
     cards = []
     if gpus:
-        accelerator = _text(table["accelerator"], f"{name}.accelerator")
-        cards = [Card(accelerator.lower(), accelerator, _bytes(table["gpu_memory"], f"{name}.gpu_memory"))] * gpus
-    memory = _bytes(table["memory"], f"{name}.memory")
-    devices = devices_of(name, cpus, memory, cards, settings, cpu_name="")
+        accelerator = _accelerator(table)
+        cards = [Card(accelerator.lower(), accelerator, _bytes(table, "gpu_memory"))] * gpus
+    devices = devices_of(name, cpus, _bytes(table, "memory"), cards, settings, cpu_name="")
     counted = {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {}) | custom
     return NodeType(name, counted, tuple(sorted(devices, key=lambda device: device.id == CPU)), maximum)
 
 
-def _require_apart(type_: NodeType, types: list[NodeType]) -> None:
-    """Refuse a type in whose place Ray may start nodes that have other GPUs."""
+def _taken_for(type_: NodeType, types: Sequence[NodeType]) -> NodeType | None:
+    """Return a type of which Ray may start nodes in place of this one's, and which has other GPUs."""
     for other in types:
         kinds = [{device.kind for device in each.devices if device.id != CPU} for each in (type_, other)]
         if kinds[0] and kinds[0] != kinds[1] and covers(other.resources, type_.resources):
-            text = f"{type_.name}: Ray may start a node of type {other.name} in place of one of it, with other GPUs"
-            raise _invalid(f"{text}; give it a resource of its own, here and in the autoscaler's configuration")
+            return other
+    return None
 
 
-def _count(table: Mapping[str, Any], name: str, key: str, *, least: int = 0) -> int:
-    value = table[key]
+def _count(table: TomlTable, key: str, *, least: int = 0) -> int:
+    value = table.values[key]
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST_NODES:
-        raise _invalid(f"{name}.{key}: is not a whole number from {least} to {MOST_NODES}")
+        raise table.invalid(key, f"is not a whole number from {least} to {MOST_NODES}")
     return value
 
 
-def _resources(given: Any, key: str) -> dict[str, float]:
-    if not isinstance(given, dict):
-        raise _invalid(f"{key}: is not a table")
-    for resource, number in given.items():
+def _resources(given: TomlTable) -> dict[str, float]:
+    for resource, number in given.values.items():
         if resource in _OWN:
-            raise _invalid(f"{key}.{resource}: is none of one's own; cpus, gpus and memory have keys of theirs")
+            raise given.invalid(resource, "is none of one's own; cpus, gpus and memory have keys of theirs")
         if not isinstance(number, int | float) or isinstance(number, bool) or not 0 < number < MOST_NODES:
-            raise _invalid(f"{key}.{resource}: is not a number above 0")
-    return {resource: float(number) for resource, number in given.items()}
+            raise given.invalid(resource, "is not a number above 0")
+    return {resource: float(number) for resource, number in given.values.items()}
 
 
-def _bytes(raw: Any, key: str) -> int:
-    try:
-        found: int = convert(Size, raw)
-    except ValueError as error:
-        raise _invalid(f"{key}: {error}") from None
+def _bytes(table: TomlTable, key: str) -> int:
+    found: int = table.value(key, Size, 0)
     if found <= 0:
-        raise _invalid(f"{key}: is not above 0")
+        raise table.invalid(key, "is not above 0")
     return found
 
 
-def _text(raw: Any, key: str) -> str:
-    if not isinstance(raw, str) or not 0 < len(raw) <= 63:
-        raise _invalid(f"{key}: is not the catalog's name of an accelerator, such as a100-80gb")
-    return raw
-
-
-def _invalid(text: str) -> SettingsError:
-    return SettingsError("SETTING_INVALID", f"ray_node_types_file: {text}")
+def _accelerator(table: TomlTable) -> str:
+    found = table.values["accelerator"]
+    if not isinstance(found, str) or not 0 < len(found) <= 63:
+        raise table.invalid("accelerator", "is not the catalog's name of an accelerator, such as a100-80gb")
+    return found
