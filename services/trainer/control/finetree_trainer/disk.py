@@ -2,7 +2,6 @@
 """Files of the data folder: private folders, a full disk as a refusal, and writes that survive a power cut."""
 
 import asyncio
-import errno
 import os
 import shutil
 from collections.abc import Callable, Coroutine, Iterator
@@ -10,12 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from finetree_data.durable_files import DISK_FULL, make_folder, sync_folder
 from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import ResourceExhausted
 
 T = TypeVar("T")
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def disk_full() -> ResourceExhausted:
@@ -29,7 +27,7 @@ def full_disk_refused() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in DISK_FULL:
             raise disk_full() from error
         raise
 
@@ -41,26 +39,10 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder that only this user can enter, and return it.
-
-    It is on the disk with its parents: what is flushed inside of it would else be lost with its name in a power cut.
-    """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make a folder that only this user can enter, on the disk with its parents, and return it. Raises OSError."""
+    make_folder(folder)
     os.chmod(folder, 0o700)  # noqa: PTH101 - mkdir's mode is cut by the umask and left alone when the folder exists
-    for path in missing:
-        with suppress(PermissionError):  # a folder that may be written and not read
-            sync_folder(path.parent)
     return folder
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk: the names of what was made, renamed or deleted in it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def folder_bytes(folder: Path) -> int:

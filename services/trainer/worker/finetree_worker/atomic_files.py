@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Folders that appear whole or not at all, with the hashes of what is in them."""
 
-import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from finetree_data.durable_files import DISK_FULL, make_folder, sync_folder
 from finetree_data.fail_points import fail_point
 from finetree_data.weights.checkpoint import read_json
 
@@ -18,7 +18,6 @@ from finetree_worker.errors import StorageError
 
 MANIFEST = "manifest.json"
 """Written last: a folder without it, or whose files differ from it, does not count."""
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -53,12 +52,12 @@ def storage_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in _DISK_FULL
+        full = error.errno in DISK_FULL
         raise _storage_error(full=full) from error
     except Exception as error:
         # safetensors writes in Rust and reports the system's errors by text.
         if type(error).__name__ == "SafetensorError" and "os error" in str(error):
-            raise _storage_error(full=any(f"os error {code})" in str(error) for code in _DISK_FULL)) from error
+            raise _storage_error(full=any(f"os error {code})" in str(error) for code in DISK_FULL)) from error
         raise
 
 
@@ -124,21 +123,3 @@ def contents(folder: Path) -> list[Path]:
 def size(folder: Path) -> int:
     """Return the size of all files below `folder` in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, on the disk: what is flushed inside would else be lost with its name."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in missing:
-        with suppress(PermissionError):  # a folder that may be written and not read
-            sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename in it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from finetree_data.durable_files import DISK_FULL
 from finetree_runtime.config.settings import SettingsError
 
 from finetree_trainer.backup.condition import condition_of
 from finetree_trainer.backup.create import Sources, create
 from finetree_trainer.backup.manifest import Manifest
-from finetree_trainer.backup.repository import FULL, Repository
+from finetree_trainer.backup.repository import Repository
 from finetree_trainer.backup.restore import choose, restore
 from finetree_trainer.jobs.stored.database import MARK, on_server
 from finetree_trainer.json_lines import Progress, refuse, write
@@ -162,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _failure(error: OSError) -> SettingsError:
     """What the system refused, without its path."""
-    if error.errno in FULL:
+    if error.errno in DISK_FULL:
         text = "the disk is full; nothing of this counts, and earlier backups are whole. Free space and try again"
         return SettingsError("BACKUP_DISK_FULL", text)
     return SettingsError("BACKUP_FAILED", f"{error.strerror or 'a file cannot be read'}; look at the folders' rights")

@@ -11,7 +11,6 @@ A piece has its name only once its bytes are on the disk, and a manifest only on
 is cut off anywhere leaves nothing that could be taken for a whole one, and rsync or restic can copy the folder.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -23,11 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from finetree_data.durable_files import draft_of, replace_file, sync_folder
 from finetree_data.fail_points import fail_point
 from finetree_runtime.config.settings import SettingsError
 
 from finetree_trainer.backup.manifest import FORMAT, File, Manifest, from_bytes, to_bytes
-from finetree_trainer.disk import private_folder, sync_folder
+from finetree_trainer.disk import private_folder
 
 PIECE_BYTES = 4 * 1024 * 1024
 """Bytes of a piece. Of a database and of a growing log only the pieces that changed are new in the next backup."""
@@ -78,10 +78,10 @@ class Repository:
         private_folder(folder)
         if not (folder / MARKER).exists():
             others = sorted(path.name for path in folder.iterdir() if path.name != "lost+found")
-            if others and others != [f".{MARKER}"]:
+            if others and others != [draft_of(folder / MARKER).name]:
                 text = f"the folder holds {others[0]!r} and no backups; name an empty folder or one with backups"
                 raise SettingsError("BACKUP_FOLDER_NOT_EMPTY", text)
-            _write_durably(folder / MARKER, json.dumps({"format": FORMAT}).encode() + b"\n")
+            replace_file(folder / MARKER, json.dumps({"format": FORMAT}).encode() + b"\n", private=True)
         found = cls(folder)
         for each in (found._pieces, found._backups, found.drafts):
             private_folder(each)
@@ -187,7 +187,7 @@ class Repository:
         for folder in (*self._pieces.iterdir(), self._pieces):
             sync_folder(folder)
         fail_point("backup.before_manifest")
-        _write_durably(self._backups / f"{manifest.id}.json", to_bytes(manifest))
+        replace_file(self._backups / f"{manifest.id}.json", to_bytes(manifest), private=True)
 
     def remove_drafts(self) -> None:
         """Remove what backups that were cut off have left half written."""
@@ -237,18 +237,3 @@ class Repository:
                     freed += piece.stat().st_size
                     piece.unlink()
         return gone, freed
-
-
-def _write_durably(place: Path, content: bytes) -> None:
-    draft = place.with_name(f".{place.name}")
-    with draft.open("wb") as stream:
-        os.fchmod(stream.fileno(), 0o600)
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(place)
-    sync_folder(place.parent)
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says of a full disk, a used up quota and a limit on files."""

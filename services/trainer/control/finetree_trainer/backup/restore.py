@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from finetree_data.durable_files import sync_folder
 from finetree_data.fail_points import fail_point
 from finetree_runtime.config.settings import SettingsError
 
 from finetree_trainer.backup.create import ESTIMATOR, OBSERVATIONS, TRAINER, OnProgress
 from finetree_trainer.backup.manifest import SUITE, File, Manifest
 from finetree_trainer.backup.repository import Repository
-from finetree_trainer.disk import private_folder, sync_folder
+from finetree_trainer.disk import private_folder
 from finetree_trainer.layout import Layout
 from finetree_trainer.store import attempts
 from finetree_trainer.store.migrations import MIGRATIONS

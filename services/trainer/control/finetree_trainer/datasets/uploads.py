@@ -11,6 +11,7 @@ from pathlib import Path
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_data.contract import finding_message, to_reading
+from finetree_data.durable_files import sync_folder
 from finetree_data.fail_points import fail_point
 from finetree_data.options import Reading
 from finetree_runtime.errors import DomainError, InvalidArgument, OutOfRange
@@ -20,7 +21,7 @@ from sqlalchemy import Connection
 from finetree_trainer.clock import Clock
 from finetree_trainer.datasets import validate
 from finetree_trainer.datasets.contents import Contents
-from finetree_trainer.disk import full_disk_refused, in_thread, sync_folder, uninterrupted
+from finetree_trainer.disk import full_disk_refused, in_thread, uninterrupted
 from finetree_trainer.layout import Layout
 from finetree_trainer.limits.quotas import Quotas
 from finetree_trainer.store import datasets, request_ids

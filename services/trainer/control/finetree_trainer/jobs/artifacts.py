@@ -2,12 +2,11 @@
 """Artifacts of jobs: listed from the store, read from the folder of the attempt that made them."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2
-from finetree_data.confinement.own_files import open_own
+from finetree_data.confinement.own_files import hash_own, open_own
 from finetree_runtime.errors import FailedPrecondition, NotFound, OutOfRange
 
 from finetree_trainer.joblog.log import EventLog
@@ -94,7 +93,7 @@ class Artifacts:
         seen = await asyncio.to_thread(_identity, file)
         if self._whole.get(file) == seen:
             return
-        if await asyncio.to_thread(_hash_of, file) != entry.sha256:
+        if await asyncio.to_thread(hash_own, file) != entry.sha256:
             text = f"The file {entry.path[:80]!r} is damaged on the trainer's disk; restore it, or run the job again."
             raise FailedPrecondition("ARTIFACT_DAMAGED", text, metadata={"path": entry.path[:200]})
         if len(self._whole) >= KNOWN_WHOLE:
@@ -110,11 +109,6 @@ def _no_file(path: str) -> NotFound:
 def _identity(file: Path) -> tuple[int, ...]:
     found = file.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _hash_of(file: Path) -> str:
-    with open_own(file) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _is_inside(folder: Path, file: Path) -> bool:

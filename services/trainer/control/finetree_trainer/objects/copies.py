@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from finetree_data.confinement.own_files import hash_own
+from finetree_data.durable_files import sync_folder
 from finetree_data.objects import units
 from finetree_data.objects.bucket import Bucket
 from finetree_data.objects.errors import ObjectDamagedError, ObjectStoreUnavailableError
@@ -26,7 +28,7 @@ from finetree_data.weights import checkpoint
 from finetree_runtime.errors import DomainError, FailedPrecondition, Unavailable
 from finetree_runtime.server.logging import get_logger
 
-from finetree_trainer.disk import full_disk_refused, private_folder, sync_folder, uninterrupted
+from finetree_trainer.disk import full_disk_refused, private_folder, uninterrupted
 from finetree_trainer.layout import Layout
 from finetree_trainer.locks import Locks
 from finetree_trainer.objects.drafts import Drafts
@@ -196,7 +198,7 @@ class Copies:
         for name in _NAMES:
             stated = manifest.files.get(name)
             with suppress(OSError):
-                if stated is not None and units.hash_of(place / name) != stated.sha256:
+                if stated is not None and hash_own(place / name) != stated.sha256:
                     return True  # whoever reads it compares it with what it says of itself
         looks = _looks(place, manifest)
         known = bool(looks) and self._whole.get(manifest.path) == looks

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files in folders that a worker writes to, read by a service that may be another user, and may more."""
 
+import hashlib
 import os
 import stat
 from io import BufferedReader
@@ -24,3 +25,9 @@ def open_own(path: Path) -> BufferedReader:
         os.close(descriptor)
         raise FileNotFoundError(path)
     return os.fdopen(descriptor, "rb")
+
+
+def hash_own(path: Path) -> str:
+    """Return the sha256 (hex) of a file that `open_own` opens. Raises OSError."""
+    with open_own(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -8,7 +8,6 @@
 it must be: an upload that was cut goes on with the first file that is missing.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetree_data.confinement.own_files import open_own
+from finetree_data.confinement.own_files import hash_own
+from finetree_data.durable_files import sync_folder
 from finetree_data.objects.bucket import Bucket
 from finetree_data.objects.errors import ObjectDamagedError
 
@@ -82,7 +82,7 @@ def describe(path: str, place: Path, known: Mapping[str, str]) -> Manifest:
         names = {file.relative_to(place).as_posix(): file for file in found}
         for name in known.keys() - names.keys():
             raise FileNotFoundError(f"{path}/{name}")
-    files = {name: StoredFile(known.get(name) or hash_of(file), file.stat().st_size) for name, file in names.items()}
+    files = {name: StoredFile(known.get(name) or hash_own(file), file.stat().st_size) for name, file in names.items()}
     return Manifest(path, place.stat().st_mtime_ns, files)
 
 
@@ -121,11 +121,7 @@ def fetch(bucket: Bucket, manifest: Manifest, draft: Path) -> None:
         if not bucket.fetch_file(_key(manifest.path, file), target, sha256=file.sha256, size=file.size):
             raise ObjectDamagedError(manifest.path, name)
     for folder in [draft, *draft.rglob("*/")] if draft.is_dir() else []:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(folder)
     os.utime(draft, ns=(manifest.time_ns, manifest.time_ns))
 
 
@@ -174,7 +170,7 @@ def is_whole(manifest: Manifest, place: Path, *, hashed: bool) -> bool:
     try:
         for name, file in manifest.files.items():
             target = place / name if name else place
-            if target.stat().st_size != file.size or (hashed and hash_of(target) != file.sha256):
+            if target.stat().st_size != file.size or (hashed and hash_own(target) != file.sha256):
                 return False
     except OSError:
         return False
@@ -206,12 +202,6 @@ def sign(bucket: Bucket, manifest: Manifest, name: str, seconds: int) -> str:
     if bucket.size(key) != file.size:
         raise ObjectDamagedError(manifest.path, name)
     return url
-
-
-def hash_of(file: Path) -> str:
-    """Return the sha256 (hex) of a file. Raises OSError."""
-    with open_own(file) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _key(path: str, file: StoredFile) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetree_data.durable_files import replace_file
 from finetree_data.weights.errors import WeightsError
 from finetree_data.weights.safetensors_file import read_header
 
@@ -75,18 +76,7 @@ def write_kept(folder: Path, kept: Kept) -> None:
         "expire_times": {str(step): time for step, time in kept.expire_times.items()},
         "requests": [(key, about, reply.hex()) for key, (about, reply) in kept.requests.items()],
     }
-    # No name of a draft, which would be removed with those of a worker that has just died; the lock makes it one's own.
-    draft = folder / f"{KEPT}.new"
-    with draft.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(content, sort_keys=True) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(folder / KEPT)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)  # or a power cut brings the old one back
-    finally:
-        os.close(descriptor)
+    replace_file(folder / KEPT, json.dumps(content, sort_keys=True).encode() + b"\n")
 
 
 @contextmanager

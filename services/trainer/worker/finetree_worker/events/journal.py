@@ -7,10 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.durable_files import make_folder, sync_folder
 from finetree_data.exchange.journal import FILE_NAME, Record, encode, read
 from finetree_data.fail_points import fail_point
-
-from finetree_worker.atomic_files import make_folder, sync_folder
 
 RESERVE_NAME = "journal.reserve"
 """Name of the file whose space the last records get when the disk is full."""

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetree_worker.atomic_files import MANIFEST, hashes, seal, storage_errors, sync_folder
+from finetree_data.durable_files import replace_file, sync_folder
+
+from finetree_worker.atomic_files import MANIFEST, hashes, seal, storage_errors
 from finetree_worker.control import Steering
 from finetree_worker.errors import ModelError
 from finetree_worker.models.hub import HubError, Repository
@@ -76,11 +78,9 @@ class HubCache:
         refs = _read(self.path / REFS)
         if refs.get(revision) == commit:
             return
-        draft, text = self.path / f".{REFS}.tmp", json.dumps({**refs, revision: commit}, indent=2, sort_keys=True)
+        text = json.dumps({**refs, revision: commit}, indent=2, sort_keys=True)
         with storage_errors():
-            draft.write_text(text + "\n", encoding="utf-8")
-            draft.replace(self.path / REFS)
-            sync_folder(self.path)
+            replace_file(self.path / REFS, f"{text}\n".encode())
 
     @contextmanager
     def draft(self, commit: str) -> Iterator[Path]:

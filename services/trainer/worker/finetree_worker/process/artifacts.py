@@ -9,10 +9,11 @@ from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.durable_files import sync_folder
 from finetree_data.fail_points import fail_point
 from google.protobuf import json_format
 
-from finetree_worker.atomic_files import recorded_hashes, sync_folder
+from finetree_worker.atomic_files import recorded_hashes
 from finetree_worker.errors import StorageError
 
 MANIFEST = "finetree.json"

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The outcome of a task, its last event: how it ended, the error, and whether to try again."""
 
-import errno
-
 from finetree_api.trainer.v1 import event_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.durable_files import DISK_FULL
 
 from finetree_worker.attach.commands import Stop
 from finetree_worker.errors import Cancelled, Category, FinishedEarly, Interrupted, StorageError, TaskError
@@ -75,7 +74,7 @@ def _task_error(error: BaseException) -> TaskError:
             "Memory ran out.",
             remedy="Lower training.micro_batch_size or training.sequence_length, or use a smaller model.",
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return StorageError("DISK_FULL", "The disk is full.", remedy="Free space on the disk of the trainer's data.")
     # Its text may hold paths or data, so only its type leaves the worker; the log has the rest.
     return _UnexpectedError(

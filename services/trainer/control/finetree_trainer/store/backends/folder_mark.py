@@ -2,13 +2,11 @@
 """The name that a data folder and its database on a server both carry, so that no other combination is used."""
 
 import json
-import os
 import secrets
 from pathlib import Path
 
+from finetree_data.durable_files import replace_file
 from finetree_runtime.config.settings import SettingsError
-
-from finetree_trainer.disk import sync_folder
 
 
 class FolderMark:
@@ -34,14 +32,9 @@ class FolderMark:
         name = self.read()
         if name:
             return name
-        name, draft = secrets.token_hex(16), self._path.with_name(f"{self._path.name}.draft")
+        name = secrets.token_hex(16)
         try:
-            with draft.open("w", encoding="utf-8") as stream:
-                stream.write(json.dumps({"data_folder": name}) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            draft.replace(self._path)
-            sync_folder(self._path.parent)
+            replace_file(self._path, json.dumps({"data_folder": name}).encode() + b"\n")
         except OSError:
             raise self._unusable() from None
         return name

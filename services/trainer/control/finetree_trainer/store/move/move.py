@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from finetree_data.durable_files import sync_folder
 from finetree_data.fail_points import fail_point
 from finetree_runtime.config.settings import SettingsError
 from sqlalchemy import URL, Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from finetree_trainer.disk import sync_folder
 from finetree_trainer.layout import Layout
 from finetree_trainer.store.backends.failures import is_corrupt, sqlstate
 from finetree_trainer.store.backends.folder_mark import FolderMark

@@ -3,13 +3,14 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetree_worker.atomic_files import storage_errors, sync_folder
+from finetree_data.durable_files import make_folder, replace_file
+
+from finetree_worker.atomic_files import hash_of, storage_errors
 from finetree_worker.training.evaluation.metrics import Choice, RowScore
 
 Kept = tuple[Sequence[RowScore], Sequence[RowScore]]
@@ -37,16 +38,9 @@ class Results:
         """Keep what was measured of a model. Raises StorageError."""
         scores, general = kept
         content = {"key": self._key, "scores": list(map(asdict, scores)), "general": list(map(asdict, general))}
-        file = self._file(number)
-        draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         with storage_errors():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with draft.open("w", encoding="utf-8") as stream:
-                json.dump(content, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            draft.replace(file)
-            sync_folder(self._folder)
+            make_folder(self._folder)
+            replace_file(self._file(number), json.dumps(content).encode())
 
     def clear(self, numbers: Sequence[int]) -> None:
         """Remove what was kept: the report holds it."""
@@ -59,8 +53,8 @@ class Results:
 
 def file_hash(path: Path) -> str:
     """Return the sha256 (hex) of a file. Raises StorageError."""
-    with storage_errors(), path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with storage_errors():
+        return hash_of(path)
 
 
 def _score(kept: dict[str, Any]) -> RowScore:
