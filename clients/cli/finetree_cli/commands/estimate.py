@@ -27,7 +27,7 @@ from finetree_cli.options.spec import (
     ownership,
     ownership_options,
 )
-from finetree_cli.options.types import Names
+from finetree_cli.options.types import METHODS, Names
 
 if TYPE_CHECKING:
     from finetree import Client
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from finetree_cli.output import Output
     from finetree_cli.render.chart.memory import Row
-
-METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ import click
 
 from finetree_cli.errors import BadInput
 from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.options.types import METHODS
 
-METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 TOPICS = ("situations", "scenarios", "quick-reference", "badges", "hardware", "costs", "ranks", "bits", "plot")
 """Pages beside the overview; a test compares them with those that are written."""
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MOST = (1 << 53) - 1
 """Largest whole number in the contract."""
+METHODS = ("full", "lora", "qlora", "prefix", "adapter")
+"""Methods by the names of their fields in a RunSpec, as flags and policy files have them."""
 
 
 class Duration(click.ParamType[float]):

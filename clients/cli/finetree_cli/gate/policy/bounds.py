@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 """Units of memory in small letters."""
-METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 
 

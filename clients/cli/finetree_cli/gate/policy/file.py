@@ -12,11 +12,12 @@ from finetree_api.estimator.v1 import check_plan_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 
 from finetree_cli.errors import BadInput
-from finetree_cli.gate.policy.bounds import KINDS, METHODS, percent
+from finetree_cli.gate.policy.bounds import KINDS, percent
 from finetree_cli.gate.policy.examples import read_examples
 from finetree_cli.gate.policy.policy import Policies, Policy, ScopedPolicy, ScopedWaiver, rule_id
 from finetree_cli.gate.policy.reading import SectionReader, join
 from finetree_cli.jobfile.job import compose, read_text
+from finetree_cli.options.types import METHODS
 
 if TYPE_CHECKING:
     from yaml.nodes import Node

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetree_cli.gate.policy import file
-from finetree_cli.gate.policy.bounds import KINDS, METHODS, PERCENT_PATTERN, Kind
+from finetree_cli.gate.policy.bounds import KINDS, PERCENT_PATTERN, Kind
 from finetree_cli.gate.policy.examples import MOST_EXAMPLES, OF_CHECKS, VERDICTS
 from finetree_cli.gate.policy.reading import LONGEST
+from finetree_cli.options.types import METHODS
 
 JsonObject = dict[str, Any]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
