@@ -248,6 +248,8 @@ def main() -> int:
         return 0
     patterns = options.only or ["*"]
     chosen = [case for case in CASES if any(fnmatchcase(case.name, pattern) for pattern in patterns)]
+    if not chosen:
+        parser.error(f"--only {' '.join(patterns)}: no case is called so; the names are in CASES")
     needed = {case.model for case in chosen}
     missing = [name for name in needed if not (options.models / name / "model.safetensors").exists()]
     if missing and not options.predict:

@@ -6,6 +6,9 @@
     python benchmarks/worker/against_trl.py --methods full prefix --rounds 3 --no-search
     python benchmarks/worker/against_trl.py --quick                 whether it works: a step of a third of the rows
     python benchmarks/worker/against_trl.py --output benchmarks/results/worker/against_trl.json
+    python benchmarks/worker/against_trl.py --methods lora --no-search --whole 28 \
+        --output benchmarks/results/worker/against_trl_whole.json
+                                                                    whole runs, from start to end, in turns
 
 Both sides train SmolLM2-135M on the same tokenized rows (docstring_rows.py) with the same method settings, dropout,
 optimizer, learning rates by step and rows or tokens per step; neither recomputes activations. Both stay in memory and
@@ -23,6 +26,7 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -46,6 +50,7 @@ from against_trl_settings import (
     VIRTUAL_TOKENS,
     WAYS,
     described,
+    in_float32,
     smaller,
     spec,
 )
@@ -61,6 +66,7 @@ PEERS = {
 }
 """The peers' environments. TRL and peft have no bottleneck layers; adapters has, and needs an older transformers."""
 PEER_OF = {"lora": "trl", "qlora": "trl", "full": "trl", "prefix": "trl", "adapter": "adapters"}
+INSTRUCTION_SETS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
 
 WARM_UP = 1
 START_TOLERANCE, END_TOLERANCE = 0.005, 0.02
@@ -71,12 +77,13 @@ TARGETS = {"lora": 1.5, "qlora": 1.0, "full": 1.0, "prefix": 1.0, "adapter": 1.0
 class Bench:
     """The files and environments that the comparisons share."""
 
-    def __init__(self, folder: Path, cache: Path, threads: int, *, quick: bool) -> None:
-        self.folder, self.cache, self.threads, self.quick = folder, cache, threads, quick
-        self.model = prepared_model(cache)
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self.folder, self.cache, self.threads = folder, options.cache, options.threads
+        self.quick, self.precision = options.quick, options.precision
+        self.model = prepared_model(self.cache)
         chats = docstring_rows.rows(ROWS + HELD_OUT)
         self.sha256 = docstring_rows.write(folder / "rows.jsonl", chats[:ROWS])
-        docstring_rows.write(folder / "held_out.jsonl", chats[ROWS : ROWS + (2 if quick else HELD_OUT)])
+        docstring_rows.write(folder / "held_out.jsonl", chats[ROWS : ROWS + (2 if self.quick else HELD_OUT)])
         asked = self._asked("lora", 1, {}) | {"work": str(folder / "tokens")}
         (folder / "tokens.json").write_text(json.dumps(asked))
         command = [
@@ -98,7 +105,7 @@ class Bench:
             "method": method,
             "steps": steps,
             "way": way,
-            "spec": spec(method, steps, BATCH // 3 if self.quick else BATCH),
+            "spec": spec(method, steps, BATCH // 3 if self.quick else BATCH, self.precision),
             "learning_rate": RATES[method],
             "seed": 1,
             "length": LENGTH,
@@ -116,6 +123,7 @@ class Bench:
 
     def peer(self, method: str, steps: int, way: dict[str, Any], *, compare: bool) -> Side:
         """The peer's side, set up in one way."""
+        way = in_float32(way) if self.precision == "fp32" else way
         asked = self._asked(method, steps, smaller(way) if self.quick else way)
         asked |= {"work": self._work(), "compare": compare}
         python = environment(PEER_OF[method], self.cache)
@@ -187,8 +195,7 @@ def compare(bench: Bench, method: str, rounds: int, *, searched: bool) -> dict[s
     """One method: the peer's ways, and the turns with the best of them."""
     tried = list(search(bench, method)) if searched else [{"way": WAYS[method][0], "tokens_per_second": 0.0}]
     working = [each for each in tried if "error" not in each]
-    versions = {name: PEERS[PEER_OF[method]][name] for name in (PEER_OF[method], "torch", "transformers")}
-    result: dict[str, Any] = {"method": method, "peer": versions, "ways": tried if searched else []}
+    result: dict[str, Any] = {"method": method, "peer": peer_versions(method), "ways": tried if searched else []}
     if not working:
         return result | {"outcome": "no way of the peer's trains"}
     way = max(working, key=lambda each: each["tokens_per_second"])["way"]
@@ -197,6 +204,28 @@ def compare(bench: Bench, method: str, rounds: int, *, searched: bool) -> dict[s
     say(f"{method}: the project and {PEER_OF[method]} ({described(way)}) in turns")
     turns.take_turns(own, peer, warm_up=WARM_UP, rounds=rounds)
     return result | {"way": way} | judged(method, own, peer)
+
+
+def compare_whole(bench: Bench, method: str, rounds: int, *, steps: int) -> dict[str, Any]:
+    """One method: whole runs of both sides in turns, from the process's start to its end."""
+    way, seconds = WAYS[method][0], {"own": list[float](), "peer": list[float]()}
+    held_out: dict[str, dict[int, float]] = {}
+    for number in range(rounds):
+        for name in ("own", "peer") if number % 2 == 0 else ("peer", "own"):
+            own = name == "own"
+            side = bench.own(method, steps) if own else bench.peer(method, steps, way, compare=True)
+            seconds[name].append(round(turns.whole(side, steps=steps), 1))
+            held_out[name] = side.held_out
+            say(f"{method}: {name} took {seconds[name][-1]} s for {steps} steps, from start to end")
+    ratio = statistics.median(seconds["peer"]) / statistics.median(seconds["own"])
+    same = turns.same_curve(held_out["own"], held_out["peer"], start=START_TOLERANCE, end=END_TOLERANCE)
+    result: dict[str, Any] = {"method": method, "peer": peer_versions(method), "way": way, "steps": steps}
+    return result | {"seconds": seconds, "held_out_loss": held_out, "same_curve": same, "ratio": round(ratio, 3)}
+
+
+def peer_versions(method: str) -> dict[str, str]:
+    """What the peer is, and what it runs on."""
+    return {name: PEERS[PEER_OF[method]][name] for name in (PEER_OF[method], "torch", "transformers")}
 
 
 def judged(method: str, own: Side, peer: Side) -> dict[str, Any]:
@@ -243,6 +272,8 @@ def machine(threads: int) -> dict[str, Any]:
         "cpu": next(line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
         "cores": len(os.sched_getaffinity(0)),
         "threads": threads,
+        # Instruction sets that libraries are held to, to see another class of processor.
+        "held_to": {name: os.environ[name] for name in INSTRUCTION_SETS if name in os.environ},
         "gflops": {name: round(rate / 1e9, 1) for name, rate in measured.items()},
         "load_average": os.getloadavg()[0],
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -263,6 +294,10 @@ def table(methods: list[dict[str, Any]]) -> str:
         if "ratio" not in each:
             lines.append(f"{each['method']:8} {name:10} {each['outcome']}")
             continue
+        if "steps" in each:
+            seconds = [f"{statistics.median(each['seconds'][side]):.0f} s" for side in ("own", "peer")]
+            lines.append(f"{each['method']:8} {name:10} {seconds[0]:>10} {seconds[1]:>10} {each['ratio']:6.2f}")
+            continue
         rates = each["own"]["tokens_per_second"], each["peer_figures"]["tokens_per_second"]
         curve = "same" if each["same_curve"] else "DIFFERS"
         lines.append(
@@ -281,12 +316,22 @@ def write(path: Path, document: dict[str, Any], results: list[dict[str, Any]]) -
     path.write_text(json.dumps(document | {"methods": methods}, indent=1) + "\n", encoding="utf-8")
 
 
+def measured(bench: Bench, method: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One method, as the command line asks."""
+    if options.whole:
+        return compare_whole(bench, method, options.rounds or 2, steps=options.whole)
+    rounds = 1 if options.quick else options.rounds or (8 if method == "lora" else 4)
+    return compare(bench, method, rounds, searched=not (options.quick or options.no_search))
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(WAYS), default=list(WAYS), metavar="METHOD")
     parser.add_argument("--rounds", type=int, help="steps that count, of each side (lora 8, others 4)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of either side")
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16", help="of both sides")
+    parser.add_argument("--whole", type=int, metavar="STEPS", help="compare whole runs of so many steps")
     parser.add_argument("--no-search", action="store_true", help="take the first way of the peer's, untried")
     parser.add_argument("--quick", action="store_true", help="one small step a side, and no search: does it work?")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "finetree-peers")
@@ -301,13 +346,11 @@ def main() -> int:
     options = arguments()
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="against-trl-") as folder:
-        bench = Bench(Path(folder), options.cache, options.threads, quick=options.quick)
-        document = {"benchmark": "against_trl", "rows": bench.tokens()}
+        bench = Bench(Path(folder), options)
+        document = {"benchmark": "against_trl", "rows": bench.tokens(), "precision": options.precision}
         here = machine(options.threads)
         for method in options.methods:
-            rounds = 1 if options.quick else options.rounds or (8 if method == "lora" else 4)
-            found = compare(bench, method, rounds, searched=not (options.quick or options.no_search))
-            results.append({"method": method, "machine": here} | found)
+            results.append({"method": method, "machine": here} | measured(bench, method, options))
             say(table(results[-1:]).splitlines()[1])
             if options.output:
                 write(options.output, document, results)

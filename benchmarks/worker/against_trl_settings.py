@@ -5,7 +5,7 @@ from typing import Any
 
 ROWS, HELD_OUT = 400, 16
 BATCH, LENGTH = 16, 1024
-"""Rows of a step, 2,880 tokens in the mean, and tokens of a micro-batch; three of the peer's packed rows are a step."""
+"""Rows of a step, 2,880 tokens in the mean, and the longest sequence; three of the peer's packed rows are a step."""
 RANK, ALPHA, DROPOUT, VIRTUAL_TOKENS, BOTTLENECK = 8, 16, 0.1, 20, 64
 RATES = {"lora": 2e-4, "qlora": 2e-4, "full": 2e-5, "prefix": 1e-2, "adapter": 2e-4}
 
@@ -27,6 +27,8 @@ def padded(rows: int, *, autocast: bool = True, weights: str = "bfloat16") -> di
 WAYS = {
     "lora": [
         padded(4),
+        padded(8),
+        padded(16),
         packed("bfd", 1024),
         packed("bfd", 1024, autocast=False),
         packed("bfd", 512),
@@ -34,11 +36,21 @@ WAYS = {
         packed("bfd", 1024, compiled="layers"),
         packed("bfd", 1024, autocast=False, compiled="model"),
     ],
-    "qlora": [padded(4), packed("bfd", 1024)],
-    "full": [padded(4, autocast=False), packed("bfd", 1024, autocast=False)],
+    "qlora": [padded(4), padded(8), padded(16), packed("bfd", 1024)],
+    "full": [
+        padded(4, autocast=False),
+        padded(8, autocast=False),
+        padded(16, autocast=False),
+        packed("bfd", 1024, autocast=False),
+    ],
     # peft's prefix does not know where a packed row's documents begin.
-    "prefix": [padded(4), padded(8)],
-    "adapter": [padded(8, autocast=False), padded(4, autocast=False), padded(4, weights="float32")],
+    "prefix": [padded(4), padded(8), padded(16)],
+    "adapter": [
+        padded(8, autocast=False),
+        padded(4, autocast=False),
+        padded(16, autocast=False),
+        padded(4, weights="float32"),
+    ],
 }
 """What each peer may do, the likely best first; where a way fails the error is kept."""
 
@@ -60,20 +72,30 @@ def smaller(way: dict[str, Any]) -> dict[str, Any]:
     return way | {"accumulation": max(1, way["accumulation"] // 3)}
 
 
-def spec(method: str, steps: int, batch: int = BATCH) -> dict[str, Any]:
+def in_float32(way: dict[str, Any]) -> dict[str, Any]:
+    """The same way in float32."""
+    return way | {"weights": "float32", "autocast": False}
+
+
+def spec(method: str, steps: int, batch: int = BATCH, precision: str = "bf16") -> dict[str, Any]:
     """The run of this project's side, in proto JSON."""
     training = {
         "max_steps": steps,
         "learning_rate": RATES[method],
         "warmup_ratio": 0.0,
         "effective_batch_size": batch,
-        "micro_batch_size": 1,
+        # What the recommender's recipes for a CPU say: the whole batch at once.
+        "micro_batch_size": batch,
         "sequence_length": LENGTH,
         "packing": "PACKING_ON",
         "seed": 1,
     }
     evaluation = {"before_training": True, "metrics": ["METRIC_LOSS"]}
-    return {"training": training, "precision": "PRECISION_BF16", "evaluation": evaluation} | method_spec(method)
+    return {
+        "training": training,
+        "precision": f"PRECISION_{precision.upper()}",
+        "evaluation": evaluation,
+    } | method_spec(method)
 
 
 def described(way: dict[str, Any]) -> str:

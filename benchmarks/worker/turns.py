@@ -5,6 +5,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +111,8 @@ class Side:
     def _ended(self) -> SideError:
         assert self._process is not None
         status = self._process.wait()
+        if status < 0:
+            return SideError(f"ended by signal {-status}")  # 9: as a rule, for its memory
         self._errors.seek(0)
         return SideError(self._errors.read()[-2000:].strip() or f"exit status {status}")
 
@@ -138,6 +141,19 @@ def alone(side: Side, *, warm_up: int, rounds: int) -> float:
         for _ in range(warm_up + rounds):
             side.step()
         return rate(side.steps[warm_up:])
+    finally:
+        side.stop()
+
+
+def whole(side: Side, *, steps: int) -> float:
+    """Seconds of a side from its process's start to its end: imports, data, model, both evaluations and all steps."""
+    started = time.perf_counter()
+    try:
+        side.start()
+        for _ in range(steps):
+            side.step()
+        side.finish()
+        return time.perf_counter() - started
     finally:
         side.stop()
 

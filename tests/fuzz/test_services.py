@@ -197,12 +197,15 @@ def test_a_request_full_of_elements_takes_little_of_the_processor(suite, name, m
     with grpc.insecure_channel(suite.addresses[name], [("grpc.use_local_subchannel_pool", 1)]) as channel:
         for path in lists_of(method.input_type):
             request = request_of(path, LARGEST[name] // width(path[-1]) - 100)
-            before = process.cpu_times()
-            error = call(channel, method, request)
-            after = process.cpu_times()
-            assert error is None or error.code() is grpc.StatusCode.INVALID_ARGUMENT, f"{path[-1].name}: {error}"
-            seconds = after.user + after.system - before.user - before.system
-            assert seconds < MOST_CPU_SECONDS, f"{path[-1].full_name}: {seconds} s"
+            taken = []
+            # What a service does beside the request, such as collecting garbage, is not in each of the tries.
+            while not taken or (min(taken) >= MOST_CPU_SECONDS and len(taken) < 3):
+                before = process.cpu_times()
+                error = call(channel, method, request)
+                after = process.cpu_times()
+                assert error is None or error.code() is grpc.StatusCode.INVALID_ARGUMENT, f"{path[-1].name}: {error}"
+                taken.append(after.user + after.system - before.user - before.system)
+            assert min(taken) < MOST_CPU_SECONDS, f"{path[-1].full_name}: {taken} s"
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -107,6 +107,8 @@ class Output:
     ) -> None:
         """Print a table; columns whose name begins with ">" are aligned to the right.
 
+        Where a terminal is too narrow for the longest words of all columns, each row is a record of lines instead.
+
         Args:
             columns: the heading of each.
             rows: cells, one for each column.
@@ -114,28 +116,27 @@ class Output:
             wrap: whether cells are texts, which wrap in a pipe too. Otherwise each row is one line there, however
                 long, so that what reads it finds names whole.
         """
-        from rich import box
-        from rich.table import Table
         from rich.text import Text
 
+        from finetree_cli import tables
+
         console = self.console()
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for number, column in enumerate(columns):
-            justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
-            # The first column names the row: others give way before a name is folded.
-            name = 0 if number else max((len(row[0]) for row in rows), default=0)
-            kept = name if name <= console.width // 2 else None
-            table.add_column(plain(column.removeprefix(">")), justify=justify, overflow="fold", min_width=kept)
-        for row in rows:
-            table.add_row(*(Text(plain(cell)) for cell in row))
-        if not (wrap or console.file.isatty()):
-            console.width = max(
-                PIPE_WIDTH, console.measure(table, options=console.options.update(width=WIDEST)).maximum
-            )
+        columns, rows = [plain(column) for column in columns], [[plain(cell) for cell in row] for row in rows]
+        one_line = not (wrap or console.file.isatty())
+        widths = tables.column_widths(columns, rows, WIDEST if one_line else console.width, texts=wrap)
+        drawn = None if widths is None else tables.table(columns, rows, widths)
+        if drawn is not None:
+            needed = console.measure(drawn, options=console.options.update(width=WIDEST)).maximum
+            console.width = max(console.width, needed)
         if title:
             # By itself: as a part of the table it would be wrapped to the table's width.
             console.print(Text(plain(title), style="bold"), soft_wrap=not console.file.isatty())
-        console.print(table)
+        if drawn is not None:
+            console.print(drawn)
+            return
+        for line in tables.records(columns, rows, console.width):
+            console.print(line, soft_wrap=True)
+        console.print()
 
 
 def as_dict(message: "Message") -> dict[str, Any]:

@@ -268,6 +268,11 @@ class Run:
         return self.loss in ("full-logits", "in-place")
 
     @property
+    def rows_at_once(self) -> int:
+        """Most rows that a device computes at once: those of a micro-batch, at most its share of the batch."""
+        return min(self.micro_batch, -(-self.batch // self.devices))
+
+    @property
     def one_micro_batch(self) -> bool:
         """Whether a device's share of the batch is a single micro-batch."""
         return self.batch <= self.micro_batch * self.devices
@@ -285,12 +290,12 @@ class Run:
         Packing fills a micro-batch up to micro-batch x sequence length, or with all rows of the batch. Without packing
         the worker sorts a batch by length, so that some micro-batch has the longest rows.
         """
-        full = float(self.micro_batch * self.sequence_length)
+        full = float(self.rows_at_once * self.sequence_length)
         rows = self.rows
         if rows is None:
             return full
         if not self.packing:
-            return min(full, float(self.micro_batch * rows.longest))
+            return min(full, float(self.rows_at_once * rows.longest))
         # Row lengths are usually spread as widely as their mean; that is assumed where only the mean is known.
         variance = rows.mean_square - rows.mean**2 if rows.longest_known else rows.mean**2
         spread = math.sqrt(max(0.0, variance))

@@ -3,6 +3,7 @@
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[3]
 RESULTS_PAGE = re.sub(r"\s+", " ", (ROOT / "docs/results.md").read_text(encoding="utf-8"))
 LIMITS_PAGE = re.sub(r"\s+", " ", (ROOT / "docs/scale-limits.md").read_text(encoding="utf-8"))
 RESULTS = ROOT / "benchmarks/results"
+SMOLLM2_PARAMETERS = 134_515_008
 
 
 def result(name: str, *keys: str) -> Any:
@@ -74,19 +76,27 @@ def recommended():
 
 def trained():
     """The worker's speed beside other trainers."""
-    methods = {each["method"]: each for each in result("worker/against_trl.json", "methods")}
-    assert all(each["same_curve"] for name, each in methods.items() if name != "adapter")  # which claims no loss
+    methods = {each["method"]: each for each in result("worker/against_trl_amx.json", "methods")}
+    assert all(each["same_curve"] for each in methods.values())
     ratio = {name: f"{each['ratio']:.2f}" for name, each in methods.items()}
     yield f"LoRA trains {ratio['lora']} times as many tokens"
     yield f"QLoRA {ratio['qlora']}, prefix tuning {ratio['prefix']} and full fine-tuning {ratio['full']} times"
     yield f"adapter layers {ratio['adapter']} times"
-    amx = {each["method"]: each for each in result("worker/against_trl_amx.json", "methods")}
-    assert all(each["same_curve"] for each in amx.values())
-    ratio = {method: f"{each['ratio']:.2f}" for method, each in amx.items()}
-    yield f"with AMX LoRA is {ratio['lora']}, QLoRA {ratio['qlora']}, full fine-tuning {ratio['full']}"
-    yield f"prefix tuning {ratio['prefix']} and adapter layers {ratio['adapter']} times as fast"
-    memory = [each["own"]["peak_bytes"] / each["peer_figures"]["peak_bytes"] for each in amx.values()]
+    memory = [each["own"]["peak_bytes"] / each["peer_figures"]["peak_bytes"] for each in methods.values()]
     yield f"in {100 * min(memory):.0f} to {percent(max(memory))} of the peer's memory"
+    whole = result("worker/against_trl_whole.json", "methods")[0]["seconds"]
+    own, peer = (statistics.median(whole[side]) for side in ("own", "peer"))
+    yield f"takes {own:.0f} s for TRL's {peer:.0f}"
+    held = [result(f"worker/against_trl_held_to_{name}.json", "methods")[0] for name in ("avx512", "avx2")]
+    assert all(each["same_curve"] for each in held)
+    yield f"to AVX-512 LoRA is {held[0]['ratio']:.2f} times as fast, to AVX2 in float32 {held[1]['ratio']:.2f} times"
+    flops = [4 * SMOLLM2_PARAMETERS * each["own"]["tokens_per_second"] for each in held]
+    rates = [each["machine"]["gflops"][name] for each, name in zip(held, ("bf16", "fp32"), strict=True)]
+    shares = [100 * flop / rate / 1e9 for flop, rate in zip(flops, rates, strict=True)]
+    yield f"at {shares[0]:.0f} and {shares[1]:.0f} % of what matrix products allow"
+    earlier = {each["method"]: f"{each['ratio']:.2f}" for each in result("worker/against_trl.json", "methods")}
+    order = [earlier[name] for name in ("lora", "qlora", "prefix", "full", "adapter")]
+    yield f"was {', '.join(order[:-1])} and {order[-1]} times as fast"
 
 
 def decoded():

@@ -48,8 +48,8 @@ def settings_of(job: OpenAIJob, spec: "run_spec_pb2.RunSpec", *, multiplier: boo
         training.epochs = job.n_epochs
     if job.batch_size is not None:
         training.effective_batch_size = job.batch_size
-        if not training.HasField("micro_batch_size") or training.micro_batch_size > job.batch_size:
-            training.micro_batch_size = min(4, job.batch_size)
+        if training.HasField("micro_batch_size"):
+            training.micro_batch_size = min(training.micro_batch_size, job.batch_size)
     if job.seed is not None and 0 <= job.seed <= MAX_SEED:
         training.seed = job.seed
     elif job.seed is not None:

@@ -25,7 +25,7 @@ from finetree_api.types.v1 import (
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-LENGTH_STEP, UNKNOWN_LENGTH, LONGEST = 64, 2048, 16_777_216
+LENGTH_STEP, UNKNOWN_LENGTH, LONGEST, MICRO_BATCH_TOKENS = 64, 2048, 16_777_216, 8192
 _LEARNING_RATES = {"full": 2e-5, "lora": 2e-4, "qlora": 2e-4, "prefix": 5e-3, "adapter": 1e-4}
 _COVERED = ("engine", "catalog", "price_book")
 _CHECKPOINTING = (training_pb2.GRADIENT_CHECKPOINTING_FULL, training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED)
@@ -81,9 +81,10 @@ def _defaults(
     yield "training.max_grad_norm", 1.0
     yield "training.non_finite_limit", 5
     yield "training.effective_batch_size", 16
-    yield "training.micro_batch_size", min(spec.training.effective_batch_size, 4)
     length = _suggested_length(profile) or UNKNOWN_LENGTH
     yield "training.sequence_length", positions if 0 < positions < length else length
+    most = max(1, MICRO_BATCH_TOKENS // spec.training.sequence_length)
+    yield "training.micro_batch_size", min(spec.training.effective_batch_size, 1 << (most.bit_length() - 1))
     yield "training.packing", training_pb2.PACKING_ON
     yield "training.loss_tokens", training_pb2.LOSS_TOKENS_COMPLETIONS
     yield "training.append_eos", True

@@ -57,7 +57,7 @@ def _unmasked(run: Run) -> bool:
     """Whether no row of a micro-batch is padded, so that none needs a mask."""
     rows = run.rows
     whole = rows is not None and rows.mean_known and rows.longest_known and rows.mean == rows.longest
-    return run.micro_batch == 1 or (whole and not run.packing)
+    return run.rows_at_once == 1 or (whole and not run.packing)
 
 
 def _repeated_bytes(run: Run) -> float:

@@ -174,7 +174,7 @@ def _answering(run: Run, rows: Rows) -> Moment:
 def _micro_batches(run: Run) -> float:
     """Micro-batches of a step on one device."""
     share = -(-run.batch // run.devices)
-    return share * run.rows.mean / run.peak_tokens if run.packing and run.rows is not None else share / run.micro_batch
+    return share * run.rows.mean / run.peak_tokens if run.packing and run.rows is not None else share / run.rows_at_once
 
 
 def _loss(run: Run) -> float:

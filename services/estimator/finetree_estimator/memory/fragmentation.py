@@ -105,9 +105,9 @@ def _renewed(run: Run, rows: Rows, widest: float, *, count: int) -> float:
     """The sum of record lengths where the largest blocks have so many bytes per token: only larger segments count."""
     return record_sum(
         rows.length_ranges,
-        micro_batch=run.micro_batch,
+        micro_batch=run.rows_at_once,
         count=count,
-        step=c.SEGMENT_STEP / (widest * run.micro_batch),
+        step=c.SEGMENT_STEP / (widest * run.rows_at_once),
     )
 
 

@@ -48,8 +48,8 @@ def step_of(run: Run, rows: Rows) -> Step:
     """How a step's rows fall into micro-batches on one device."""
     share = min(math.ceil(run.batch / run.devices), rows.count)
     tokens = share * rows.mean
-    room = run.micro_batch * run.sequence_length
-    micro = math.ceil(tokens / room) if run.packing else math.ceil(share / run.micro_batch)
+    room = run.rows_at_once * run.sequence_length
+    micro = math.ceil(tokens / room) if run.packing else math.ceil(share / run.rows_at_once)
     return Step(max(1, micro), tokens / max(1, micro))
 
 

@@ -3,11 +3,14 @@
 
 Memory grows with both, so a binary search finds the limit. There is one exception: memory falls where the micro-batch
 becomes the whole batch, since no gradients are accumulated then, so sizes from there on are searched first. (On a CPU
-it also falls once as rows grow, where attention changes its kernel; the result is still a size that fits.)
+it also falls once as rows grow, where attention changes its kernel; the result is still a size that fits.) A
+micro-batch that the request leaves open has fewer rows where they are longer: each of its sizes is searched by itself.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+from finetree_runtime.runspec.defaults import MICRO_BATCH_TOKENS, default_micro_batch
 
 from finetree_estimator.estimate import fit_of
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
@@ -43,9 +46,8 @@ def search(parsed: ParsedRequest, correction: Correction = UNCORRECTED) -> Large
     if not parsed.run.device.usable_bytes:
         return None
     batch_is_open = not parsed.request.spec.training.HasField("effective_batch_size")
-    longest = _steps(parsed.run.shape.max_positions or MOST_TOKENS)
-    length = _largest(1, longest, lambda step: _fits(lengthened(parsed, _length(step)), correction))
-    return Largest(_micro_batch(parsed.run, correction, batch_is_open=batch_is_open), _length(length))
+    length = _sequence_length(parsed, correction)
+    return Largest(_micro_batch(parsed.run, correction, batch_is_open=batch_is_open), length)
 
 
 def _micro_batch(run: Run, correction: Correction, *, batch_is_open: bool) -> int:
@@ -60,12 +62,32 @@ def _micro_batch(run: Run, correction: Correction, *, batch_is_open: bool) -> in
     return _largest(whole, most, fits) or _largest(1, whole - 1, fits)
 
 
+def _sequence_length(parsed: ParsedRequest, correction: Correction) -> int:
+    """Longest sequence in tokens that fits; 0 where the shortest does not."""
+    last = _steps(parsed.run.shape.max_positions or MOST_TOKENS)
+    ends = [last]
+    if _follows_length(parsed):
+        # The rows of a micro-batch are halved behind these lengths.
+        halved = [_steps(MICRO_BATCH_TOKENS >> exponent) for exponent in range(1, MICRO_BATCH_TOKENS.bit_length())]
+        ends += [end for end in halved if 0 < end < last]
+    for end, before in zip(ends, [*ends[1:], 0], strict=True):
+        if found := _largest(before + 1, end, lambda step: _fits(lengthened(parsed, _length(step)), correction)):
+            return _length(found)
+    return 0
+
+
+def _follows_length(parsed: ParsedRequest) -> bool:
+    """Whether the rows of a micro-batch are a default, which follows the sequence length."""
+    return not parsed.request.spec.training.HasField("micro_batch_size")
+
+
 def lengthened(parsed: ParsedRequest, length: int) -> Run:
     """Copy a run with another sequence length, and truncate training and held-out rows at it."""
     run, rows = parsed.run, training_rows(parsed.spec, parsed.profile, length)
     held = run.evaluation.rows
     plan = run.evaluation if held is None else replace(run.evaluation, rows=_cut(held, run.sequence_length, length))
-    return replace(run, sequence_length=length, rows=rows, evaluation=plan)
+    micro_batch = default_micro_batch(run.batch, length) if _follows_length(parsed) else run.micro_batch
+    return replace(run, sequence_length=length, micro_batch=micro_batch, rows=rows, evaluation=plan)
 
 
 def _cut(held: Rows, limit: int, length: int) -> Rows:

@@ -20,6 +20,10 @@ SEQUENCE_LENGTH_STEP = 64
 """Sequence lengths are rounded up to a multiple of this (tokens), so that kernels see few distinct shapes."""
 UNKNOWN_SEQUENCE_LENGTH = 2048
 """Sequence length in tokens where nothing is known of the data (recipe policy, max_seq_len)."""
+MICRO_BATCH_TOKENS = 8192
+"""Tokens that a default micro-batch stays within, unless a single row is longer. Fewer need more calls and reads of the
+base for the same rows (benchmarks/results/worker/step_tokens.json); more fill a device's memory. The recommender's
+recipes for a GPU keep to the same figure."""
 LONGEST_SEQUENCE = 16_777_216
 """Longest sequence in tokens that the contract allows."""
 CHECKPOINT_EVERY_STEPS = 100
@@ -152,9 +156,11 @@ def _training_defaults(spec: run_spec_pb2.RunSpec, method: str | None, sequence_
     yield Default("training.max_grad_norm", 1.0, "usual", *_paper("torchtune recipes"))
     yield Default("training.non_finite_limit", 5, "a run rarely recovers from more")
     yield Default("training.effective_batch_size", 16, "at most 32 for LoRA", *_paper("QLoRA paper, torchtune"))
-    rows = min(spec.training.effective_batch_size, 4)
-    yield Default("training.micro_batch_size", rows, "small enough for most devices")
     yield sequence_length
+    reason = f"the rows of a step, at most {MICRO_BATCH_TOKENS} tokens at once"
+    length = spec.training.sequence_length or sequence_length.value
+    rows = default_micro_batch(spec.training.effective_batch_size, length)
+    yield Default("training.micro_batch_size", rows, reason)
     yield Default(
         "training.packing", training_pb2.PACKING_ON, "no token is spent on padding", *_paper("torchtune README ladder")
     )
@@ -210,6 +216,12 @@ def _evaluation_defaults(evaluation: training_pb2.Evaluation) -> Iterator[Defaul
         yield Default("evaluation.max_new_tokens", 64, "long enough for short answers")
     yield Default("evaluation.samples", 0, "samples take time")
     yield Default("evaluation.before_training", value=False, reason="it takes as long as the one at the end")
+
+
+def default_micro_batch(batch: int, sequence_length: int) -> int:
+    """Rows that are computed at once: the batch, or the largest power of two of rows with few enough tokens."""
+    most = max(1, MICRO_BATCH_TOKENS // sequence_length)
+    return min(batch, 1 << (most.bit_length() - 1))
 
 
 def suggested_sequence_length(profile: training_data_pb2.DatasetProfile | None) -> int:

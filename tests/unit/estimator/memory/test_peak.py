@@ -47,6 +47,14 @@ def test_paged_states_are_the_hosts(make_run):
     assert paged.host.expected - plain.host.expected == pytest.approx(2.05 * 3_212_749_824)
 
 
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_device_holds_no_more_rows_than_its_share_of_the_batch(make_run, packing):
+    whole, share = (
+        make_run(method=LORA, devices=8, batch=16, micro_batch=rows, packing=packing, rows=None) for rows in (16, 2)
+    )
+    assert parts(whole) == parts(share)
+
+
 def test_rank_barely_matters(make_run):
     """ms-swift, Qwen-7B: rank 2 to 64 moves the peak by 0.5 % (reference, 3.6)."""
     low, high = (peak.estimate(make_run(method=Lora(rank, PRESETS["query-value"]))).device.expected for rank in (2, 64))

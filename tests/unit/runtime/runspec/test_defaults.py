@@ -29,10 +29,27 @@ def test_alpha_follows_a_given_rank() -> None:
     assert spec.lora.alpha == 64.0
 
 
-@pytest.mark.parametrize(("effective", "micro"), [(None, 4), (2, 2), (64, 4)])
-def test_a_micro_batch_is_no_larger_than_the_batch(effective, micro) -> None:
-    spec = lora() if effective is None else lora(effective_batch_size=effective)
-    assert resolve_spec(spec).spec.training.micro_batch_size == micro
+@pytest.mark.parametrize(
+    ("training", "rows"),
+    [
+        ({}, 4),
+        ({"effective_batch_size": 2}, 2),
+        ({"effective_batch_size": 64}, 4),
+        ({"sequence_length": 128}, 16),
+        ({"sequence_length": 640, "effective_batch_size": 64}, 8),
+        ({"sequence_length": 8192}, 1),
+        ({"sequence_length": 100_000}, 1),
+    ],
+)
+def test_a_micro_batch_is_the_batch_within_8192_tokens(training, rows) -> None:
+    assert resolve_spec(lora(**training)).spec.training.micro_batch_size == rows
+
+
+def test_a_micro_batch_follows_the_length_that_the_rows_need() -> None:
+    profile = training_data_pb2.DatasetProfile(examples=100)
+    profile.token_lengths.add(upper_bound=500, count=100)
+    training = resolve_spec(lora(), profile=profile).spec.training
+    assert (training.sequence_length, training.micro_batch_size) == (512, 16)
 
 
 def test_several_devices_are_copies_on_one_machine() -> None:

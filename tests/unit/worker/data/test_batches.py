@@ -37,12 +37,29 @@ def test_without_packing_the_rows_of_a_batch_are_of_like_length_and_the_batches_
     assert longest not in (sorted(longest), sorted(longest, reverse=True))
 
 
-def test_the_longest_rows_are_those_that_the_run_visits() -> None:
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("length", [{"epochs": 3.0}, {"epochs": 1.4}, {"epochs": None, "max_steps": 3}], ids=str)
+def test_the_largest_batch_has_the_tokens_of_the_fullest_step_and_the_longest_row(length, seed) -> None:
+    batches = Batches(optimization(seed=seed, **length), rows_of([1 + i * 37 % 101 for i in range(43)]))
+    steps = [batches.of(step) for step in range(batches.total)]
+    fullest = max(sum(map(len, rows)) for rows in steps)
+    longest = max(len(row) for rows in steps for row in rows)
+
+    largest = [len(row) for row in batches.largest()]
+    assert largest == sorted(largest, reverse=True)
+    assert largest[0] == longest
+    assert fullest <= sum(largest) <= fullest + longest
+    assert len(largest) <= 4
+
+
+def test_without_packing_the_largest_batch_has_the_longest_rows_that_the_run_visits() -> None:
     rows = rows_of([*range(1, 40), 90])
-    assert [len(row) for row in Batches(optimization(), rows).longest_first()] == [90, 39, 38, 37]
-    seed = next(s for s in range(50) if 39 not in [r.row for r in Batches(optimization(seed=s), rows).of(0)])
-    short = Batches(optimization(epochs=None, max_steps=1, seed=seed), rows)
-    assert sorted(row.row for row in short.longest_first()) == sorted(row.row for row in short.of(0))
+    assert [len(row) for row in Batches(optimization(packing=False), rows).largest()] == [90, 39, 38, 37]
+    seed = next(
+        s for s in range(50) if 39 not in [r.row for r in Batches(optimization(packing=False, seed=s), rows).of(0)]
+    )
+    short = Batches(optimization(packing=False, epochs=None, max_steps=1, seed=seed), rows)
+    assert sorted(row.row for row in short.largest()) == sorted(row.row for row in short.of(0))
 
 
 @pytest.mark.parametrize("packing", [True, False])

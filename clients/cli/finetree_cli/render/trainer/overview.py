@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from finetree.display.events import PHASES, ranks_note
 from finetree_api.trainer.v1 import job_pb2
 
+from finetree_cli import tables
 from finetree_cli.backends.overview import KINDS, Curve, Overview, live_overview, now
 from finetree_cli.backends.project_events import project_events
 from finetree_cli.output import Output, as_dict, plain, short_name
@@ -99,15 +100,16 @@ def screen(found: Overview, width: int, height: int) -> "RenderableType":
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(plain(_heading(found)), style="bold")]
+    room = height - TABLE_LINES
     if found.capacity is not None:
-        parts.append(_table(DEVICE_COLUMNS, _devices(found)))
+        devices, taken = _fitted(DEVICE_COLUMNS, _devices(found), width)
+        parts.append(devices)
         parts += [Text(plain(line)) for line in node_types(found.capacity.node_types)]
-    parts.append(_table(JOB_COLUMNS, [_job(found, job) for job in found.jobs.values()]))
+        room -= taken + len(found.capacity.node_types)
+    jobs, taken = _fitted(JOB_COLUMNS, [_job(found, job) for job in found.jobs.values()], width)
+    parts.append(jobs)
     parts += [Text(plain(line)) for line in _ranks(found)]
-    devices = 0
-    if found.capacity is not None:
-        devices = sum(len(node.devices) for node in found.capacity.nodes) + len(found.capacity.node_types)
-    room = height - TABLE_LINES - devices - len(found.jobs) - len(_ranks(found))
+    room -= taken + len(_ranks(found))
     for job in found.jobs.values():
         curve = _curve(found, job)
         if curve is None or room < CURVE_LINES + 2:
@@ -136,21 +138,16 @@ def _curve(found: Overview, job: job_pb2.Job) -> LossCurve | None:
     return curve if curve.drawable else None
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> "RenderableType":
-    from rich import box
-    from rich.table import Table
+def _fitted(columns: tuple[str, ...], rows: list[tuple[str, ...]], width: int) -> "tuple[RenderableType, int]":
+    """A table, or records where the terminal is too narrow, and the lines that its rows take."""
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        justify: Any = "right" if column.startswith(">") else "left"
-        title = column.removeprefix(">")
-        # Names give way where a terminal is narrow, figures do not.
-        least = None if column in GIVE_WAY else max(len(title), *(len(row[number]) for row in rows)) if rows else None
-        table.add_column(title, justify=justify, no_wrap=True, min_width=least)
-    for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    return table
+    shown = [[plain(cell) for cell in row] for row in rows]
+    widths = tables.column_widths(columns, shown, width, cut=GIVE_WAY)
+    if widths is not None:
+        return tables.table(columns, shown, widths, one_line=True), len(rows)
+    lines = tables.records(columns, shown, width)
+    return Text("\n").join([Text(), *lines, Text()]), len(lines)
 
 
 def _heading(found: Overview) -> str:

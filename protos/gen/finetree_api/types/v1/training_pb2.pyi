@@ -529,7 +529,8 @@ class Training(_message.Message):
     """Rows of an optimizer step over all devices. The last step of an epoch may have fewer. Unset: 16."""
     micro_batch_size: _builtins.int
     """Rows of one forward pass on one device; gradients are accumulated up to the effective batch. Larger than that is
-    refused with MICRO_BATCH_TOO_LARGE. Unset: 4, or the effective batch size if that is smaller.
+    refused with MICRO_BATCH_TOO_LARGE. Unset: the effective batch size, at most the largest power of two of rows whose
+    sequences have 8,192 tokens together, at least 1.
     """
     sequence_length: _builtins.int
     """Longest row in tokens; longer ones are truncated at the end. Unset: what keeps 99 % of the rows whole, rounded up

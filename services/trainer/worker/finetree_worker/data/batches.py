@@ -43,15 +43,36 @@ class Batches:
                 self._tokens += int(self._lengths[self._order(epochs)[: rest * self._plan.batch_size]].sum())
         return self._tokens
 
-    def longest_first(self) -> list[Example]:
-        """Return the longest rows that the run visits, longest first, as many as a batch holds."""
+    def largest(self) -> list[Example]:
+        """Return the rows of the step that needs the most memory, longest first.
+
+        With packing it is the step of the most tokens, whose longest row gives way to the longest of the run: what
+        attention holds grows with the square of a row. Without packing rows of like length come together, and the
+        longest rows of the run are taken, as many as a batch holds.
+        """
         visited = self._lengths
         if self.total < self.per_epoch:
             mask = torch.zeros_like(visited, dtype=torch.bool)
             mask[self._order(0)[: self.total * self._plan.batch_size]] = True
             visited = torch.where(mask, visited, -1)
         count = min(self._plan.batch_size, int((visited >= 0).sum()))
-        return [self.examples[i] for i in torch.topk(visited, count).indices.tolist()]
+        longest = [self.examples[i] for i in torch.topk(visited, count).indices.tolist()]
+        if not self._plan.packing:
+            return longest
+        found = sorted(self.of(self._most_tokens()), key=len, reverse=True)
+        return found if longest[0].row in {each.row for each in found} else [longest[0], *found[1:]]
+
+    def _most_tokens(self) -> int:
+        """Return the step with the most tokens, counted from 0."""
+        best, found = -1, 0
+        for first in range(0, self.total, self.per_epoch):
+            lengths = self._lengths[self._order(first // self.per_epoch)]
+            tokens = torch.zeros(self.per_epoch, dtype=torch.int64)
+            tokens.index_add_(0, torch.arange(len(lengths)) // self._plan.batch_size, lengths)
+            step = int(tokens[: self.total - first].argmax())
+            if int(tokens[step]) > best:
+                best, found = int(tokens[step]), first + step
+        return found
 
     def _order(self, epoch: int) -> Tensor:
         if self._epoch is None or self._epoch[0] != epoch:

@@ -126,10 +126,9 @@ class Loop:
             if self.position.step and signal is Signal.FINISH:
                 self._finish_early()
             if not self.finished:
-                longest = self.batches.longest_first()
-                # A rank has its part of a batch; one of more rows than that has shorter ones.
-                part = longest[: -(-len(longest) // self.ranks.count)]
-                micro_batch.check(self.gradients, self.optimizer, part, reporter=self.reporter)
+                shares = self.ranks.shares(self.batches.largest())
+                largest = sorted(max(shares, key=lambda rows: sum(map(len, rows))), key=len, reverse=True)
+                micro_batch.check(self.gradients, self.optimizer, largest, reporter=self.reporter)
             while not self.finished:
                 self._step(watch)
                 self._after_step(evaluate)

@@ -28,7 +28,7 @@ def step(number: int, loss: float = 1.0) -> event_pb2.JobEvent:
 
 def text(found: Overview, *, height: int, width: int = 200) -> str:
     written = io.StringIO()
-    Console(file=written, width=width, height=height, color_system=None).print(screen(found, 100, height))
+    Console(file=written, width=width, height=height, color_system=None).print(screen(found, width, height))
     return written.getvalue()
 
 
@@ -45,6 +45,24 @@ def test_steps_change_progress_speed_use_and_curve_without_a_call():
     narrow = text(found, height=15, width=90)
     for part in ("97%", "75%", "50%", "500/1000", "1.500", "2.500", "512", "1 min 0 s"):
         assert part in narrow
+    # On a terminal that is narrower yet the rows are records: nothing is cut, and curves know their lines.
+    found.jobs[NAME].state = job_pb2.JOB_STATE_RUNNING
+    found.jobs[NAME].display_name = "a long name of many words"
+    assert "step 1 to 500" in text(found, height=25, width=60)
+    records = text(found, height=18, width=60)
+    assert "step 1 to 500" not in records
+    assert max(map(len, records.splitlines())) <= 60
+    for part in (
+        "97%",
+        "75%",
+        "Done 50%",
+        "Step 500/1000",
+        "Loss 1.500",
+        "Eval loss 2.500",
+        "Left 1 min 0 s",
+        "many words",
+    ):
+        assert part in records
     curve = found.curves[NAME]["loss"]
     assert len(curve) <= POINTS * 4
     assert (curve[0][0], curve[-1]) == (1, (500, 1.5))

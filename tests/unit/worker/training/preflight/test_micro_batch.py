@@ -49,9 +49,9 @@ def test_the_preflight_leaves_no_trace(
     assert difference(weights(plan.artifact), weights(without.artifact)) == 0.0
 
 
-@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize(("packing", "rows"), [(True, 2), (True, 4), (False, 2)])
 def test_the_preflight_runs_at_least_the_largest_micro_batch(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch, packing: bool
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, packing: bool, rows: int
 ) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -60,7 +60,7 @@ def test_the_preflight_runs_at_least_the_largest_micro_batch(
         return target_loss(model, batch)
 
     monkeypatch.setattr(gradients, "target_loss", noted)
-    recorder = run(tuned(plan, packing=packing, micro_batch_size=2, sequence_length=110))
+    recorder = run(tuned(plan, packing=packing, micro_batch_size=rows, sequence_length=110))
     assert recorder.of(event_pb2.PreflightReport)[0].tokens == seen[0][0]
     assert seen[0][0] >= max(tokens for tokens, _ in seen[1:])
     assert seen[0][1] == max(longest for _, longest in seen[1:])

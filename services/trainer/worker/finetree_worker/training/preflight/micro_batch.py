@@ -19,10 +19,10 @@ from finetree_worker.training.gradients import Gradients, Limit, Subject
 def check(gradients: Gradients, optimizer: Optimizer, longest_first: Sequence[Example], *, reporter: Reporter) -> None:
     """Run the largest micro-batch like a step in the middle of the run, and change no weights.
 
-    `longest_first` are the run's longest rows, as many as a batch holds. Where they do not fit together, the
-    micro-batch is halved, as in the middle of a run. Raises MemoryExhaustedError OUT_OF_MEMORY_PREFLIGHT with the
-    numbers when the longest row or the optimizer's state does not fit. Every rank runs it, and each has a check of its
-    own in the report.
+    `longest_first` are the rows of the run's largest batch, of several ranks the largest share of it. Where they do not
+    fit together, the micro-batch is halved, as in the middle of a run. Raises MemoryExhaustedError
+    OUT_OF_MEMORY_PREFLIGHT with the numbers when the longest row or the optimizer's state does not fit. Every rank runs
+    it, and each has a check of its own in the report.
     """
     subject, resumed = gradients.subject, bool(optimizer.state)
     rows = fullest(longest_first, gradients.limit, packing=gradients.packing)
@@ -59,7 +59,7 @@ def _fit(gradients: Gradients, longest_first: Sequence[Example]) -> list[Example
 
 
 def fullest(longest_first: Sequence[Example], limit: Limit, *, packing: bool) -> list[Example]:
-    """Return the fullest micro-batch of the run: its longest rows, with packing up to the last token of the limit.
+    """Return the fullest micro-batch of a batch: its longest rows, with packing up to the last token of the limit.
 
     Shorter rows may fill a packed micro-batch better than the longest ones do, so the last row is cut to what is left.
     """
