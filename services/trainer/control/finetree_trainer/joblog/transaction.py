@@ -137,7 +137,8 @@ class Transaction:
     def pause(self, text: str) -> None:
         """Go to PAUSED after an attempt whose process is dead."""
         self.snapshot.ClearField("placements")
-        self.move(job_pb2.JOB_STATE_PAUSED, "PAUSED", text, remedy="Resume it (`finetree jobs resume`).")
+        job = self.snapshot.name.rpartition("/")[2]
+        self.move(job_pb2.JOB_STATE_PAUSED, "PAUSED", text, remedy=f"Resume it (`finetree jobs resume {job}`).")
         self._stop_clock()
 
     def requeue(self, text: str) -> None:
