@@ -32,22 +32,23 @@ def follow(
     `aside`: it is not the job that was asked for, so stdout is left to that one, as JSON too.
 
     Raises:
-        StillRunning: The timeout has passed, or the user pressed Ctrl-C; the job still runs.
+        StillRunning: The timeout has passed, or the user pressed Ctrl-C; the job still runs, or is paused.
         JobFailed: It ended without success.
     """
-    terminal = event_pb2.Terminal()
+    terminal, state = event_pb2.Terminal(), job_pb2.JOB_STATE_UNSPECIFIED
     try:
         with messages_view(settings.out) if aside else view(settings.out) as shown:
             for event in job.events(after_seq=after_seq, timeout=timeout):
                 shown.show(event)
+                state = event.state
                 if seen is not None:
                     seen(event)
                 if event.WhichOneof("payload") == "terminal":
                     terminal = event.terminal
     except KeyboardInterrupt:
-        raise StillRunning("detached; the job still runs", remedy=_next_steps(job), reason="DETACHED") from None
+        raise _left(job, "detached", state, reason="DETACHED") from None
     except FinetreeTimeout as error:
-        raise StillRunning("timed out; the job still runs", remedy=_next_steps(job), reason="TIMED_OUT") from error
+        raise _left(job, "timed out", state, reason="TIMED_OUT") from error
     refuse_failure(job.name, terminal)
     return terminal
 
@@ -105,6 +106,11 @@ def show_created(settings: Settings, job: "Job") -> None:
     settings.out.say(f"`finetree jobs watch {short_name(job.name)}` follows it")
 
 
-def _next_steps(job: "Job") -> str:
+def _left(job: "Job", why: str, state: job_pb2.JobState.ValueType, *, reason: str) -> StillRunning:
+    """Say how a job stands that is not followed any more."""
     name = short_name(job.name)
-    return f"`finetree jobs watch {name}` follows it again, `finetree jobs cancel {name}` stops it"
+    if state == job_pb2.JOB_STATE_PAUSED:
+        remedy = f"`finetree jobs resume {name}` goes on with it, `finetree jobs cancel {name}` ends it"
+        return StillRunning(f"{why}; the job is paused", remedy=remedy, reason=reason)
+    remedy = f"`finetree jobs watch {name}` follows it again, `finetree jobs cancel {name}` stops it"
+    return StillRunning(f"{why}; the job still runs", remedy=remedy, reason=reason)

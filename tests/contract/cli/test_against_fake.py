@@ -256,6 +256,10 @@ def test_a_job_is_paused_and_resumed(run, suite, job_file):
     assert run("jobs", "pause", name, "--wait", "10s").out.strip() == "paused"
     assert run("jobs", "pause", name).code == 2
     assert "[JOB_NOT_PAUSABLE]" in run("jobs", "pause", name).err
+    short = name.rpartition("/")[2]
+    left = run("jobs", "watch", name, "--timeout", "1s")
+    assert (left.code, "the job is paused" in left.err) == (6, True)
+    assert f"`finetree jobs resume {short}`" in left.err
     assert run("jobs", "resume", name, "--json").document["state"] == "JOB_STATE_QUEUED"
     assert "[JOB_NOT_PAUSED]" in run("jobs", "resume", name).err
     assert run("jobs", "move", name).code == 2

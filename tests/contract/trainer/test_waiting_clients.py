@@ -82,6 +82,19 @@ async def test_a_command_waits_for_several_jobs_and_its_exit_code_tells_how_they
         assert (await run("jobs", "wait", "no-such-job"))[0] == 2
 
 
+async def test_a_command_that_waits_for_a_paused_job_says_how_it_goes_on(tmp_path, run, monkeypatch):
+    async with trainer(tmp_path, {"steps": 10**6, "delay": 0.01}) as talk:
+        monkeypatch.setenv("FINETREE_ADDRESS", talk.address)
+        job = await talk.train()
+        assert (await run("jobs", "wait", job.uid, "--for", "running", "--timeout", "60s"))[0] == 0
+        assert (await run("jobs", "pause", job.uid, "--wait", "60s"))[0] == 0
+        code, _, err = await run("jobs", "wait", job.uid, "--timeout", "1s")
+        assert (code, f"{job.uid} paused" in err) == (6, True)
+        assert f"`finetree jobs resume {job.uid}`" in err
+        shown = (await talk.job(job.name)).state_reason
+        assert shown.remedy == f"Resume it (`finetree jobs resume {job.uid}`)."
+
+
 async def test_a_command_shows_a_line_for_each_change_of_every_job(tmp_path, run, monkeypatch):
     async with trainer(tmp_path, {"steps": 3, "artifact": True}) as talk:
         monkeypatch.setenv("FINETREE_ADDRESS", talk.address)

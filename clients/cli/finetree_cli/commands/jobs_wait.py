@@ -87,9 +87,17 @@ def wait(settings: Settings, /, *, job_names: tuple[str, ...], awaited: str, tim
         remedy = f"`finetree jobs show {short_name(failed[0].name)}` says why"
         raise JobFailed(f"ended otherwise: {names}", remedy=remedy, reason="JOB_FAILED", reported=True)
     if waiting:
-        names = ", ".join(short_name(each.name) for each in waiting)
+        from finetree_api.trainer.v1 import job_pb2
+
+        names = ", ".join(
+            f"{short_name(each.name)} {state_name(each.job.state)}" if each.job else short_name(each.name)
+            for each in waiting
+        )
+        paused = [each for each in waiting if each.job and each.job.state == job_pb2.JOB_STATE_PAUSED]
         remedy = "the same command waits for them again"
-        raise StillRunning(f"timed out; still running: {names}", remedy=remedy, reason="TIMED_OUT", reported=True)
+        if paused:
+            remedy = f"`finetree jobs resume {short_name(paused[0].name)}` goes on with it; {remedy}"
+        raise StillRunning(f"timed out; not there yet: {names}", remedy=remedy, reason="TIMED_OUT", reported=True)
 
 
 def _wait(client: "Client", jobs: list[_Waited], awaited: str, timeout: float | None) -> "Iterator[_Waited]":

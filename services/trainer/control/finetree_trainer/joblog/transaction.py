@@ -137,7 +137,8 @@ class Transaction:
     def pause(self, text: str) -> None:
         """Go to PAUSED after an attempt whose process is dead."""
         self.snapshot.ClearField("placements")
-        self.move(job_pb2.JOB_STATE_PAUSED, "PAUSED", text, remedy="Resume it (`finetree jobs resume`).")
+        remedy = f"Resume it (`finetree jobs resume {self.row.uid}`)."
+        self.move(job_pb2.JOB_STATE_PAUSED, "PAUSED", text, remedy=remedy)
         self._stop_clock()
 
     def requeue(self, text: str) -> None:
