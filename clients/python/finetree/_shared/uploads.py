@@ -40,7 +40,8 @@ class Content:
         self.size = self._file.seek(0, io.SEEK_END)
         if not self.size:
             self._file.close()
-            text = "it is empty; a dataset needs at least one row"
+            named = repr(str(source)) if isinstance(source, str | Path) else "it"
+            text = f"{named} is empty; a dataset needs at least one row"
             raise InvalidArgument(f"source: {text}", reason="EMPTY_DATASET", violations=(Violation("source", text),))
 
     def read(self, offset: int, count: int) -> bytes:

@@ -47,6 +47,12 @@ def test_what_cannot_be_uploaded(source, reason, text):
     assert caught.value.reason == reason
 
 
+def test_an_empty_file_is_named(tmp_path):
+    (tmp_path / "rows.jsonl").touch()
+    with pytest.raises(finetree.InvalidArgument, match=r"rows\.jsonl' is empty"):
+        Content(tmp_path / "rows.jsonl")
+
+
 def test_an_upload_is_cut_into_segments_and_pieces_that_meet():
     data = b"x" * (SEGMENT_BYTES + 100_000)
     with Content(data) as content:

@@ -92,7 +92,7 @@ def _wrong_rows(bad_rows: list[BadRow], reading: Reading) -> InvalidArgument:
     name = f"{reading.name}, " if reading.name else ""
     text = f"{name}{describe(bad_rows[0])}"
     # A mapping that would read the rows is the better advice.
-    text += "" if "columns {" in bad_rows[0].problem else " Correct the data, or set bad_rows to skip."
+    text += "" if "columns {" in bad_rows[0].problem else " Correct the data, or set dataset.reading.bad_rows to skip."
     return InvalidArgument(bad_rows[0].reason, text, metadata={"row": str(bad_rows[0].number)}, violations=violations)
 
 
