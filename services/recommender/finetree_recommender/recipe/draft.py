@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.runspec import model_names
-from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH
+from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH, rows_within
 from finetree_runtime.runspec.number_formats import cpu_precision
 from finetree_runtime.runspec.resolve import steps_of
 
@@ -54,7 +54,7 @@ def sequence_length(pack: Pack, inputs: Inputs) -> tuple[int, Computed]:
 
 def most_rows(pack: Pack, tokens: int) -> int:
     """Most rows of so many tokens that a GPU computes at once: a power of two."""
-    return _power_of_two(max(1, pack.rules.batch.micro_tokens.value // tokens))
+    return rows_within(pack.rules.batch.micro_tokens.value, tokens)
 
 
 def device_of(inputs: Inputs, method: Method) -> str:
@@ -113,11 +113,6 @@ def _enough_steps(rules: BatchRules, batch: int, rows: int, *, epochs: float) ->
     while (steps := steps_of(rows, batch=batch, epochs=epochs)) < rules.minimum_steps.value and batch > 1:
         batch //= 2
     return batch, steps
-
-
-def _power_of_two(most: int) -> int:
-    """Largest power of two up to a number."""
-    return 1 << (most.bit_length() - 1)
 
 
 def _halved(rules: BatchRules, start: BatchStart) -> BatchStart:

@@ -218,10 +218,15 @@ def _evaluation_defaults(evaluation: training_pb2.Evaluation) -> Iterator[Defaul
     yield Default("evaluation.before_training", value=False, reason="it takes as long as the one at the end")
 
 
+def rows_within(tokens: int, sequence_length: int) -> int:
+    """Rows of a forward pass: the largest power of two whose sequences have at most so many tokens, at least one."""
+    most = max(1, tokens // sequence_length)
+    return 1 << (most.bit_length() - 1)
+
+
 def default_micro_batch(batch: int, sequence_length: int) -> int:
-    """Rows that are computed at once: the batch, or the largest power of two of rows with few enough tokens."""
-    most = max(1, MICRO_BATCH_TOKENS // sequence_length)
-    return min(batch, 1 << (most.bit_length() - 1))
+    """Rows that are computed at once where a spec does not say: the batch, or as many as have few enough tokens."""
+    return min(batch, rows_within(MICRO_BATCH_TOKENS, sequence_length))
 
 
 def suggested_sequence_length(profile: training_data_pb2.DatasetProfile | None) -> int:
