@@ -109,10 +109,10 @@ def _confirm(settings: Settings, names: list[str]) -> None:
 
     from finetree_cli.errors import BadInput
 
+    count = f"{len(names)} job{'s' if len(names) > 1 else ''}"
     if settings.out.json or not sys.stdin.isatty():
-        count = f"{len(names)} job{'s' if len(names) > 1 else ''}"
         raise BadInput(f"{count} would be deleted, and nobody can be asked", remedy="give --yes or --dry-run")
     for name in names:
         settings.out.say(name)
-    if not click.confirm(f"Delete {len(names)} job{'s' if len(names) > 1 else ''} for good?", err=True):
+    if not click.confirm(f"Delete {count} for good?", err=True):
         raise click.Abort

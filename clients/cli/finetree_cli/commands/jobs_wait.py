@@ -36,6 +36,13 @@ class _Waited:
     reached: bool = False
 
     @property
+    def state(self) -> str:
+        """In a word, as commands show it; "" before it was seen."""
+        from finetree_cli.render.trainer.jobs import state_name
+
+        return state_name(self.job.state) if self.job is not None else ""
+
+    @property
     def ended(self) -> bool:
         return self.job is not None and self.job.HasField("end_time")
 
@@ -67,14 +74,12 @@ def wait(settings: Settings, /, *, job_names: tuple[str, ...], awaited: str, tim
     are waited for first), with 6 when the time is over.
     """
     from finetree_cli.output import short_name
-    from finetree_cli.render.trainer.jobs import state_name
 
     jobs = [_Waited(name) for name in dict.fromkeys(job_names)]
     try:
         with settings.client() as client:
             for done in _wait(client, jobs, awaited, timeout):
-                assert done.job is not None  # noqa: S101 - it was seen
-                settings.out.say(f"{short_name(done.job.name)}  {state_name(done.job.state)}")
+                settings.out.say(f"{short_name(done.name)}  {done.state}")
     except KeyboardInterrupt:
         remedy = "the same command waits for them again"
         raise StillRunning("detached; jobs still run", remedy=remedy, reason="DETACHED") from None
@@ -83,20 +88,14 @@ def wait(settings: Settings, /, *, job_names: tuple[str, ...], awaited: str, tim
     failed = [each for each in jobs if each.ended and not each.reached]
     waiting = [each for each in jobs if not each.ended and not each.reached]
     if failed:
-        names = ", ".join(f"{short_name(each.name)} {state_name(each.job.state)}" for each in failed if each.job)
+        names = ", ".join(f"{short_name(each.name)} {each.state}" for each in failed)
         remedy = f"`finetree jobs show {short_name(failed[0].name)}` says why"
         raise JobFailed(f"ended otherwise: {names}", remedy=remedy, reason="JOB_FAILED", reported=True)
     if waiting:
-        from finetree_api.trainer.v1 import job_pb2
-
-        names = ", ".join(
-            f"{short_name(each.name)} {state_name(each.job.state)}" if each.job else short_name(each.name)
-            for each in waiting
-        )
-        paused = [each for each in waiting if each.job and each.job.state == job_pb2.JOB_STATE_PAUSED]
+        names = ", ".join(f"{short_name(each.name)} {each.state}".strip() for each in waiting)
         remedy = "the same command waits for them again"
-        if paused:
-            remedy = f"`finetree jobs resume {short_name(paused[0].name)}` goes on with it; {remedy}"
+        if paused := next((each for each in waiting if each.state == "paused"), None):
+            remedy = f"`finetree jobs resume {short_name(paused.name)}` goes on with it; {remedy}"
         raise StillRunning(f"timed out; not there yet: {names}", remedy=remedy, reason="TIMED_OUT", reported=True)
 
 
