@@ -71,7 +71,8 @@ INSTRUCTION_SETS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_C
 WARM_UP = 1
 START_TOLERANCE, END_TOLERANCE = 0.005, 0.02
 """Shares by which the held-out losses may differ: rounding of two ways to compute in bf16; other rows in each step."""
-TARGETS = {"lora": 1.5, "qlora": 1.0, "full": 1.0, "prefix": 1.0, "adapter": 1.0}
+TARGETS = {"lora": 3.0, "qlora": 2.0, "full": 2.0, "prefix": 2.0, "adapter": 1.5}
+"""Times the peer's rate that are aimed at with AMX; without it matrix products leave room for less."""
 
 
 class Bench:
