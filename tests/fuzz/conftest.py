@@ -8,6 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FILES = {
     "fuzz_messages": HERE / "messages.py",
+    "fuzz_services": HERE / "services.py",
     "fuzz_estimator": HERE / "estimator.py",
     "full_requests": HERE.parent / "contract" / "runtime" / "full_requests.py",
 }

@@ -7,18 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import psutil
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.recommender.v1 import recommender_pb2
-from finetree_api.trainer.v1 import trainer_pb2
 from finetree_cli.backends.suite import Suite
-from finetree_estimator import settings as estimator_settings
-from finetree_recommender import settings as recommender_settings
-from finetree_trainer import settings as trainer_settings
-from full_requests import lists_of, request_of, width
 from fuzz_messages import Maker
-from google.protobuf.descriptor import MethodDescriptor
+from fuzz_services import METHODS, SECONDS, SERVICES, WAITS, call
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
@@ -28,27 +20,8 @@ pytestmark = [pytest.mark.slow(50), pytest.mark.timeout(300)]
 
 ROUNDS = int(os.environ.get("FINETREE_MESSAGES", "200"))
 """Messages for each method; `make soak` sends more."""
-SECONDS = 60.0
-"""Longest time for an answer; what a request may cost is measured in processor time."""
-WAITING_SECONDS = 2.0
-"""The same where a request may ask to wait."""
 OURS = "finetree"
 UNFORESEEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
-SERVICES = {
-    "estimator": estimator_pb2.DESCRIPTOR.services_by_name["EstimatorService"],
-    "recommender": recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"],
-    "trainer": trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"],
-}
-LARGEST = {
-    "estimator": estimator_settings.Settings().max_request_bytes,
-    "recommender": recommender_settings.Settings().max_request_bytes,
-    "trainer": trainer_settings.Settings().max_request_bytes,
-}
-"""Bytes of a request that each service takes."""
-MOST_CPU_SECONDS = 0.4
-"""Of a whole process for the worst request; the loop itself is measured in tests/contract/runtime."""
-WAITS = {"GetCapacity"}
-"""Methods that a request may ask to wait, longer than this test does."""
 GOOD = {
     "model": {"name": "smollm2-135m-instruct"},
     "dataset": {"profile": {"examples": 1000, "tokenLengths": [{"upperBound": 128, "count": 1000}]}},
@@ -119,12 +92,6 @@ SEEDS: dict[str, list[dict[str, Any]]] = {
     "CreateJob": JOBS,
 }
 """Good requests as proto JSON, to be changed here and there."""
-METHODS = [
-    pytest.param(name, method, id=method.full_name.removeprefix("finetree_api."))
-    for name, service in SERVICES.items()
-    for method in service.methods
-    if not method.client_streaming
-]
 
 
 @pytest.fixture(scope="module")
@@ -140,22 +107,6 @@ def reason_of(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
                 info = error_details_pb2.ErrorInfo()
                 if detail.Unpack(info):
                     return info
-    return None
-
-
-def call(channel: grpc.Channel, method: MethodDescriptor, request: bytes) -> grpc.RpcError | None:
-    """One call with raw bytes; the error, if that is what it gave. Of a stream only the first message is read."""
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    seconds = WAITING_SECONDS if method.name in WAITS else SECONDS
-    try:
-        if method.server_streaming:
-            stream = channel.unary_stream(path)(request, timeout=seconds)
-            next(iter(stream), None)
-            stream.cancel()
-        else:
-            channel.unary_unary(path)(request, timeout=seconds)
-    except grpc.RpcError as error:
-        return error
     return None
 
 
@@ -189,23 +140,6 @@ def test_random_bytes_are_refused(suite, name, method):
         for length in (1, 3, 17, 400):
             error = call(channel, method, maker.random.randbytes(length))
             assert error is None or error.code() not in UNFORESEEN, f"{error.code().name} {error.details()}"
-
-
-@pytest.mark.parametrize(("name", "method"), METHODS)
-def test_a_request_full_of_elements_takes_little_of_the_processor(suite, name, method):
-    process = psutil.Process(suite.children[name].process.pid)
-    with grpc.insecure_channel(suite.addresses[name], [("grpc.use_local_subchannel_pool", 1)]) as channel:
-        for path in lists_of(method.input_type):
-            request = request_of(path, LARGEST[name] // width(path[-1]) - 100)
-            taken = []
-            # What a service does beside the request, such as collecting garbage, is not in each of the tries.
-            while not taken or (min(taken) >= MOST_CPU_SECONDS and len(taken) < 3):
-                before = process.cpu_times()
-                error = call(channel, method, request)
-                after = process.cpu_times()
-                assert error is None or error.code() is grpc.StatusCode.INVALID_ARGUMENT, f"{path[-1].name}: {error}"
-                taken.append(after.user + after.system - before.user - before.system)
-            assert min(taken) < MOST_CPU_SECONDS, f"{path[-1].full_name}: {taken} s"
 
 
 @pytest.mark.parametrize("name", SERVICES)
