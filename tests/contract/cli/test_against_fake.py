@@ -382,6 +382,8 @@ def test_a_missing_service_is_5(run, monkeypatch, words):
     [
         (["recommend", "--model", "unheard-of"], "MODEL_NOT_FOUND"),
         (["jobs", "show", "unheard-of"], "JOB_NOT_FOUND"),
+        (["export", "unheard-of"], "JOB_NOT_FOUND"),
+        (["train", "JOB", "--init-from", "unheard-of"], "JOB_NOT_FOUND"),
         (["datasets", "show", "unheard-of"], "DATASET_NOT_FOUND"),
         (["train", "JOB", "--data", "/nowhere.jsonl"], "DATA_FILE_UNREADABLE"),
     ],
