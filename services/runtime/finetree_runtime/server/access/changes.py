@@ -111,7 +111,9 @@ def _change(folder: Path, change: Callable[[AccessTable], AccessTable]) -> Acces
 def _require_file(folder: Path) -> None:
     """Refuse a folder without an access file: nothing is taken from one, and a folder is not made for that."""
     if not (folder / file.NAME).exists():
-        text = f"there is no {file.NAME} in --access-dir: give the folder that the services are given, or make one with "
+        text = (
+            f"there is no {file.NAME} in --access-dir: give the folder that the services are given, or make one with "
+        )
         raise SettingsError("ACCESS_FILE_UNUSABLE", f"{text}`finetree tokens create NAME --access-dir DIR`")
 
 
