@@ -32,6 +32,13 @@ def finetree(home, capsys):
     return run
 
 
+def test_a_folder_that_cannot_be_made_is_an_error_and_no_bug(finetree, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/self")
+    said = finetree("profile", "set", "lab", "address=127.0.0.1:1", code=2)
+    assert "/proc/self/finetree/config.toml cannot be written: " in said
+    assert "XDG_CONFIG_HOME names another folder" in said
+
+
 def test_a_profile_is_made_chosen_and_used(finetree, home, tmp_path):
     (tmp_path / "train.jsonl").write_bytes(b'{"prompt": "a", "completion": "b"}\n')
     with Suite() as suite:

@@ -2,7 +2,6 @@
 """Read and change profiles of the configuration file; what people wrote beside them stays as it is."""
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,12 @@ from finetree.config.settings import Setting
 from finetree.errors import InvalidArgument
 
 from finetree_cli.errors import BadInput, NotAvailable
+from finetree_cli.private_files import write_private
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
 
     from finetree_cli.options.command import Settings
-
-PRIVATE = 0o600
-"""Mode of a configuration file that this program makes: it may hold a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,23 +145,17 @@ def _require(document: Any, name: str) -> None:
 
 
 def _write(document: "TOMLDocument", profile: str = "") -> Path:
-    """Replace the file in one step, if a client would accept the profile."""
+    """Replace the file in one step, if a client would accept the profile. Raises BadInput."""
     text = f"{document.as_string().rstrip()}\n"
     path = require_path().resolve()  # a link stays one
     file = parse_config(path, text)
     if profile:
         file.profile(profile)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A temporary file has the mode 0600, also where the old one could be read by others: it may hold a token now.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".config-", suffix=".toml")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(PRIVATE)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Of mode 0600, also where the old one could be read by others: it may hold a token now.
+        write_private(path, text)
+    except OSError as error:
+        remedy = "XDG_CONFIG_HOME names another folder for it"
+        raise BadInput(f"{require_path()} cannot be written: {error.strerror}", remedy=remedy) from error
     return require_path()

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`finetree login`: check a token against the services, and keep it for later commands."""
 
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ import click
 
 from finetree_cli.errors import BadInput
 from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.private_files import write_private
 
 if TYPE_CHECKING:
     from finetree_api.types.v1 import server_pb2
@@ -78,15 +77,12 @@ def _caller(settings: Settings, token: str) -> "server_pb2.Caller":
 
 
 def _keep(folder: Path, profile: str, token: str) -> Path:
-    """Write the token's file in one step; it is of mode 0600 from its beginning."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, scratch = tempfile.mkstemp(dir=folder, prefix=".token-")
+    """Write the token's file and return it. Raises BadInput."""
+    path = folder / f"token-{profile}"
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(f"{token}\n")
-        path = folder / f"token-{profile}"
-        Path(scratch).replace(path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_private(path, f"{token}\n")
+    except OSError as error:
+        remedy = "XDG_CONFIG_HOME names another folder for it"
+        raise BadInput(f"the token cannot be kept in {folder}: {error.strerror}", remedy=remedy) from error
     return path

@@ -2,12 +2,11 @@
 """The token with which the services of `finetree up` call each other."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 from finetree_cli.backends.access.program import ask
 from finetree_cli.errors import BadInput
+from finetree_cli.private_files import write_private
 
 NAME = "finetree-up"
 """Principal of the services."""
@@ -30,8 +29,8 @@ def service_token(access_dir: Path, data_dir: Path) -> Path:
         return file
     words = ("create", NAME, "--project", "*", "--role", "read", "--operator", "--expires", "never")
     made = ask(access_dir, words)
-    _write(file, f"{made['token']}\n")
-    _write(about, json.dumps({"id": made["id"]}) + "\n")
+    write_private(file, f"{made['token']}\n")
+    write_private(about, json.dumps({"id": made["id"]}) + "\n")
     return file
 
 
@@ -47,11 +46,3 @@ def _active(access_dir: Path, file: Path, about: Path) -> bool:
     except BadInput:
         return False  # creating one makes the file, or says what is wrong with it
     return any(row["id"] == known and row["state"] == "active" for row in rows)
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file in one step; it is of mode 0600 from its beginning."""
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".token-")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    Path(scratch).replace(path)

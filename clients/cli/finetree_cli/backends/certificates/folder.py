@@ -9,9 +9,7 @@ DIR/client-NAME.pem, .key     of a client
 from __future__ import annotations
 
 import datetime as dt
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +18,13 @@ from typing import TYPE_CHECKING
 from finetree_cli.backends.certificates import authority as issue
 from finetree_cli.backends.certificates.authority import Issued
 from finetree_cli.errors import BadInput
+from finetree_cli.private_files import PRIVATE, write_private
 
 if TYPE_CHECKING:
     from cryptography import x509
 
-PRIVATE, PUBLIC, FOLDER = 0o600, 0o644, 0o700
-"""Modes of keys, of certificates and of a folder that is made."""
+PUBLIC, FOLDER = 0o644, 0o700
+"""Modes of certificates and of a folder that is made."""
 CERTIFICATE_EXISTS = "CERTIFICATE_EXISTS"
 
 
@@ -202,21 +201,8 @@ class _Folder:
             raise BadInput(f"cannot read {name}: {error.strerror}") from None
 
     def _write(self, name: str, content: bytes, mode: int, *, replace: bool) -> None:
-        path = self._folder / name
         try:
-            handle, scratch = tempfile.mkstemp(dir=self._folder, prefix=f".{name}-")  # made with the mode 0600
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(content)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                Path(scratch).chmod(mode)
-                if replace:
-                    Path(scratch).replace(path)
-                else:
-                    path.hardlink_to(scratch)  # fails where another run was faster
-            finally:
-                Path(scratch).unlink(missing_ok=True)
+            write_private(self._folder / name, content, mode=mode, new=not replace)
         except OSError as error:
             raise BadInput(f"cannot write {name}: {error.strerror}") from None
 
