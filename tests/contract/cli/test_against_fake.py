@@ -188,6 +188,19 @@ def test_people_see_lines_on_stderr_and_the_end_on_stdout(run, job_file):
     assert listed[0]["display_name"] == "try"
 
 
+def test_a_job_that_nobody_named_has_a_name_and_one_of_its_file_keeps_it(run, job_file, tmp_path):
+    rows = tmp_path / "train.jsonl"
+    rows.write_bytes(b'{"prompt": "who", "completion": "nobody"}\n')
+    asked = ("train", job_file, "--detach", "--json")
+    assert run(*asked, "--data", rows).document["display_name"] == "lora of small on train.jsonl"
+    assert run(*asked).document["display_name"].startswith("lora of small")
+    key = ("--request-id", "again")
+    assert len({run(*asked, *key).document["name"] for _ in range(2)}) == 1
+    named = tmp_path / "named.yaml"
+    named.write_text(f"display_name: mine\ntrain: {{spec: {{{', '.join(job_file.read_text().splitlines())}}}}}\n")
+    assert run("train", named, "--detach", "--json").document["display_name"] == "mine"
+
+
 def test_a_broken_connection_loses_and_repeats_nothing(run, suite, job_file):
     suite.trainer.disconnect_after(3, 6)
     ran = run("train", job_file, "--json")

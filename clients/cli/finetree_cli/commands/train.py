@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from finetree import Client, Job
     from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
-    from finetree_api.types.v1 import model_pb2, run_spec_pb2
+    from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2
 
     from finetree_cli.gate.report import PlanEntry
     from finetree_cli.jobfile.job import JobFile
@@ -64,7 +64,7 @@ T = TypeVar("T")
 @sharding_option
 @click.option("--watch/--detach", default=True, help="Follow the job to its end, or return once it is accepted.")
 @click.option("--timeout", type=Duration(), help="Stop watching after this time, such as 30m; the job still runs.")
-@click.option("--name", default="", help="Display name of the job.")
+@click.option("--name", default="", help="Display name of the job. [default: FILE's, else METHOD of MODEL on DATA]")
 @click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="Label; may be repeated.")
 @click.option(
     "--priority",
@@ -164,6 +164,8 @@ def train(
             return
         if not no_data_check:
             check_uploads(settings, client, job, uploaded)
+        if not job.template.display_name:
+            job.template.display_name = default_name(job.spec, _data_name(client, job.spec.dataset, uploaded))
         handle = create(settings, client, job, request_id=request_id, timeout=timeout)
         _show(settings, handle, watch=watch, timeout=timeout)
 
@@ -215,6 +217,32 @@ def _describe(
     template.labels.update(labels)
     if priority is not None:
         template.priority = job_pb2.JobPriority.Value(f"JOB_PRIORITY_{priority.upper()}")
+
+
+def default_name(spec: "run_spec_pb2.RunSpec", data: str) -> str:
+    """Return what a job is called that nobody has named: "lora of smollm2-135m-instruct on train.jsonl".
+
+    It is of the request alone, so that a request that is repeated with its id stays the same.
+    """
+    model = spec.model.name or (spec.model.hub.id or spec.model.path).rstrip("/").rpartition("/")[2] or "a model"
+    method = spec.WhichOneof("method")
+    return " ".join((*((method, "of") if method else ()), model, *(("on", data) if data else ())))[:256]
+
+
+def _data_name(
+    client: "Client", source: "training_data_pb2.DatasetSource", uploaded: "dict[str, dataset_pb2.Dataset]"
+) -> str:
+    """Name of the training data for people; empty where there is none."""
+    from finetree import NotFound
+
+    if "dataset" in uploaded:
+        return uploaded["dataset"].display_name
+    if source.WhichOneof("source") == "name":
+        try:
+            return client.get_dataset(source.name).display_name
+        except NotFound:
+            return ""  # the trainer refuses it, with its position in the job file
+    return source.path.rpartition("/")[2]
 
 
 def _start_from(client: "Client", job: "JobFile", weights: str) -> None:

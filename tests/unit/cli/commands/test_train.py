@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree train` refuses options that contradict each other before it reads a file or calls a service."""
+"""`finetree train` refuses options that contradict each other before it reads a file or calls a service, and names jobs."""
 
 import pytest
+from finetree.spec import coerce
+from finetree_api.types.v1 import run_spec_pb2
 from finetree_cli import __main__ as entry
+from finetree_cli.commands.train import default_name
 
 SEVERAL = ("a.yaml", "b.yaml")
 
@@ -31,3 +34,18 @@ def test_options_that_contradict_each_other_are_refused(words, fact, tmp_path, m
     monkeypatch.chdir(tmp_path)
     assert entry.run(["train", *words]) == 2
     assert fact in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spec", "data", "expected"),
+    [
+        ({"model": {"name": "small"}, "lora": {}}, "train.jsonl", "lora of small on train.jsonl"),
+        ({"model": {"hub": {"id": "org/small-it"}}, "full": {}}, "a.csv", "full of small-it on a.csv"),
+        ({"model": {"path": "folder/mine/"}, "prefix": {}}, "", "prefix of mine"),
+        ({"model": {"name": "small"}}, "more.jsonl", "small on more.jsonl"),
+        ({"model": {"name": "small"}, "lora": {}}, "x" * 300, f"lora of small on {'x' * 300}"[:256]),
+    ],
+    ids=["named", "of a hub", "a path", "from weights", "long"],
+)
+def test_a_job_without_a_name_is_called_by_method_model_and_data(spec, data, expected):
+    assert default_name(coerce(run_spec_pb2.RunSpec, spec), data) == expected

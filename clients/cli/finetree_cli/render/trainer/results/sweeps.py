@@ -57,7 +57,7 @@ def show_sweep(out: Output, sweep: sweep_pb2.Sweep) -> None:
     metric = sweep.template.metric
     rows = [
         (
-            ("* " if trial.number == sweep.best_trial else "") + str(trial.number),
+            f"{trial.number} (best)" if trial.number == sweep.best_trial else str(trial.number),
             values_of(trial),
             state_of(trial),
             _value(trial),
