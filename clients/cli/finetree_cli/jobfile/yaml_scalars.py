@@ -6,9 +6,11 @@
 
 import difflib
 import math
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from yaml.nodes import Node, ScalarNode, SequenceNode
 
 _INTEGERS = {
@@ -30,6 +32,8 @@ ALSO: dict[str, dict[str, str]] = {
 }
 """Usual words for values where the contract has others, by enum: those of the options. A file is written in the first
 word of a value, and read in any."""
+_VALUE = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
+"""What the name of an enum's value looks like."""
 
 
 def convert(known: FieldDescriptor, node: ScalarNode) -> tuple[Any, str]:
@@ -97,6 +101,27 @@ def setting_word(field_path: str, value: Any) -> str:
         return ""
     named = field.enum_type.values_by_name.get(value)
     return enum_word(field.enum_type, named.number) if named is not None else ""
+
+
+def value_words(*kinds: Descriptor) -> dict[str, str]:
+    """Words by the contract's names of the enum values that messages of `kinds` have."""
+    enums = (enum for kind in kinds for enum in _enums_of(kind, set()))
+    return {value.name: enum_word(enum, value.number) for enum in enums for value in enum.values if value.number}
+
+
+def in_words(text: str, words: Mapping[str, str]) -> str:
+    """Replace the contract's names of enum values in a text by their words."""
+    return _VALUE.sub(lambda found: words.get(found[0], found[0]), text)
+
+
+def _enums_of(kind: Descriptor, seen: set[str]) -> Iterator[EnumDescriptor]:
+    """Enums of a message's fields, and of the messages in it."""
+    seen.add(kind.full_name)
+    for known in kind.fields:
+        if known.enum_type is not None:
+            yield known.enum_type
+        elif known.message_type is not None and known.message_type.full_name not in seen:
+            yield from _enums_of(known.message_type, seen)
 
 
 def short_word(name: str, prefix: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, job_pb2
 from finetree_api.types.v1 import training_data_pb2
 
+from finetree_cli.jobfile.yaml_scalars import setting_word
 from finetree_cli.output import Output, as_dict, short_name
 from finetree_cli.render import units
 
@@ -121,7 +122,7 @@ def _flat(path: str, value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         yield f"{path}={','.join(map(str, value))}"
     else:
-        yield f"{path}={str(value).lower() if isinstance(value, bool) else value}"
+        yield f"{path}={setting_word(path, value) or (str(value).lower() if isinstance(value, bool) else value)}"
 
 
 def _done(job: job_pb2.Job) -> str:

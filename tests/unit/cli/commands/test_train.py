@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree train` refuses options that contradict each other before it reads a file or calls a service, and names jobs."""
+"""`finetree train` refuses options that contradict each other before it calls a service, and names jobs."""
 
 import pytest
 from finetree.spec import coerce

@@ -8,7 +8,7 @@ from finetree_cli.render.lineage import show_lineage, tree_document
 
 SPEC = run_spec_pb2.RunSpec(
     lora=method_pb2.Lora(rank=8, weight_decomposed=True, target_modules=["q_proj", "v_proj"]),
-    training=training_pb2.Training(max_steps=4),
+    training=training_pb2.Training(max_steps=4, schedule=training_pb2.SCHEDULE_COSINE),
 )
 PARENT = "projects/p/jobs/parent"
 
@@ -38,7 +38,8 @@ def test_base_data_spec_programs_and_parents_are_shown_of_each_job(capsys):
         "sha256:abababababab",
         "plan sha256:cdcdcdcdcdcd",
         "finetree-worker 1.0",
-        "spec lora.rank=8, lora.target_modules=q_proj,v_proj, lora.weight_decomposed=true, training.max_steps=4",
+        "spec lora.rank=8, lora.target_modules=q_proj,v_proj, lora.weight_decomposed=true, ",
+        "training.max_steps=4, training.schedule=cosine",
     ):
         assert said.count(part) == 2, part
     assert "from parent/artifacts/a sha256:efefefefefef" in said

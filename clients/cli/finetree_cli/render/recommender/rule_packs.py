@@ -3,8 +3,10 @@
 
 from collections.abc import Sequence
 
-from finetree_api.recommender.v1 import rule_pack_pb2
+from finetree_api.recommender.v1 import recommendation_pb2, rule_pack_pb2
+from finetree_api.types.v1 import run_spec_pb2
 
+from finetree_cli.jobfile.yaml_scalars import in_words, value_words
 from finetree_cli.output import Output
 from finetree_cli.render.recommender.recommendation import method_name
 
@@ -46,7 +48,8 @@ def show(out: Output, pack: rule_pack_pb2.GetRulePackResponse) -> None:
             for item in question.options
         ]
         out.table(["Answer", "In favor of", "Meaning"], rows, title=question.text or question.id, wrap=True)
-    rules = [(rule.id, rule.words, rule.source or "-") for rule in pack.rules]
+    words = value_words(run_spec_pb2.RunSpec.DESCRIPTOR, recommendation_pb2.RecommendRequest.DESCRIPTOR)
+    rules = [(rule.id, in_words(rule.words, words), rule.source or "-") for rule in pack.rules]
     if rules:
         out.table(["Rule", "Meaning", "Source"], rules, wrap=True)
     resolutions = [(item.id, item.about, item.decision, item.reason) for item in pack.resolutions]
