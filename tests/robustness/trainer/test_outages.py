@@ -352,5 +352,6 @@ async def test_a_worker_that_dies_on_a_full_disk_frees_its_slot_and_its_job_goes
     finally:
         if running.process.returncode is None:
             for worker in psutil.Process(running.process.pid).children():
-                worker.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    worker.kill()
         await running.kill()

@@ -3,7 +3,6 @@
 
 import asyncio
 import random
-import socket
 import time
 from itertools import pairwise
 
@@ -17,6 +16,7 @@ from finetree_trainer.settings import Settings
 from finetree_worker.attach.commands import Stop
 from finetree_worker.attach.identity import Timing
 from finetree_worker.control import Signal
+from held_port import held_port
 
 TASK = worker_pb2.Task(train=job_pb2.TrainTask(), job="projects/p/jobs/j", attempt=3, token="second-token")
 
@@ -327,9 +327,7 @@ async def test_a_cut_stream_forgets_its_requests_and_takes_no_late_replies(servi
 
 async def test_a_worker_of_another_machine_attaches_by_tls(service, join, until, authority_in, tmp_path):
     certificates = authority_in(tmp_path / "ca")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{held_port()}"
     settings = Settings(
         launcher="ray",
         worker_address=address,
