@@ -111,8 +111,8 @@ async def test_two_services_of_a_process_have_pages_of_their_own(program, connec
     assert ["ListModels" in page for page in pages] == [True, False]
 
 
-async def until_page(port, text, seconds=30.0):
-    async with asyncio.timeout(seconds):
+async def until_page(port, text):
+    async with asyncio.timeout(WAIT):
         while text not in await get(port, "/metrics"):  # noqa: ASYNC110 - what is waited for is on a page
             await asyncio.sleep(0.02)
 

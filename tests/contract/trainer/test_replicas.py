@@ -163,7 +163,9 @@ async def test_watchers_wake_by_a_notification_and_without_one_too(tmp_path, ser
         job = await talk.train()
         whole = asyncio.create_task(talk.events(job.name))
         wait = waiting_pb2.WaitJobRequest(name=job.name, wait_seconds=20)
-        assert (await talk.stub.WaitJob(wait)).job.state == job_pb2.JOB_STATE_SUCCEEDED
+        while not (waited := await talk.stub.WaitJob(wait)).reached:
+            pass
+        assert waited.job.state == job_pb2.JOB_STATE_SUCCEEDED
         assert_whole(await whole)
 
 

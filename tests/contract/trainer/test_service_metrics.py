@@ -109,7 +109,7 @@ def busy(page):
     return sum(value for labels, value in page["finetree_device_slots"].items() if labels[-1] == "busy")
 
 
-async def until(port, condition, seconds=30.0):
+async def until(port, condition, seconds=60.0):
     async with asyncio.timeout(seconds):
         while True:
             page = await read(port)

@@ -35,7 +35,7 @@ async def create(talk, sweep, request_id="") -> sweep_pb2.Sweep:
     return (await talk.stub.CreateSweep(sweep_pb2.CreateSweepRequest(sweep=sweep, request_id=request_id))).sweep
 
 
-async def ended(talk, name, seconds=40.0) -> sweep_pb2.Sweep:
+async def ended(talk, name, seconds=90.0) -> sweep_pb2.Sweep:
     """The sweep once it has ended: each call waits for a change."""
     known = None
     async with asyncio.timeout(seconds):
@@ -102,7 +102,7 @@ async def test_a_sweep_goes_on_after_a_kill_and_no_trial_runs_twice(tmp_path):
         evaluated = event_pb2.EVENT_KIND_EVAL_METRICS
         async with AsyncClient(trainer_address=address, profile="") as client:
             watched = asyncio.create_task(last_of(client.watch_sweep(created.name)))
-            await talk.until(await first_job(talk, created.name), lambda event: event.kind == evaluated, seconds=30)
+            await talk.until(await first_job(talk, created.name), lambda event: event.kind == evaluated)
             await process.kill()
             restarted = await process.start()
             sweep = await ended(restarted, created.name)

@@ -193,18 +193,19 @@ async def test_commands_reach_the_training_thread(service, serve, join, until):
 async def test_heartbeats_carry_phase_and_newest_event_and_come_twice_an_interval(service, serve, join, until):
     service.task, service.beat = TASK, 0.4
     await serve()
+    began = time.monotonic()
     worker = join()
     worker.bind()
     worker.write(4)
     worker.stream.phase = job_pb2.JOB_PHASE_TRAIN
     await until(lambda: len(service.beats) >= 3, "heartbeats")
-    first, times = len(service.beats), [time.monotonic()]
-    for count in range(first + 1, first + 6):
-        await until(lambda count=count: len(service.beats) >= count, "another")
-        times.append(time.monotonic())
+    times = [time.monotonic()]
     # A machine under load delays some of them, and brings none forward.
-    assert times[-1] - times[0] >= 5 * 0.2 - 0.1
-    assert min(later - earlier for earlier, later in pairwise(times)) < 0.4
+    while len(times) < 6 or min(later - earlier for earlier, later in pairwise(times)) >= 0.4:
+        seen = len(service.beats)
+        await until(lambda seen=seen: len(service.beats) > seen, "another")
+        times.append(time.monotonic())
+    assert len(service.beats) <= 1 + (time.monotonic() - began) / 0.2
     assert service.beats[-1].last_worker_seq == 4
     assert service.beats[-1].phase == job_pb2.JOB_PHASE_TRAIN
     assert len(service.hellos) == 1
@@ -254,9 +255,7 @@ async def test_draining_gives_up_when_the_lease_is_over(service, serve, join, un
     worker.write(3)
     await until(lambda: len(service.stored) == 3, "sent")
     await server.stop(0)
-    began = time.monotonic()
-    assert not await worker.drain()
-    assert time.monotonic() - began < 30
+    assert not await asyncio.wait_for(worker.drain(), 60)
 
 
 async def test_draining_waits_for_a_journal_that_the_stream_has_not_got_round_to(
