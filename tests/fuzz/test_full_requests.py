@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The largest request of each method, full of the smallest elements, costs a service little.
 
-By their own processor time, of services that nobody else asks: those of test_services.py still have jobs that it has created.
+By processor time of services that nobody else asks: those of test_services.py still have jobs that it has created.
 """
 
 from collections.abc import Iterator
