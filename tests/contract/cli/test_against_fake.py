@@ -181,7 +181,9 @@ def test_people_see_lines_on_stderr_and_the_end_on_stdout(run, job_file):
     ran = run("train", job_file, "--name", "try", "--label", "team=search")
     assert ran.code == 0
     assert "step 1/3" in ran.err
-    assert "2.727 -> 2.308 in 3 steps" in ran.out
+    # The last step's own loss is 2.308, as the line about it says: what is no step's is called a mean.
+    assert "step 3/3  loss 2.308" in ran.err
+    assert "2.727 -> 2.512 in 3 steps (mean of the last 3)" in ran.out
     listed = run("jobs", "list", "--label", "team=search", "--json").document["jobs"]
     assert listed[0]["display_name"] == "try"
 
@@ -377,11 +379,23 @@ def test_a_missing_service_is_5(run, monkeypatch, words):
     assert "finetree up" in ran.err
 
 
+def test_an_export_into_a_folder_with_files_creates_no_job(run, suite, tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "model-f16.gguf").write_bytes(b"theirs")
+    before = len(suite.trainer._jobs)
+    ran = run("export", "any", "--output", tmp_path / "used", "--json")
+    assert (ran.code, ran.document["error"]["reason"]) == (2, "FOLDER_NOT_EMPTY")
+    assert ran.document["error"]["remedy"].startswith("name another")
+    assert len(suite.trainer._jobs) == before
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (["recommend", "--model", "unheard-of"], "MODEL_NOT_FOUND"),
         (["jobs", "show", "unheard-of"], "JOB_NOT_FOUND"),
+        (["export", "unheard-of"], "JOB_NOT_FOUND"),
+        (["train", "JOB", "--init-from", "unheard-of"], "JOB_NOT_FOUND"),
         (["datasets", "show", "unheard-of"], "DATASET_NOT_FOUND"),
         (["train", "JOB", "--data", "/nowhere.jsonl"], "DATA_FILE_UNREADABLE"),
     ],

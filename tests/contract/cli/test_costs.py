@@ -54,3 +54,12 @@ def test_ended_jobs_with_a_price_are_rows_and_the_others_are_counted(run, suite)
     assert "$2.50" in run("costs")[1]
     assert json.loads(run("costs", "--until", "2026-11-27", "--json")[1]) == {"jobs": []}
     assert len(json.loads(run("costs", "--since", "2026-11-28", "--json")[1])["jobs"]) == 1
+
+
+def test_where_nothing_was_spent_a_sentence_says_so_in_place_of_a_table(run, suite):
+    # Of a job of its own: the suite is the module's, and another test prices its jobs.
+    code, _, err = run("train", "job.yaml", "--watch", "--label", "kind=free")
+    assert code == 0, err
+    assert run("costs", "--label", "kind=free")[1] == "no cost: no job of those asked for has ended with a price\n"
+    with Suite() as empty:
+        assert run("costs", "--address", empty.address)[1] == "no cost: no job has ended with a price\n"

@@ -167,7 +167,7 @@ def test_what_a_fake_cannot_promise_is_unimplemented(do, suite, spec):
         do(do(client.create_job(spec)).list_logs())
     assert caught.value.reason == "NOT_IN_FAKE_SUITE"
     with pytest.raises(finetree.Unimplemented, match="starts no run from trained weights"):
-        do(client.train(spec, init_from="an-adapter"))
+        do(client.train(spec, init_from="./an-adapter"))
     with pytest.raises(finetree.Unimplemented, match="finds Answer, Body"):
         do(client.upload_dataset(b'{"Body": "b", "Answer": "a"}\n'))
 

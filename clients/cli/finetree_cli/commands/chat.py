@@ -69,6 +69,7 @@ def chat(
     from finetree_cli.chat import Asking, Chat, running_base, subjects_of
     from finetree_cli.follow import wait_ready
 
+    message = _message(message)
     asking = Asking(system, temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens, stop=stop)
     with settings.client() as client:
         subjects, trained = subjects_of(client, job, against)
@@ -108,9 +109,20 @@ def _serve(client: "Client", trained: str, subjects: "list[Subject]") -> "Servin
     return client.serve(trained, targets=targets, quantization=quantization_of(subjects), display_name="chat")
 
 
+def _message(given: str | None) -> str | None:
+    """Return what is to be said, of -m or stdin; None where a conversation is. Raises BadInput: it is empty."""
+    from finetree_cli.errors import BadInput
+
+    if given is None:
+        if sys.stdin.isatty():
+            return None
+        given = sys.stdin.read().strip()
+    if not given.strip():
+        raise BadInput("there is nothing to say", remedy="give -m TEXT, or write to stdin", reason="NO_MESSAGE")
+    return given
+
+
 def _talk(settings: Settings, chat_: "Chat", message: str | None) -> None:
-    if message is None and not sys.stdin.isatty():
-        message = sys.stdin.read().strip()
     if message is not None:
         _one_turn(settings, chat_, message)
         return
@@ -123,11 +135,8 @@ def _talk(settings: Settings, chat_: "Chat", message: str | None) -> None:
 
 
 def _one_turn(settings: Settings, chat_: "Chat", message: str) -> None:
-    from finetree_cli.errors import BadInput
     from finetree_cli.render.trainer.chat import show_turn, turn_document
 
-    if not message:
-        raise BadInput("there is nothing to say", remedy="give -m, or write to stdin", reason="NO_MESSAGE")
     turns = chat_.say(message)
     if settings.out.json:
         for turn in deque(turns, maxlen=1):  # the last one is the whole

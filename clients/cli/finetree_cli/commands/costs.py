@@ -49,7 +49,8 @@ def costs(
 ) -> None:
     """Show what ended jobs have cost: their running time at the price of their estimate.
 
-    A failed or cancelled job has cost too. A job without a price has no cost and is left out, which is said.
+    A failed or cancelled job has cost too. A job without a price has no cost and is left out, which is said; where
+    nothing prices the hardware, `ownership` in the job file does.
     """
     from finetree_cli.render.trainer import focus
 
@@ -62,8 +63,11 @@ def costs(
         settings.out.document({"jobs": [_document(job) for job in priced]})
     elif form == "focus":
         settings.out.text(focus.render(priced, account=account, provider=provider).removesuffix("\n"))
-    else:
+    elif priced:
         _show(settings, priced)
+    else:
+        chosen = since or until or labels
+        settings.out.text(f"no cost: no job {'of those asked for ' if chosen else ''}has ended with a price")
 
 
 def _in_period(job: "job_pb2.Job", since: str | None, until: str | None) -> bool:

@@ -63,7 +63,9 @@ class WeightType(click.ParamType[str]):
 @click.option("--prompts", metavar="DATASET", help="Dataset whose prompts are asked. [default: the job's own rows]")
 @click.option("--max-prompts", type=click.IntRange(1, 256), help="Largest number of prompts. [default: 8]")
 @click.option("--max-new-tokens", type=click.IntRange(1, 1024), help="Longest answer in tokens. [default: 32]")
-@click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), help="Folder to download it to.")
+@click.option(
+    "--output", "-o", type=click.Path(file_okay=False, path_type=Path), help="New or empty folder to download it to."
+)
 @click.option("--wait/--detach", default=True, help="Follow the job to its end, or return once it is accepted.")
 @click.option("--timeout", type=Duration(), help="Stop following after this time; the job still runs.")
 @click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="Label; may be repeated.")
@@ -96,6 +98,8 @@ def export(
 
     if output is not None and not wait:
         raise click.UsageError("--output needs --wait: a job that is left to itself has no files yet")
+    if output is not None:
+        _refuse_folder_in_use(output)
     fields: dict[str, Any] = {name: given[name] for name in ("prompts", "max_prompts", "max_new_tokens")}
     fields |= {"format": FORMATS[kind], "weight_type": given["dtype"] or 0, "base": given["base"]}
     fields |= {"display_name": display_name(weights, kind, given["dtype"]), "labels": dict(labels)}
@@ -125,6 +129,19 @@ def export(
 def display_name(weights: str, kind: str, dtype: str | None) -> str:
     """Return a name that tells the exports of one job apart: "gguf q8_0 of JOB"."""
     return " ".join((kind, *([dtype] if dtype else []), "of", weights))[:256]
+
+
+def _refuse_folder_in_use(output: Path) -> None:
+    """Refuse a folder that has files: those of two exports together are neither. Raises BadInput."""
+    from finetree_cli.errors import BadInput
+
+    try:
+        used = output.exists() and any(output.iterdir())
+    except OSError as error:
+        raise BadInput(f"{output}: {error.strerror}", remedy="give a writable folder with --output") from error
+    if used:
+        remedy = "name another; `finetree jobs download JOB` goes on with a download of an export that was cut"
+        raise BadInput(f"--output {output}: the folder is not empty", remedy=remedy, reason="FOLDER_NOT_EMPTY")
 
 
 def _show(settings: Settings, reports: "list[export_pb2.ExportReport]") -> None:

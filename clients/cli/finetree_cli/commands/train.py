@@ -57,7 +57,8 @@ T = TypeVar("T")
 @click.option(
     "--init-from",
     metavar="WEIGHTS",
-    help="Start from a JOB's result, JOB@STEP (a checkpoint), JOB/artifacts/ID, or an adapter folder of the trainer.",
+    help="Start from a JOB's result, JOB@STEP (a checkpoint), JOB/artifacts/ID, or an adapter's ./FOLDER under a model "
+    "root of the trainer.",
 )
 @devices_option
 @sharding_option
@@ -152,9 +153,9 @@ def train(
     if accepted:
         accept(job, accepted, evaluates=eval_data is not None)
     with settings.client() as client:
-        uploaded = upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
         if init_from:
             _start_from(client, job, init_from)
+        uploaded = upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
         _divide(client, job.spec, count=count, sharding=sharding)
         if approved is not None:
             _approve(settings, client, approved, uploaded, timeout=timeout)

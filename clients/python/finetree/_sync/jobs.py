@@ -80,7 +80,8 @@ class JobCalls:
         Args:
             source: a job, whose newest adapter or model is meant; an Artifact or a Checkpoint; a text: the name or id
                 of a job, "JOB@STEP" for its checkpoint of a step, the name of an artifact or a checkpoint, else the
-                path of an adapter folder under a model root of the trainer; or a TrainedWeights.
+                path of an adapter folder under a model root of the trainer, with a "/" ("./mine" lies in the root
+                itself); or a TrainedWeights.
 
         Raises:
             InvalidArgument: the step of "JOB@STEP" is no number.

@@ -11,6 +11,9 @@ from finetree_cli.errors import GateFailed
 from finetree_cli.output import Output, short_name
 from finetree_cli.render import units
 
+FINAL_STEPS = 10
+"""Most steps whose mean loss is RunSummary.final_loss, by the contract."""
+
 
 def state_name(state: int) -> str:
     """Format a state."""
@@ -143,10 +146,16 @@ def _verdict(check: check_pb2.Check) -> str:
     return units.word(check_pb2.CheckVerdict, check.verdict).upper().ljust(9)
 
 
+def final_steps(summary: event_pb2.RunSummary) -> int:
+    """Return how many last steps `final_loss` is the mean of, as the contract says: up to ten."""
+    return min(summary.steps, FINAL_STEPS)
+
+
 def show_end(out: Output, summary: event_pb2.RunSummary, artifacts: Sequence[artifact_pb2.Artifact]) -> None:
     """Print the summary of a job that has ended, and its artifacts."""
     if summary.HasField("first_loss") and summary.HasField("final_loss"):
-        out.text(f"loss         {summary.first_loss:.3f} -> {summary.final_loss:.3f} in {summary.steps} steps")
+        note = f" (mean of the last {final_steps(summary)})" if final_steps(summary) > 1 else ""
+        out.text(f"loss         {summary.first_loss:.3f} -> {summary.final_loss:.3f} in {summary.steps} steps{note}")
     if summary.HasField("exact_match_after"):
         before = f"{summary.exact_match_before:.1%} -> " if summary.HasField("exact_match_before") else ""
         out.text(f"exact match  {before}{summary.exact_match_after:.1%}")

@@ -29,8 +29,8 @@ WeightsLike = (
 )
 MOST_ANCESTORS = 256
 """Jobs that a lineage is followed to; a longer one ends there."""
-_JOB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|projects/[^/]+/jobs/[^/@]+")
-"""Names of jobs: an id, which is a UUID, or a resource name."""
+_JOB = re.compile(r"(?P<job>[^/@.][^/@]*|projects/[^/]+/jobs/[^/@]+)(?P<at>@(?P<step>[^/]*))?")
+"""A job, by its resource name or an id, and a step. A text with a separator, or with a dot before all, is a path."""
 _PART = re.compile(r"(?P<job>.+)/(?P<kind>artifact|checkpoint)s/(?P<id>[^/]+)")
 
 
@@ -38,7 +38,8 @@ def weights_of(project: str, weights: WeightsLike, field: str) -> weights_pb2.Tr
     """Trained weights as a caller names them; the resource name of a job whose artifact is meant.
 
     A text is the name or id of a job, whose checkpoint of a step is "JOB@STEP"; the name of an artifact or a
-    checkpoint; else the path of an adapter folder under a model root of the trainer.
+    checkpoint; else the path of an adapter folder under a model root of the trainer, with a separator: "./mine" lies
+    in the root itself.
     """
     if isinstance(weights, artifact_pb2.Artifact):
         return weights_pb2.TrainedWeights(artifact=weights.name, sha256=weights.sha256)
@@ -56,15 +57,15 @@ def _named(project: str, text: str, field: str) -> weights_pb2.TrainedWeights | 
         if part["kind"] == "artifact":
             return weights_pb2.TrainedWeights(artifact=name)
         return weights_pb2.TrainedWeights(checkpoint=name)
-    job, _, step = text.partition("@")
-    if not _JOB.fullmatch(job):
+    found = _JOB.fullmatch(text)
+    if found is None:
         return weights_pb2.TrainedWeights(path=text)
-    name = full_name(project, "jobs", job)
-    if "@" not in text:
+    name = full_name(project, "jobs", found["job"])
+    if found["at"] is None:
         return name
-    if not step.isdecimal():
+    if not found["step"].isdecimal():
         raise invalid(field, f"expected JOB@STEP with a number as the step, got {text!r}")
-    return weights_pb2.TrainedWeights(checkpoint=f"{name}/checkpoints/{step}")
+    return weights_pb2.TrainedWeights(checkpoint=f"{name}/checkpoints/{found['step']}")
 
 
 def trained_artifact(job: str, artifacts: Iterable[artifact_pb2.Artifact]) -> weights_pb2.TrainedWeights:

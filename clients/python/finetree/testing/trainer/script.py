@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Literal, NamedTuple, Protocol
 
 from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, evaluation_pb2, event_pb2, job_pb2
@@ -173,12 +174,16 @@ class Script:
             return ()
         return self.reason, self._error().message, self.remedy
 
+    def _final_loss(self) -> float:
+        """Mean loss of the last steps, up to ten, as the contract has it."""
+        return fmean(_loss(step) for step in range(max(1, self.steps - 9), max(1, self.steps) + 1))
+
     def _terminal(self, *, trained: bool) -> event_pb2.JobEvent:
         end = event_pb2.Terminal(state=job_pb2.JobState.Value(f"JOB_STATE_{self.outcome}"))
         if trained:
             end.summary.MergeFrom(
                 event_pb2.RunSummary(
-                    first_loss=_loss(1), final_loss=_loss(self.steps), steps=self.steps, peak_memory_bytes=PEAK_BYTES
+                    first_loss=_loss(1), final_loss=self._final_loss(), steps=self.steps, peak_memory_bytes=PEAK_BYTES
                 )
             )
             end.summary.MergeFrom(self.summary)

@@ -47,6 +47,7 @@ def revoke_token(folder: Path, token_id: str) -> TokenRow:
     Raises SettingsError: TOKEN_NOT_FOUND, ACCESS_FILE_UNUSABLE.
     """
     now = _now()
+    _require_file(folder)
 
     def revoked(table: AccessTable) -> AccessTable:
         if all(row.id != token_id for row in table.tokens):
@@ -74,6 +75,7 @@ def set_grant(folder: Path, row: GrantRow) -> None:
 
 def remove_grant(folder: Path, kind: str, name: str) -> None:
     """Take everything from a principal. Raises SettingsError: GRANT_NOT_FOUND, ACCESS_FILE_UNUSABLE."""
+    _require_file(folder)
 
     def removed(table: AccessTable) -> AccessTable:
         left = tuple(each for each in table.grants if (each.kind, each.name) != (kind, name))
@@ -87,6 +89,7 @@ def remove_grant(folder: Path, kind: str, name: str) -> None:
 
 def read_folder(folder: Path) -> AccessTable:
     """Return the table of a folder. Raises SettingsError: ACCESS_FILE_UNUSABLE."""
+    _require_file(folder)
     try:
         return file.read_table(folder / file.NAME)
     except AccessFileError as error:
@@ -103,6 +106,15 @@ def _change(folder: Path, change: Callable[[AccessTable], AccessTable]) -> Acces
     except OSError as error:
         raise _unusable(f"it cannot be written: {error.strerror}") from None
     return table
+
+
+def _require_file(folder: Path) -> None:
+    """Refuse a folder without an access file: nothing is taken from one, and a folder is not made for that."""
+    if not (folder / file.NAME).exists():
+        text = (
+            f"there is no {file.NAME} in --access-dir: give the folder that the services are given, or make one with "
+        )
+        raise SettingsError("ACCESS_FILE_UNUSABLE", f"{text}`finetree tokens create NAME --access-dir DIR`")
 
 
 def _unusable(problem: str) -> SettingsError:

@@ -4,10 +4,10 @@
 import time
 
 import pytest
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2
 from finetree_cli.output import Output
-from finetree_cli.render.trainer.jobs import show_job, show_plan
+from finetree_cli.render.trainer.jobs import show_end, show_job, show_plan
 
 
 def test_a_run_without_hours_and_price_is_shown_without_them(capsys):
@@ -33,3 +33,11 @@ def test_a_running_job_says_what_remains_and_whether_that_is_more_than_was_estim
     (line,) = (each for each in capsys.readouterr().out.splitlines() if each.startswith("  forecast"))
     assert line.startswith("  forecast  2 min 0 s (1 min 0 s to 1 h 0 min) left")
     assert ("more than was estimated" in line) is contradicted
+
+
+@pytest.mark.parametrize(
+    ("steps", "note"), [(1, ""), (4, " (mean of the last 4)"), (180, " (mean of the last 10)")], ids=str
+)
+def test_a_final_loss_that_is_no_steps_own_is_called_a_mean(capsys, steps, note):
+    show_end(Output(), event_pb2.RunSummary(first_loss=2.24, final_loss=0.125, steps=steps), [])
+    assert capsys.readouterr().out.splitlines()[0] == f"loss         2.240 -> 0.125 in {steps} steps{note}"

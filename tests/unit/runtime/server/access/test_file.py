@@ -144,6 +144,14 @@ def test_a_damaged_file_lets_nobody_in_and_no_command_overwrites_it(tmp_path, ca
     assert access.token(token_hash(text)) is not None
 
 
+@pytest.mark.parametrize("words", [["list"], ["revoke", "tok_1"], ["ungrant", "oidc-group", "ml"]], ids=" ".join)
+def test_a_folder_without_a_file_is_named_with_what_makes_one_and_is_not_made(tmp_path, capsys, words):
+    code, _, said = ask(capsys, tmp_path / "missing", *words)
+    assert (code, said.partition(":")[0]) == (2, "ACCESS_FILE_UNUSABLE")
+    assert "`finetree tokens create NAME --access-dir DIR`" in said
+    assert not (tmp_path / "missing").exists()
+
+
 def test_a_file_that_is_gone_or_that_others_may_write_lets_nobody_in(tmp_path):
     _, text = changes.create_token(tmp_path, "ci", SEARCH, expires=None)
     access, path = AccessFile(tmp_path), tmp_path / file.NAME
