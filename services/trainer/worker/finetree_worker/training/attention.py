@@ -169,7 +169,7 @@ def _cut(states: Tensor, groups: Sequence[DocumentGroup], filling: int) -> tuple
     All at once: the backward pass joins the parts' gradients, where a slice for each group would make a gradient of
     the whole row for each and add them up.
     """
-    return states[0].transpose(0, 1).split([*(documents.tokens for documents in groups), filling])
+    return torch.split(states[0].transpose(0, 1), [*(documents.tokens for documents in groups), filling])
 
 
 @dataclass(frozen=True, slots=True)
