@@ -187,7 +187,7 @@ class Sharing(LoadFileScheduling):  # type: ignore[misc]
                 self._assign_work_unit(node)
 
 
-for _name in ("faulty_proxy", "object_store_server", "postgresql_server", "preloaded"):
+for _name in ("faulty_proxy", "held_port", "object_store_server", "postgresql_server", "preloaded"):
     _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(f"{_name}.py"))
     assert _spec is not None
     assert _spec.loader is not None

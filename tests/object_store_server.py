@@ -8,7 +8,6 @@ import http.client
 import itertools
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import obstore
+from held_port import held_port
 from obstore.store import S3Store
 
 START_SECONDS = 60.0
@@ -40,7 +40,7 @@ class ObjectStoreServer:
         ]
         (self.folder / "identities.json").write_text(json.dumps({"identities": identities}))
         (self.folder / "data").mkdir()
-        self._ports = _free_ports(8)
+        self._ports = [held_port() for _ in range(8)]
         self.port = self._ports[0]
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
@@ -151,14 +151,3 @@ class ObjectStoreServer:
         connection.close()
         if answer.status not in (200, 409):
             raise OSError(f"bucket {bucket}: {answer.status}")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -9,7 +9,6 @@ import importlib.util
 import itertools
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from held_port import held_port
 
 START_SECONDS = 60
 NOBODY = 65534
@@ -50,26 +50,13 @@ class PostgreSQLServer:
         rules.write_text("host all locked 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
-        self._start_at_a_free_port()
+        self.port = held_port()
+        self.start()
 
     @property
     def data(self) -> Path:
         """The server's data folder."""
         return self.folder / "data"
-
-    def _start_at_a_free_port(self) -> None:
-        for last in (False, False, True):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self.port = free.getsockname()[1]
-            try:
-                self.start()
-            except AssertionError as error:
-                # Another process has taken the port meanwhile.
-                if last or "could not bind" not in str(error):
-                    raise
-            else:
-                return
 
     def start(self) -> None:
         """Start, and wait until connections are taken."""

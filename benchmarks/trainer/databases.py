@@ -13,7 +13,7 @@ process.
 
 import argparse
 import asyncio
-import importlib.util
+import importlib
 import json
 import os
 import platform
@@ -42,7 +42,7 @@ from sqlalchemy import Connection
 
 EVENTS = 3
 """Events of a change: at 50 events a second a worker's batch of 50 ms has as many."""
-SERVER = Path(__file__).parents[2] / "tests/postgresql_server.py"
+sys.path.append(str(Path(__file__).parents[2] / "tests"))  # its PostgreSQL server
 
 
 def cpu_seconds() -> float:
@@ -168,12 +168,8 @@ async def creations(folder: Path, url: SecretUrl, count: int) -> dict[str, float
 @contextmanager
 def own_server() -> Iterator[str]:
     """The URL of a server that is started for this, and flushes as one in use does."""
-    spec = importlib.util.spec_from_file_location("postgresql_server", SERVER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with closing(module.PostgreSQLServer(durable=True)) as server:
+    server_of_tests = importlib.import_module("postgresql_server")
+    with closing(server_of_tests.PostgreSQLServer(durable=True)) as server:
         yield server.url(server.new_database())
 
 

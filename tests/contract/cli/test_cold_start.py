@@ -33,7 +33,7 @@ def imported(names: set[str], words: list[str], stdin: str = "") -> tuple[str, l
         f"print(code, *sorted(name for name in {sorted(names)!r} if name in sys.modules), file=sys.stderr)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], input=stdin, capture_output=True, text=True, check=True, timeout=50
+        [sys.executable, "-c", code], input=stdin, capture_output=True, text=True, check=True, timeout=120
     )
     exit_code, *found = done.stderr.splitlines()[-1].split()
     return exit_code, found

@@ -57,7 +57,7 @@ class Running:
 
 
 def test_sigterm_lets_a_stream_say_its_last_word_and_a_call_end(program):
-    with Running("--drain-time", "40s") as running:
+    with Running("--drain-time", "600s") as running:
         ready = running.ready()
         assert (ready["service"], ready["version"], ready["pid"]) == ("probe", "1.2.3", running.process.pid)
         with grpc.insecure_channel(ready["address"]) as channel:
@@ -67,16 +67,14 @@ def test_sigterm_lets_a_stream_say_its_last_word_and_a_call_end(program):
             assert next(watch) == event_log_pb2.WatchJobResponse()
             health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=WAIT)
             assert next(health).status == SERVING
-            started = time.monotonic()
             running.process.send_signal(signal.SIGTERM)
             assert next(watch).cursor == "goodbye"
             with pytest.raises(grpc.RpcError) as caught:
                 next(watch)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            # A health watch is open all the while: had the drain waited for it, the end would be late.
             code, logged = running.end()
     assert code == 0
-    # A health watch is open all the while: had the drain waited for it, this would have taken the 40 s.
-    assert time.monotonic() - started < 30
     assert '"stopped"' in logged
     assert "Traceback" not in logged
 

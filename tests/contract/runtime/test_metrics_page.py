@@ -15,6 +15,7 @@ from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.server.metrics import page as metrics_page
 from finetree_runtime.server.metrics import prometheus
 from finetree_runtime.server.service import serving
+from held_port import held_port
 
 WAIT = 60
 OTHER = "127.0.0.2"
@@ -22,7 +23,7 @@ OTHER = "127.0.0.2"
 
 
 async def test_calls_are_counted_by_code_and_errors_by_reason(program, connect):
-    port = free_port()
+    port = held_port()
     async with serving(program.build(program.Settings(metrics_address=str(port)))) as address, connect(address) as one:
         await one.estimator.ListModels(catalog_pb2.ListModelsRequest(), timeout=WAIT)
         for prefix in ("missing", "crash"):
@@ -47,7 +48,7 @@ async def test_calls_are_counted_by_code_and_errors_by_reason(program, connect):
 
 
 async def test_a_call_that_is_refused_on_arrival_is_counted_with_its_reason(program, connect):
-    port = free_port()
+    port = held_port()
     settings = program.Settings(metrics_address=str(port), max_running_calls=1, max_waiting_calls=0)
     async with serving(program.build(settings)) as address, connect(address) as one:
         held = one.estimator.ListModels(catalog_pb2.ListModelsRequest(prefix="hold"), timeout=WAIT)
@@ -61,7 +62,7 @@ async def test_a_call_that_is_refused_on_arrival_is_counted_with_its_reason(prog
 
 
 async def test_readiness_and_liveness_are_told_apart(program):
-    port = free_port()
+    port = held_port()
     service = program.build(program.Settings(metrics_address=f"127.0.0.1:{port}"))
     async with serving(service):
         assert await get(port, "/healthz") == "alive\n"
@@ -76,7 +77,7 @@ async def test_readiness_and_liveness_are_told_apart(program):
 async def test_a_blocked_service_is_not_alive(program, monkeypatch):
     for module in (metrics_page, prometheus):
         monkeypatch.setattr(module, "READ_SECONDS", 0.2)
-    port = free_port()
+    port = held_port()
     async with serving(program.build(program.Settings(metrics_address=str(port)))):
         with ThreadPoolExecutor() as pool:
             # The loop waits for the answer, and so does not answer itself.
@@ -86,7 +87,7 @@ async def test_a_blocked_service_is_not_alive(program, monkeypatch):
 
 
 async def test_the_page_is_on_loopback_unless_told_otherwise(program):
-    port = free_port()
+    port = held_port()
     async with serving(program.build(program.Settings(metrics_address=f":{port}"))):
         with pytest.raises(OSError, match="refused"), socket.create_connection((OTHER, port), timeout=WAIT):
             pass
@@ -102,7 +103,7 @@ async def test_an_address_in_use_is_refused(program):
 
 
 async def test_two_services_of_a_process_have_pages_of_their_own(program, connect):
-    ports = free_port(), free_port()
+    ports = held_port(), held_port()
     first, second = (program.build(program.Settings(metrics_address=str(port))) for port in ports)
     async with serving(first) as address, serving(second), connect(address) as one:
         await one.estimator.ListModels(catalog_pb2.ListModelsRequest(), timeout=WAIT)
@@ -110,8 +111,8 @@ async def test_two_services_of_a_process_have_pages_of_their_own(program, connec
     assert ["ListModels" in page for page in pages] == [True, False]
 
 
-async def until_page(port, text, seconds=30.0):
-    async with asyncio.timeout(seconds):
+async def until_page(port, text):
+    async with asyncio.timeout(WAIT):
         while text not in await get(port, "/metrics"):  # noqa: ASYNC110 - what is waited for is on a page
             await asyncio.sleep(0.02)
 
@@ -133,8 +134,3 @@ def fetch(port, path):
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]

@@ -3,11 +3,11 @@
 
 import asyncio
 import inspect
-import socket
 from typing import Any
 
 import pytest
 from finetree.testing import Suite
+from held_port import held_port
 
 SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}, "hardware": {"accelerator": "rtx-4090"}}
 ROWS = [{"prompt": "Two and two?", "completion": "Four."}]
@@ -15,13 +15,9 @@ ROWS = [{"prompt": "Two and two?", "completion": "Four."}]
 
 @pytest.fixture
 def suite():
-    # A port that stays this test's own while nothing listens at it: of two sockets that are bound with SO_REUSEADDR
-    # one may listen, and nobody else is given the port.
-    with socket.socket() as held:
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        held.bind(("127.0.0.1", 0))
-        with Suite(port=held.getsockname()[1]) as running:
-            yield running
+    # Its own also while nothing listens there.
+    with Suite(port=held_port()) as running:
+        yield running
 
 
 @pytest.fixture

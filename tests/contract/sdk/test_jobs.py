@@ -176,7 +176,7 @@ def test_wait_gives_the_ended_job(do, spec):
     job = do(do.client().create_job(spec))
     assert do(job.wait(timeout=60)).state == job_pb2.JOB_STATE_SUCCEEDED
     assert job.snapshot.state == job_pb2.JOB_STATE_SUCCEEDED
-    assert do(job.wait(timeout=10, check=True)).state == job_pb2.JOB_STATE_SUCCEEDED
+    assert do(job.wait(timeout=60, check=True)).state == job_pb2.JOB_STATE_SUCCEEDED
 
 
 def test_wait_is_bounded_and_the_job_goes_on(do, suite, spec):
@@ -197,7 +197,7 @@ def test_a_job_that_did_not_succeed(do, suite, spec, outcome, cause):
     job = do(do.client().create_job(spec))
     assert do(job.wait(timeout=60)).state == job_pb2.JobState.Value(f"JOB_STATE_{outcome}")
     with pytest.raises(finetree.JobFailed) as caught:
-        do(job.wait(timeout=10, check=True))
+        do(job.wait(timeout=60, check=True))
     error = caught.value
     assert (error.job, error.code, error.reason) == (job.name, *cause)
     assert error.terminal.state == job_pb2.JobState.Value(f"JOB_STATE_{outcome}")

@@ -79,7 +79,7 @@ def test_a_clock_may_run_by_itself():
         started = time.monotonic()
         job = client.train({"model": {"name": "tiny"}, "lora": {}, "dataset": {"name": data.name}})
         assert len(list(job.events())) == 12
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60  # of 180 on that clock
         suite.clock.speed = 0.0
         assert suite.clock.micros() == suite.clock.micros()
 

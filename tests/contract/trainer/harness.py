@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc.aio
 from finetree_api.estimator.v1 import calibration_pb2, estimate_pb2
 from finetree_api.trainer.v1 import (
+    capacity_pb2,
     dataset_pb2,
     event_log_pb2,
     event_pb2,
@@ -148,6 +149,15 @@ class Talker:
                         call.cancel()
                         return found
         raise AssertionError(f"the stream ended after {[event.kind for event in found]}")
+
+    async def measured(self, seconds: float = 90.0) -> capacity_pb2.GetCapacityResponse:
+        """The capacity, once a worker has measured this processor."""
+        request = capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20))
+        async with asyncio.timeout(seconds):
+            while True:
+                found = await self.stub.GetCapacity(request)
+                if found.nodes[0].HasField("matrix_rates"):
+                    return found
 
     async def pause(self, name: str, **fields) -> job_pb2.Job:
         return (await self.stub.PauseJob(lifecycle_pb2.PauseJobRequest(name=name, **fields))).job

@@ -310,7 +310,7 @@ class ScriptedWorker:
             environment=script.get("environment", {"torch": "9.9", "machine": "scripted"}),
         )
         if script.get("child"):
-            code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+            code = f"import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep({LONGEST_LIFE})"
             subprocess.Popen([sys.executable, "-c", code])
         self._emit(event_pb2.JobEvent(attempt_started=started))
         for phase in script.get("phases", [job_pb2.JOB_PHASE_LOAD_MODEL, job_pb2.JOB_PHASE_TOKENIZE]):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import capacity_pb2, evaluation_pb2, event_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import evaluation_pb2, event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import method_pb2, training_data_pb2, training_pb2, weights_pb2
 from finetree_api.worker.v1 import worker_pb2
-from google.protobuf.duration_pb2 import Duration
 from trainer_harness import ROWS, Template, jsonl, refusal, trainer
 
 A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -64,7 +63,7 @@ def prepared(tmp_path):
 
 async def test_where_no_run_says_the_format_it_is_the_faster_one_of_this_cpu(tmp_path, prepared):
     async with trainer(tmp_path, {"profile": {"bf16": 2e10, "fp32": 9e10}}, prewarm=True) as talk:
-        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20)))
+        await talk.measured()
         found = await validated(talk, evaluation(subject("one")))
         assert found.evaluate.precision == training_pb2.PRECISION_FP32
 

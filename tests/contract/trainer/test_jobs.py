@@ -223,11 +223,9 @@ async def test_an_artifact_is_listed_and_downloaded_in_ranges(tmp_path, serve):
 
 
 async def test_capacity_shows_devices_slots_and_the_measured_rate(tmp_path):
-    from google.protobuf.duration_pb2 import Duration
 
     async with trainer(tmp_path, {"profile": 2.5e12, "delay": 0.05, "steps": 10**6}, cpu_slots=2, prewarm=True) as talk:
-        request = capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20))
-        capacity = await talk.stub.GetCapacity(request)
+        capacity = await talk.measured()
         (node,) = capacity.nodes
         assert node.name
         assert node.matrix_rates.bf16_flops_per_second == 2.5e12
@@ -255,16 +253,15 @@ async def test_nobody_waits_for_a_rate_that_nobody_measures(tmp_path):
 
     async with trainer(tmp_path, prewarm=False) as talk:
         request = capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=30))
-        capacity = await talk.stub.GetCapacity(request, timeout=60)
+        capacity = await talk.stub.GetCapacity(request, timeout=28)  # less than it would wait
         assert not capacity.nodes[0].HasField("matrix_rates")
         assert capacity.nodes[0].devices
 
 
 async def test_the_measured_rate_is_kept_over_a_restart(tmp_path):
-    from google.protobuf.duration_pb2 import Duration
 
     async with trainer(tmp_path, {"profile": 1.5e12}, prewarm=True) as talk:
-        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20)))
+        await talk.measured()
     async with trainer(tmp_path) as talk:
         capacity = await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
         assert capacity.nodes[0].matrix_rates.bf16_flops_per_second == 1.5e12

@@ -2,9 +2,9 @@
 """docs/metrics.md lists what a running trainer shows, and nothing else."""
 
 import re
-import socket
 from pathlib import Path
 
+from held_port import held_port
 from trainer_harness import trainer
 
 PAGE = Path(__file__).parents[3] / "docs/metrics.md"
@@ -12,11 +12,9 @@ ROW = re.compile(r"\| `(\w+)` \| (\w+) \| ([\w, ]*?) ?\| (.*?) \|")
 
 
 async def test_the_page_lists_every_metric_with_type_labels_and_meaning(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     bucket = tmp_path / "bucket"
     bucket.mkdir()
-    async with trainer(tmp_path, metrics_address=str(port), object_store=bucket.as_uri()) as one:
+    async with trainer(tmp_path, metrics_address=str(held_port()), object_store=bucket.as_uri()) as one:
         shown = one.application._service.meter.instruments
     documented = [ROW.match(line).groups() for line in listed() if line not in of_replicas()]
     assert sorted(documented) == sorted((one.name, one.kind, ", ".join(one.labels), one.text) for one in shown)

@@ -2,9 +2,8 @@
 # ruff: noqa: ANN003, ANN202, PT012 - arguments are fields of protobuf messages; each case is one call
 import grpc
 import pytest
-from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_log_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_log_pb2, trainer_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_data_pb2, training_pb2
-from google.protobuf.duration_pb2 import Duration
 from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
 
 Spec = run_spec_pb2.RunSpec
@@ -128,7 +127,7 @@ async def test_what_cannot_run_is_refused_with_a_reason_and_nothing_is_created(t
 async def test_a_format_that_is_many_times_slower_on_this_cpu_is_refused_with_the_measured_ratio(tmp_path):
     slow = {"bf16": 22e9, "bf16_backward": 0.9e9, "fp32": 96e9, "fp32_backward": 96e9}
     async with trainer(tmp_path, {"profile": slow, "steps": 1}, prewarm=True) as talk:
-        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20)))
+        await talk.measured()
         request = job_request((await talk.upload(jsonl(ROWS))).name)
         request.train.spec.precision = training_pb2.PRECISION_BF16
         with pytest.raises(grpc.aio.AioRpcError) as error:

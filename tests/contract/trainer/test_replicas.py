@@ -7,7 +7,6 @@ Each trainer of these tests is one that follows another in this process, which l
 import asyncio
 import contextlib
 import dataclasses
-import socket
 from pathlib import Path
 
 import grpc
@@ -17,6 +16,7 @@ from finetree_api.trainer.v1 import capacity_pb2, job_pb2, serving_pb2, trainer_
 from finetree_runtime.config.settings import SecretUrl, SettingsError
 from finetree_trainer.replicas import following, leader, opening, servicer
 from finetree_trainer.store.backends import postgresql as backend
+from held_port import held_port
 from postgresql_server import repeated
 from trainer_harness import ROWS, assert_whole, job_request, jsonl, refusal, trainer
 
@@ -67,12 +67,6 @@ REPEATED = (
 globals().update(REPEATED)
 
 
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 @pytest.fixture
 def schema(postgresql):
     return postgresql.new_schema()
@@ -89,7 +83,7 @@ def serve(postgresql, schema):
         async with contextlib.AsyncExitStack() as replicas:
             talks = []
             for _ in range(2):
-                address = free_address()
+                address = f"127.0.0.1:{held_port()}"
                 made = trainer(tmp_path, script, estimator, address=address, replica_address=address, **usual | changes)
                 talks.append(await replicas.enter_async_context(made))
             first, second = talks
@@ -169,7 +163,9 @@ async def test_watchers_wake_by_a_notification_and_without_one_too(tmp_path, ser
         job = await talk.train()
         whole = asyncio.create_task(talk.events(job.name))
         wait = waiting_pb2.WaitJobRequest(name=job.name, wait_seconds=20)
-        assert (await talk.stub.WaitJob(wait)).job.state == job_pb2.JOB_STATE_SUCCEEDED
+        while not (waited := await talk.stub.WaitJob(wait)).reached:
+            pass
+        assert waited.job.state == job_pb2.JOB_STATE_SUCCEEDED
         assert_whole(await whole)
 
 
@@ -224,7 +220,7 @@ async def test_without_a_leader_reads_go_on_and_changes_are_told_to_come_back(
 
 async def test_a_replica_that_cannot_be_one_is_refused_at_the_start(tmp_path, postgresql, schema):
     url = SecretUrl(postgresql.url(schema))
-    address = free_address()
+    address = f"127.0.0.1:{held_port()}"
 
     async def refused(**changes) -> str:  # noqa: ANN003 - any setting
         with pytest.raises(SettingsError) as error:
@@ -248,9 +244,9 @@ async def test_a_replica_that_cannot_be_one_is_refused_at_the_start(tmp_path, po
 
 async def test_the_metrics_of_a_replica_are_those_of_the_page(tmp_path, postgresql, schema):
     page = HERE.parents[2].joinpath("docs/metrics.md").read_text(encoding="utf-8")
-    address = free_address()
+    address = f"127.0.0.1:{held_port()}"
     url = SecretUrl(postgresql.url(schema))
-    metrics = free_address().rpartition(":")[2]
+    metrics = str(held_port())
     async with trainer(
         tmp_path, {}, database_url=url, replica_address=address, address=address, metrics_address=metrics
     ) as one:
@@ -269,7 +265,7 @@ async def test_a_database_of_another_trainer_is_not_followed(tmp_path, postgresq
     with pytest.raises(SettingsError) as error:
         async with (
             trainer(tmp_path, {}, database_url=url),
-            trainer(tmp_path / "other", {}, database_url=url, replica_address=free_address()),
+            trainer(tmp_path / "other", {}, database_url=url, replica_address=f"127.0.0.1:{held_port()}"),
         ):
             pass
     assert error.value.reason == "DATABASE_OF_OTHER_FOLDER"
@@ -283,7 +279,7 @@ async def test_a_database_of_another_trainer_is_not_followed(tmp_path, postgresq
         for version in (1, 99):
             postgresql.run(f"UPDATE meta SET value = '{version}' WHERE key = 'schema_version'", database=schema)
             with pytest.raises(SettingsError) as error:
-                async with trainer(tmp_path, {}, database_url=url, replica_address=free_address()):
+                async with trainer(tmp_path, {}, database_url=url, replica_address=f"127.0.0.1:{held_port()}"):
                     pass
             reasons.append(error.value.reason)
     assert reasons == ["DATABASE_TOO_OLD", "DATABASE_TOO_NEW"]

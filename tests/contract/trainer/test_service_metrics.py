@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 from finetree_api.trainer.v1 import event_pb2
 from finetree_trainer.joblog.log import FencedError
+from held_port import held_port
 from trainer_harness import trainer
 
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
@@ -16,8 +17,7 @@ STEP = event_pb2.EVENT_KIND_STEP_METRICS
 
 @pytest.fixture
 def port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    return held_port()
 
 
 async def test_a_job_is_counted_while_it_runs_and_when_it_has_ended(tmp_path, port):
@@ -109,7 +109,7 @@ def busy(page):
     return sum(value for labels, value in page["finetree_device_slots"].items() if labels[-1] == "busy")
 
 
-async def until(port, condition, seconds=30.0):
+async def until(port, condition, seconds=60.0):
     async with asyncio.timeout(seconds):
         while True:
             page = await read(port)

@@ -93,7 +93,7 @@ async def job_spans(collector):
     return [span for span in collector.spans if "/" not in span.name]
 
 
-async def until(condition, seconds=30.0):
+async def until(condition, seconds=60.0):
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for comes over the network
             await asyncio.sleep(0.02)

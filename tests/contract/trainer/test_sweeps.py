@@ -4,7 +4,6 @@
 
 import asyncio
 import json
-import socket
 from pathlib import Path
 
 import grpc
@@ -15,6 +14,7 @@ from finetree_api.types.v1 import run_spec_pb2, training_pb2
 from finetree_cli import __main__ as entry
 from finetree_runtime.money import to_float, to_money
 from google.protobuf import json_format
+from held_port import held_port
 from trainer_harness import ROWS, job_request, jsonl, refusal, server, trainer
 
 LOSSES = {"2": 3.0, "4": 2.5, "8": 1.5, "16": 1.55, "32": 4.0}
@@ -35,7 +35,7 @@ async def create(talk, sweep, request_id="") -> sweep_pb2.Sweep:
     return (await talk.stub.CreateSweep(sweep_pb2.CreateSweepRequest(sweep=sweep, request_id=request_id))).sweep
 
 
-async def ended(talk, name, seconds=40.0) -> sweep_pb2.Sweep:
+async def ended(talk, name, seconds=90.0) -> sweep_pb2.Sweep:
     """The sweep once it has ended: each call waits for a change."""
     known = None
     async with asyncio.timeout(seconds):
@@ -96,14 +96,13 @@ async def test_halving_stops_those_that_fall_behind_by_their_events(tmp_path):
 
 
 async def test_a_sweep_goes_on_after_a_kill_and_no_trial_runs_twice(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{held_port()}"
     async with server(tmp_path, {"steps": 20, "delay": 0.02, "losses": LOSSES}, address=address) as (process, talk):
         created = await create(talk, await template(talk, [2, 4, 8]))
         evaluated = event_pb2.EVENT_KIND_EVAL_METRICS
         async with AsyncClient(trainer_address=address, profile="") as client:
             watched = asyncio.create_task(last_of(client.watch_sweep(created.name)))
-            await talk.until(await first_job(talk, created.name), lambda event: event.kind == evaluated, seconds=30)
+            await talk.until(await first_job(talk, created.name), lambda event: event.kind == evaluated)
             await process.kill()
             restarted = await process.start()
             sweep = await ended(restarted, created.name)

@@ -22,15 +22,20 @@ ENDED = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STAT
 
 
 async def wait(talk, name, *states: int, seconds=20):
+    """The answer of a call that waits; asked again, up to a minute, where nothing has happened in its time."""
     request = waiting_pb2.WaitJobRequest(name=name, states=states, wait_seconds=seconds)
-    return await asyncio.wait_for(talk.stub.WaitJob(request), 60)
+    for _ in range(3):
+        found = await asyncio.wait_for(talk.stub.WaitJob(request), 60)
+        if found.reached or found.job.state in ENDED or not seconds:
+            break
+    return found
 
 
 def request(**fields):
     return waiting_pb2.WatchJobsRequest(heartbeat=Duration(nanos=100_000_000), **fields)
 
 
-async def changes(talk, until, seconds=12.0, **fields):
+async def changes(talk, until, seconds=60.0, **fields):
     """Every change until `until(changes so far)` holds, or a batch says that there is nothing more where it is None."""
     found: list[waiting_pb2.JobChange] = []
     call = talk.stub.WatchJobs(request(**fields))

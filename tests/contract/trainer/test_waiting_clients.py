@@ -18,6 +18,7 @@ from finetree_cli import __main__ as entry
 from finetree_cli.backends.project_events import project_events
 from finetree_trainer.joblog.project.watch import ProjectWatches
 from finetree_trainer.store import events
+from held_port import held_port
 from trainer_harness import ROWS, jsonl, server, trainer
 
 TERMINAL = event_pb2.EVENT_KIND_TERMINAL
@@ -48,9 +49,10 @@ async def test_the_sdk_waits_for_a_state_without_a_stream(tmp_path):
             assert not (await client.wait_job(name, "succeeded", wait=0)).reached
         with finetree.Client(talk.address) as client:
             waiting = asyncio.create_task(asyncio.to_thread(client.job(name).wait_for, timeout=60))
-            while not talk.application._watches._open:
-                await asyncio.sleep(0.01)
-            assert not GATE._in_flight  # a fork does not wait for it
+            # A fork does not wait for a call that waits: its thread leaves the gate once the call is under way.
+            async with asyncio.timeout(60):
+                while GATE._in_flight or not talk.application._watches._open:
+                    await asyncio.sleep(0.01)
             await talk.cancel(name)
             found = await waiting
             assert (found.reached, found.job.state) == (True, job_pb2.JOB_STATE_CANCELLED)
@@ -157,9 +159,8 @@ async def test_a_deleted_job_ends_no_watch_of_the_others(tmp_path):
 
 async def test_a_watcher_of_all_jobs_goes_on_through_a_killed_trainer(tmp_path):
     found: list[event_pb2.JobEvent] = []
-    async with server(tmp_path, {"steps": 30, "delay": 0.01}, cpu_slots=2) as (running, talk):
-        address = json.loads((tmp_path / "ready.json").read_text())["address"]
-        running.options["address"] = address
+    address = f"127.0.0.1:{held_port()}"
+    async with server(tmp_path, {"steps": 30, "delay": 0.01}, cpu_slots=2, address=address) as (running, talk):
         dataset = (await talk.upload(jsonl(ROWS))).name
         for _ in range(2):
             await talk.train(dataset=dataset)

@@ -17,6 +17,7 @@ import pytest
 from finetree_runtime.server.access import changes
 from finetree_runtime.server.access.roles import Grants, Role
 from finetree_runtime.server.access.table import Granted, GrantRow
+from held_port import held_port
 
 WAIT = 60.0
 CLIENT = "finetree"
@@ -94,11 +95,8 @@ def list_models(address, token):
 def test_users_of_a_provider_call_a_service_while_it_is_there_and_after(tmp_path):
     granted = Granted("search", Grants({"search": Role.READ}))
     changes.set_grant(tmp_path / "access", GrantRow("oidc-group", "search", granted))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with contextlib.ExitStack() as kept:
-        with provider(port) as issuer:
+        with provider(held_port()) as issuer:
             address = kept.enter_context(estimator(tmp_path, issuer))
             alice, bob = signed_in(issuer, "alice"), signed_in(issuer, "bob")
             list_models(address, alice)

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Ray cluster of a head alone, whose autoscaler starts nodes of one processor each, at most so many.
 
-`autoscaling_program.py MAXIMUM IDLE_SECONDS`: says the address and the folder, and ends all of it at the end of stdin.
+`autoscaling_program.py PORT MAXIMUM IDLE_SECONDS`: says its address and folder, and ends all of it at the end of stdin.
 Ray's own AutoscalingCluster needs a file that its wheel lacks, and ends every Ray of the machine at its start.
 """
 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -69,12 +68,10 @@ def end() -> None:
 
 
 def main() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port, maximum, idle_seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     (FOLDER / "ray").mkdir()
     file = FOLDER / "autoscaling.json"
-    file.write_text(json.dumps(configuration(port, int(sys.argv[1]), float(sys.argv[2]))))
+    file.write_text(json.dumps(configuration(port, maximum, idle_seconds)))
     settings = {
         "RAY_TMPDIR": str(FOLDER),
         "RAY_FAKE_CLUSTER": "1",

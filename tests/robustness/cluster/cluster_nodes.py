@@ -2,25 +2,22 @@
 """What tests of a cluster share: a trainer's settings for it, and looks at its nodes and at a log."""
 
 import asyncio
-import socket
 import sys
 from pathlib import Path
 
 from finetree_api.trainer.v1 import capacity_pb2
+from held_port import held_port
 
 HERE = Path(__file__).parent
 
 
 def on(nodes, seconds: float = 1.0, **changes: object) -> dict:
     """Settings of a trainer whose workers run on the cluster, each step in so many seconds."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     worker = (sys.executable, str(HERE / "slow_worker.py"), str(HERE.parent / "campaign"), str(seconds))
     return {
         "launcher": "ray",
         "ray_address": nodes.address,
-        "worker_address": f"127.0.0.1:{port}",
+        "worker_address": f"127.0.0.1:{held_port()}",
         "worker_command": worker,
         "cpu_threads": 1,
         "worker_heartbeat": 20.0,

@@ -67,14 +67,15 @@ def processes_of(node) -> list[psutil.Process]:
         for info in each:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(info.process.pid)
-                below = process.children(recursive=True)
-                found += [process, *(each for each in below if not _is_worker(each))]
+                found += [process, *(child for child in process.children(recursive=True) if not _is_worker(child))]
     return found
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    """Whether an actor has started it."""
-    return any("slow_worker" in text for text in process.cmdline())
+    """Whether an actor has started it; one that has just ended is none."""
+    with suppress(psutil.NoSuchProcess):
+        return any("slow_worker" in text for text in process.cmdline())
+    return False
 
 
 def kill(node) -> None:

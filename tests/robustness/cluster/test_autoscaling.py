@@ -14,6 +14,7 @@ import pytest
 from cluster_nodes import on
 from finetree_api.trainer.v1 import capacity_pb2, job_pb2
 from finetree_api.types.v1 import hardware_pb2, run_spec_pb2
+from held_port import held_port
 from trainer_harness import refusal, trainer
 
 HERE = Path(__file__).parent
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.slow(60)]
 @pytest.fixture(scope="module")
 def autoscaled() -> Iterator[SimpleNamespace]:
     """A head without processors, and an autoscaler that may start two nodes of one processor."""
-    command = [sys.executable, str(HERE / "autoscaling_program.py"), "2", str(IDLE_SECONDS)]
+    command = [sys.executable, str(HERE / "autoscaling_program.py"), str(held_port()), "2", str(IDLE_SECONDS)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     assert process.stdout is not None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real training on a Ray cluster whose node dies and whose checkpoints are lost: it goes on from the object store."""
 
+import contextlib
 import shutil
 
 import psutil
@@ -26,9 +27,11 @@ async def test_a_run_that_loses_its_node_and_its_checkpoints_goes_on_on_the_othe
         running.suspend()
         newest = max(training.stored(job))
         assert newest < STEPS
-        nodes.kill(node_of(await capacity(await training.service.up(), ["one", "two"]), job))
+        node = node_of(await capacity(await training.service.up(), ["one", "two"]), job)
         shutil.rmtree(training.checkpoints(job))
-        running.kill()
+        nodes.kill(node)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended with its node
+            running.kill()
 
     restored = await training.run(lose)
     # Or from one whose upload was under way.

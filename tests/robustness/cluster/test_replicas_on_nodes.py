@@ -4,7 +4,8 @@
 import pytest
 from cluster_nodes import attempts, capacity, on, steps
 from finetree_api.trainer.v1 import job_pb2
-from replica_group import Replicas, follow, free_address, until_step
+from held_port import held_port
+from replica_group import Replicas, follow, until_step
 from trainer_harness import assert_whole
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow(60)]
@@ -20,7 +21,7 @@ async def group(nodes, tmp_path, postgresql):
         postgresql,
         postgresql.new_schema(),
         count=2,
-        own=lambda _: {"worker_address": free_address()},
+        own=lambda _: {"worker_address": f"127.0.0.1:{held_port()}"},
         **settings,
     )
     yield made

@@ -57,7 +57,7 @@ def _worker(listening: socket.socket, shared: finetree.Client) -> int:
             connection, _ = listening.accept()
             with connection:
                 try:
-                    said = f"ok {len(shared.list_methods(timeout=10))}"
+                    said = f"ok {len(shared.list_methods(timeout=60))}"
                 except finetree.FinetreeError as error:
                     said = str(error)
                 connection.sendall(said.encode())
@@ -85,11 +85,11 @@ def pools(address: str) -> object:
 
 
 def _inherited(_client: finetree.Client) -> str:
-    return f"ok {len(client.list_methods(timeout=10))}"
+    return f"ok {len(client.list_methods(timeout=60))}"
 
 
 def _travelled(arrived: finetree.Client) -> str:
-    return f"ok {len(arrived.list_methods(timeout=10))}"
+    return f"ok {len(arrived.list_methods(timeout=60))}"
 
 
 def _fails(arrived: finetree.Client) -> None:

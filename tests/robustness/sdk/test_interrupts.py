@@ -13,7 +13,8 @@ from finetree._sync.connections import CLOSE_SECONDS
 from finetree.testing import Script
 
 PROGRAM = Path(__file__).with_name("interrupted.py")
-LATE = CLOSE_SECONDS + 8.0
+LATE = CLOSE_SECONDS + 60.0
+"""A hang has no end; a busy machine takes its time."""
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def held(suite, spec):
 
 def test_interrupts_at_random_moments(suite, held):
     command = [sys.executable, str(PROGRAM), suite.address, held, "0.016"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=150)
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
     assert told["interrupts"] >= 50

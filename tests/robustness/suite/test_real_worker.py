@@ -17,6 +17,7 @@ import pytest
 from finetree import Client, Unavailable
 from finetree_api.trainer.v1 import capacity_pb2, event_pb2, job_pb2
 from finetree_cli.backends.suite import Suite
+from held_port import held_port
 
 pytestmark = [pytest.mark.slow(80), pytest.mark.timeout(280)]
 
@@ -33,7 +34,7 @@ class Rig:
         self.data = folder / "trainer"
         shutil.copytree(model, self.data / "models" / model.name)
         self.worker_flag = worker_flag
-        self.suite = Suite(folder, extra={"trainer": ("--no-prewarm", worker_flag)})
+        self.suite = Suite(folder, {"trainer": held_port()}, extra={"trainer": ("--no-prewarm", worker_flag)})
         self.suite.start()
         self.client = Client(**{f"{name}_address": address for name, address in self.suite.addresses.items()})
         self.dataset = self.client.upload_dataset(ROWS).name

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from finetree import Client
 from finetree_api.trainer.v1 import capacity_pb2, event_pb2, job_pb2
+from held_port import held_port
 
 pytestmark = [
     pytest.mark.slow(60),
@@ -81,7 +82,7 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, folder / "data"
         self.start = reachable(folder)
-        self.address = self.run("127.0.0.1:0")
+        self.address = self.run(f"127.0.0.1:{held_port()}")
         self.client = Client(trainer_address=self.address, estimator_address=self.address)
 
     def run(self, address: str) -> str:

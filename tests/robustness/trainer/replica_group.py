@@ -5,12 +5,12 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
 
 import grpc
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2
 from finetree_runtime.config.settings import SecretUrl
+from held_port import held_port
 from trainer_harness import Server, end_workers
 
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
@@ -27,7 +27,7 @@ class Replicas:
         url = SecretUrl(postgresql.url(schema))
         self.servers = {}
         for number in range(count):
-            address = free_address()
+            address = f"127.0.0.1:{held_port()}"
             usual = {"database_url": url, "address": address, "replica_address": address}
             self.servers[address] = Server(tmp_path, script, **usual, **changes, **own(number))
         self.talks, self._channels = {}, []
@@ -75,12 +75,6 @@ class Replicas:
         for channel in self._channels:
             await channel.close()
         end_workers(self.folder)
-
-
-def free_address() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 async def follow(replicas, address, name) -> list:

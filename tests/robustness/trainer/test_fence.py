@@ -49,7 +49,7 @@ async def refused(address, **hello):
     return refusal(error.value)[:2]
 
 
-async def receive(call, kind, seconds=30.0):
+async def receive(call, kind, seconds=60.0):
     """The next message of a kind."""
     async with asyncio.timeout(seconds):
         while True:

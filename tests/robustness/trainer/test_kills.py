@@ -11,8 +11,8 @@ import signal
 import grpc
 import psutil
 import pytest
-from finetree_api.trainer.v1 import capacity_pb2, event_log_pb2, event_pb2, job_pb2, trainer_pb2
-from finetree_data.exchange.journal import FILE_NAME
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2, trainer_pb2
+from finetree_data.exchange.journal import events_after
 from finetree_trainer import application
 from trainer_harness import ROWS, Server, assert_whole, jsonl, server, states, steps, trainer
 
@@ -37,7 +37,7 @@ def lives(pid):
         return False
 
 
-async def all_gone(tmp_path, seconds=4.0):
+async def all_gone(tmp_path, seconds=60.0):
     async with asyncio.timeout(seconds):
         while any(lives(pid) for pid in worker_pids(tmp_path)):
             await asyncio.sleep(0.02)
@@ -87,12 +87,10 @@ async def test_a_worker_that_ends_while_the_service_is_down_is_read_from_its_jou
     async with server(tmp_path, script) as (running, talk):
         job = await talk.train()
         await after_step(talk, job, 4)
-        journal = tmp_path / "data" / "jobs" / job.uid / "attempts" / "1" / FILE_NAME
-        size = 0
+        attempt = tmp_path / "data" / "jobs" / job.uid / "attempts" / "1"
         async with asyncio.timeout(60):
-            while size != journal.stat().st_size or not size:
-                size = journal.stat().st_size
-                await asyncio.sleep(0.3)
+            while not any(event.HasField("outcome") for event in events_after(attempt, 0)):
+                await asyncio.sleep(0.02)
         await running.kill()
         for pid in worker_pids(tmp_path):
             os.kill(pid, signal.SIGKILL)
@@ -257,9 +255,7 @@ async def test_a_worker_killed_while_it_is_cancelled_ends_cancelled(tmp_path, nu
 
 async def test_a_prewarmed_worker_takes_the_job_and_does_not_outlive_the_service(tmp_path):
     async with trainer(tmp_path, {"profile": 1e12, "steps": 2}, prewarm=True) as talk:
-        from google.protobuf.duration_pb2 import Duration
-
-        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20)))
+        await talk.measured()
         warm = worker_pids(tmp_path)
         assert len(warm) == 1
         job = await talk.train()
@@ -334,9 +330,7 @@ async def test_a_job_whose_dead_worker_is_buried_while_the_service_starts_is_not
 
 async def test_a_dead_prewarmed_worker_harms_no_job(tmp_path):
     async with trainer(tmp_path, {"profile": 1e12, "steps": 2}, prewarm=True) as talk:
-        from google.protobuf.duration_pb2 import Duration
-
-        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20)))
+        await talk.measured()
         os.kill(worker_pids(tmp_path)[0], signal.SIGKILL)
         assert_whole(await talk.events((await talk.train()).name))
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 from pathlib import Path
 
 import grpc
@@ -18,6 +17,7 @@ from finetree_data.objects.bucket import PART_BYTES, Bucket
 from finetree_data.objects.errors import ObjectStoreUnavailableError
 from finetree_runtime.config.settings import SettingsError
 from finetree_trainer import outages
+from held_port import held_port
 from trainer_harness import ROWS, assert_whole, jsonl, refusal, server, states, trainer, workers_gone
 
 SCRIPT = {"steps": 6, "checkpoints": [2, 4, 6], "artifact": True}
@@ -41,12 +41,6 @@ async def until(condition, seconds: float = 120.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def environment_of(pid: int) -> bytes:
@@ -77,7 +71,7 @@ async def test_what_cannot_be_used_is_refused_at_the_start(object_store, tmp_pat
         change.pop("line", ""),
     )
     if "endpoint" in change:
-        change["endpoint"] = f"http://127.0.0.1:{free_port()}"
+        change["endpoint"] = f"http://127.0.0.1:{held_port()}"
     given = settings(object_store, tmp_path, bucket, **change)
     if url:
         given["object_store"] = url

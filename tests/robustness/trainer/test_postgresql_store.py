@@ -86,7 +86,7 @@ def create(store, row):
     return store.submit(lambda connection: jobs.create(connection, row, {}))
 
 
-def insist(store, row, seconds=30):
+def insist(store, row, seconds=60):
     """Create a job, again while the database is away."""
     pause = threading.Event()
     for _ in range(int(seconds / 0.1)):

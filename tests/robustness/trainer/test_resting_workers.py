@@ -59,7 +59,7 @@ async def rested(talk: Any, count: int = 1) -> list[capacity_pb2.RestingWorker]:
 
 async def ended(talk: Any, job: job_pb2.Job) -> int:
     """The state in which a job ends."""
-    return int((await talk.events(job.name, seconds=30.0))[-1].terminal.state)
+    return int((await talk.events(job.name))[-1].terminal.state)
 
 
 async def create(talk: Any, spec: run_spec_pb2.RunSpec | None = None, project: str = "default") -> job_pb2.Job:
@@ -97,7 +97,7 @@ async def test_a_cancelled_job_and_a_failed_one_leave_no_process(tmp_path: Path)
     settings = {"worker_command": command(tmp_path, steps=1000, seconds=0.02), "cancel_grace": 15.0}
     async with trainer(tmp_path, **settings, exit_grace=15.0) as talk:
         job = await create(talk)
-        await talk.until(job.name, lambda event: event.step_metrics.step == 2, seconds=20.0)
+        await talk.until(job.name, lambda event: event.step_metrics.step == 2)
         await talk.cancel(job.name)
         assert await ended(talk, job) == job_pb2.JOB_STATE_CANCELLED
         await gone(processes(tmp_path)[0])
@@ -143,7 +143,7 @@ async def test_a_worker_at_rest_gives_way_to_a_job_in_another_slot_that_needs_it
     async with trainer(tmp_path, **settings, exit_grace=15.0, cancel_grace=15.0) as talk:
         # The rows of a PREPARE job wait for memory only beside a run.
         running = await create(talk)
-        await talk.until(running.name, lambda event: event.step_metrics.step == 1, seconds=20.0)
+        await talk.until(running.name, lambda event: event.step_metrics.step == 1)
         command(tmp_path)
         wide = run_spec_pb2.RunSpec(precision=training_pb2.PRECISION_FP32)
         assert await ended(talk, await create(talk, wide)) == job_pb2.JOB_STATE_SUCCEEDED

@@ -7,8 +7,7 @@ import os
 import signal
 
 import psutil
-from finetree_api.trainer.v1 import capacity_pb2, event_pb2, job_pb2
-from google.protobuf.duration_pb2 import Duration
+from finetree_api.trainer.v1 import event_pb2, job_pb2
 from trainer_harness import assert_whole, states, steps, trainer, write_script
 
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
@@ -45,7 +44,7 @@ async def test_a_stopped_worker_is_ended_and_its_job_goes_on(tmp_path):
 async def test_a_stopped_idle_worker_is_ended_before_it_gets_a_job(tmp_path):
     script = {"profile": 1e12, "steps": 2}
     async with trainer(tmp_path, script, prewarm=True, **NO_CHECKS) as talk:
-        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=20)))
+        await talk.measured()
         (worker,) = talk.application._supervisor._workers.values()
         await stop_and_check(talk, worker)
         events = await talk.events((await talk.train()).name)

@@ -3,7 +3,6 @@
 
 import asyncio
 import random
-import socket
 import time
 from itertools import pairwise
 
@@ -17,6 +16,7 @@ from finetree_trainer.settings import Settings
 from finetree_worker.attach.commands import Stop
 from finetree_worker.attach.identity import Timing
 from finetree_worker.control import Signal
+from held_port import held_port
 
 TASK = worker_pb2.Task(train=job_pb2.TrainTask(), job="projects/p/jobs/j", attempt=3, token="second-token")
 
@@ -193,18 +193,19 @@ async def test_commands_reach_the_training_thread(service, serve, join, until):
 async def test_heartbeats_carry_phase_and_newest_event_and_come_twice_an_interval(service, serve, join, until):
     service.task, service.beat = TASK, 0.4
     await serve()
+    began = time.monotonic()
     worker = join()
     worker.bind()
     worker.write(4)
     worker.stream.phase = job_pb2.JOB_PHASE_TRAIN
     await until(lambda: len(service.beats) >= 3, "heartbeats")
-    first, times = len(service.beats), [time.monotonic()]
-    for count in range(first + 1, first + 6):
-        await until(lambda count=count: len(service.beats) >= count, "another")
-        times.append(time.monotonic())
+    times = [time.monotonic()]
     # A machine under load delays some of them, and brings none forward.
-    assert times[-1] - times[0] >= 5 * 0.2 - 0.1
-    assert min(later - earlier for earlier, later in pairwise(times)) < 0.4
+    while len(times) < 6 or min(later - earlier for earlier, later in pairwise(times)) >= 0.4:
+        seen = len(service.beats)
+        await until(lambda seen=seen: len(service.beats) > seen, "another")
+        times.append(time.monotonic())
+    assert len(service.beats) <= 1 + (time.monotonic() - began) / 0.2
     assert service.beats[-1].last_worker_seq == 4
     assert service.beats[-1].phase == job_pb2.JOB_PHASE_TRAIN
     assert len(service.hellos) == 1
@@ -254,9 +255,7 @@ async def test_draining_gives_up_when_the_lease_is_over(service, serve, join, un
     worker.write(3)
     await until(lambda: len(service.stored) == 3, "sent")
     await server.stop(0)
-    began = time.monotonic()
-    assert not await worker.drain()
-    assert time.monotonic() - began < 30
+    assert not await asyncio.wait_for(worker.drain(), 60)
 
 
 async def test_draining_waits_for_a_journal_that_the_stream_has_not_got_round_to(
@@ -327,9 +326,7 @@ async def test_a_cut_stream_forgets_its_requests_and_takes_no_late_replies(servi
 
 async def test_a_worker_of_another_machine_attaches_by_tls(service, join, until, authority_in, tmp_path):
     certificates = authority_in(tmp_path / "ca")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{held_port()}"
     settings = Settings(
         launcher="ray",
         worker_address=address,

@@ -9,16 +9,16 @@ import psutil
 import pytest
 from finetree_trainer.workers.process import LOCK, NOTE, Liveness, Process, liveness, worker_environment
 
-SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
+SLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
 FAMILY = """
 import signal, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, 1); time.sleep(60)"])
+child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, 1); time.sleep(600)"])
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
-async def dead(process, seconds=5):
+async def dead(process, seconds=60):
     await asyncio.wait_for(process.dead.wait(), seconds)
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a trainer with a cluster is refused for at its start, and how it talks to the driver."""
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.launch.launcher import Order
 from finetree_trainer.workers.process import Liveness
 from finetree_trainer.workers.ray.cluster import RayCluster, _installation_name, custom_resources, require
+from held_port import held_port
 
 GIVEN = {"launcher": "ray", "ray_address": "10.0.0.1:6379", "worker_address": "127.0.0.1:50060"}
 
@@ -49,11 +49,11 @@ def test_settings_that_go_together_are_taken(tmp_path):
 @pytest.fixture
 def cluster(tmp_path):
     """A cluster of which nothing answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     settings = Settings(
-        **GIVEN | {"ray_address": f"127.0.0.1:{port}"}, data_dir=tmp_path, confinement="off", worker_command=("worker",)
+        **GIVEN | {"ray_address": f"127.0.0.1:{held_port()}"},
+        data_dir=tmp_path,
+        confinement="off",
+        worker_command=("worker",),
     )
     layout = Layout(tmp_path)
     return RayCluster(settings, layout, WorkerConfinement(settings, layout), clock=lambda: 0)
