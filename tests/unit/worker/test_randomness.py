@@ -100,3 +100,14 @@ def test_known_values_keep_checkpoints_of_today_valid_tomorrow() -> None:
     assert randomness.splitmix64(torch.tensor([1])).tolist() == [-2152535657050944081]
     hashed = content_hashes(torch.tensor([5, 6, 6]), torch.tensor([0, 1, 0]), torch.tensor([0, 0, 2]))
     assert hashed.tolist() == [2146510425241936786, 3896380012404419542, -6565658251663222471]
+
+
+def test_known_masks_keep_checkpoints_of_today_valid_tomorrow() -> None:
+    masks = DropoutMasks(seed=3, width=70, modules=2)
+    head = torch.tensor([11, 0, 0, 11, 0])
+    masks.begin(4, replace(_keys([1, 2], [3, 2]), contents=head), places=6)
+    kept = masks.keep(1, 70, drop=0.3, dtype=torch.float32)
+    assert kept.sum(1).tolist() == [42, 51, 45, 42, 51, 49]
+    assert (kept * torch.arange(70)).sum(1).tolist() == [1544, 1691, 1404, 1544, 1654, 1502]
+    for drop, dropped in ((1 / 32768, 0), (32767 / 32768, 420)):
+        assert (masks.keep(1, 70, drop=drop, dtype=torch.float32) == 0).sum() == dropped

@@ -118,10 +118,10 @@ class DropoutMasks:
         device = keys.documents.device
         if step != self._step or self._by_module is None:
             firsts = torch.tensor([key("module", self._seed, step, m) for m in range(self._modules)], device=device)
-            self._by_module, self._step = uniform_words(firsts, self._width), step
+            self._by_module, self._step = (uniform_words(firsts, self._width) << 1) - _LEVELS, step
         self._last = None
         words = uniform_words(keys.counters(self._seed, step, (self._width + 3) // 4), self._width)
-        self._by_token = pad(words, (0, 0, 0, places - len(words)))
+        self._by_token = pad(words << 1, (0, 0, 0, places - len(words)))
 
     def keep(self, module: int, features: int, *, drop: float, dtype: torch.dtype) -> Tensor:
         """Return 1 for each input that module number `module` keeps and 0 for the others: dtype (tokens, features)."""
@@ -129,12 +129,14 @@ class DropoutMasks:
             message = "begin() must come before the forward pass"
             raise RuntimeError(message)
         words = self._by_token[:, :features] + self._by_module[module, :features]
-        # Kept where the low 15 bits reach the threshold. Integer steps on 16-bit words run at memory speed, where a
-        # comparison and a conversion take four times as long; (t - 1 - word) >> 15 is -1 for kept and 0 for dropped.
-        words.bitwise_and_(_LEVELS - 1).neg_().add_(round(drop * _LEVELS) - 1).bitwise_right_shift_(15)
+        # Kept where the low 15 bits of the sum of both hashes reach the threshold. Twice their value, less 2^15, is a
+        # signed 16-bit word: integer steps on those run at memory speed, where a comparison and a conversion take four
+        # times as long. 1 for kept and 0 for dropped are what the two words around the threshold differ from the lower.
+        lowest = 2 * round(drop * _LEVELS) - _LEVELS
+        words.clamp_(lowest - 1, lowest).sub_(lowest - 1)
         if dtype is torch.bfloat16:
-            return words.bitwise_and_(_BF16_ONE).view(torch.bfloat16)
-        return words.neg_().to(dtype)
+            return words.mul_(_BF16_ONE).view(torch.bfloat16)
+        return words.to(dtype)
 
     def dropped(self, x: Tensor, module: int, drop: float) -> Tensor:
         """Return the input x (1, tokens, features) with dropped elements zero, unscaled.

@@ -157,9 +157,19 @@ def attend_documents(
     eager = module.config._attn_implementation == EAGER  # type: ignore[union-attr]  # noqa: SLF001 - no getter
     rule = _Rule(scaling, sliding_window or None, softcap, eager=eager or softcap is not None)
     filling = query.shape[2] - sum(documents.tokens for documents in document_groups)
-    parts = [_attend((query, key, value), documents, before=before, rule=rule) for documents in document_groups]
+    cut = [_cut(states, document_groups, filling) for states in (query, key, value)]
+    parts = [_attend(cut, place, document_groups, before=before, rule=rule) for place in range(len(document_groups))]
     attended = torch.cat([*parts, query.new_zeros(filling, *parts[0].shape[1:])]) if filling or parts[1:] else parts[0]
     return attended.view(1, *attended.shape), None
+
+
+def _cut(states: Tensor, groups: Sequence[DocumentGroup], filling: int) -> tuple[Tensor, ...]:
+    """Cut (1, heads, tokens, d) into the groups' parts, (tokens of the group, heads, d) each.
+
+    All at once: the backward pass joins the parts' gradients, where a slice for each group would make a gradient of
+    the whole row for each and add them up.
+    """
+    return torch.split(states[0].transpose(0, 1), [*(documents.tokens for documents in groups), filling])
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +183,20 @@ class _Rule:
 
 
 def _attend(
-    states: tuple[Tensor, Tensor, Tensor],
-    documents: DocumentGroup,
+    cut: Sequence[Sequence[Tensor]],
+    place: int,
+    groups: Sequence[DocumentGroup],
     *,
     before: tuple[Tensor, Tensor] | None,
     rule: _Rule,
 ) -> Tensor:
-    """Return one group's part of the packed output: (tokens of the group, heads, d)."""
-    query, key, value = states
-    repeats = query.shape[1] // key.shape[1]
-    queries, keys, values = (_stacked(part, documents) for part in states)
+    """Return one group's part of the packed output: (tokens of the group, heads, d).
+
+    `cut` has the parts of queries, keys and values, `place` is the group's.
+    """
+    documents = groups[place]
+    queries, keys, values = (_stacked(parts[place], documents) for parts in cut)
+    repeats = queries.shape[1] // keys.shape[1]
     if documents.behind is None:
         if before is not None:
             keys, values = (_behind(part, own) for part, own in zip(before, (keys, values), strict=True))
@@ -192,8 +206,8 @@ def _attend(
         out = _alone((queries, keys, values), rule=rule)
     else:
         behind = [
-            _shared(part, documents.behind, before=None if before is None else before[i])
-            for i, part in enumerate((key, value))
+            _shared(parts, groups, documents.behind, before=None if before is None else before[i])
+            for i, parts in enumerate(cut[1:])
         ]
         first = behind[0].shape[1]
         # A prefix no longer than the documents is cheaper repeated for each than attended to in a call of its own.
@@ -234,9 +248,16 @@ def _alone(states: tuple[Tensor, Tensor, Tensor], *, rule: _Rule) -> Tensor:
         )
 
 
-def _shared(states: Tensor, span: tuple[int, int], *, before: Tensor | None) -> Tensor:
-    """Return the states of a shared prefix, (heads, tokens, d), with those that stand before every document."""
-    own = states[0].narrow(1, *span)
+def _shared(
+    parts: Sequence[Tensor], groups: Sequence[DocumentGroup], span: tuple[int, int], *, before: Tensor | None
+) -> Tensor:
+    """Return the states of a shared prefix, (heads, tokens, d), with those that stand before every document.
+
+    `span` is its place in the packed row and its tokens: it is one of the documents of a group.
+    """
+    first, tokens = span
+    holder = max(i for i, documents in enumerate(groups) if documents.first <= first)
+    own = parts[holder].narrow(0, first - groups[holder].first, tokens).transpose(0, 1)
     return own if before is None else torch.cat([before.to(own.dtype), own], dim=1)
 
 
@@ -270,10 +291,9 @@ def _eager(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None
     return torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
 
 
-def _stacked(states: Tensor, documents: DocumentGroup) -> Tensor:
-    """Rearrange (1, heads, tokens, d) to (documents, heads, length, d) for the tokens of one group."""
-    _, heads, _, size = states.shape
-    own = states[0].narrow(1, documents.first, documents.tokens).transpose(0, 1)
+def _stacked(own: Tensor, documents: DocumentGroup) -> Tensor:
+    """Rearrange a group's part, (tokens, heads, d), to (documents, heads, length, d)."""
+    _, heads, size = own.shape
     if documents.tokens == documents.documents * documents.length:
         return own.reshape(documents.documents, documents.length, heads, size).transpose(1, 2)
     flat: Tensor = _Stack.apply(own.reshape(documents.tokens, heads * size), documents)  # type: ignore[no-untyped-call]  # likewise
