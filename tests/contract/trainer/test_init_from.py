@@ -265,7 +265,7 @@ async def test_the_command_shows_checkpoints_and_lineage_and_goes_on(tmp_path, m
         assert f"starts    from {parent.name}/artifacts/adapter" in await run("jobs", "show", made["uid"])
         tree = (await run("jobs", "lineage", made["name"])).splitlines()
         content, hashes = hashlib.sha256(jsonl(ROWS[:9])).hexdigest(), "sha256:"
-        assert tree[0].split()[:3] == ["job", made["uid"], "lora"]
+        assert tree[0].startswith(f"job {made['uid']}  tiny on more.jsonl  lora")
         assert f"   data      {made['train']['spec']['dataset']['name']}  {hashes}{content[:12]}" in tree
         assert f"   from      {parent.uid}/artifacts/adapter  {hashes}{'a' * 12}" in tree
         (older,) = (line for line in tree if line.startswith(f"      job {parent.uid}"))

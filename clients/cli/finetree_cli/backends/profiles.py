@@ -12,8 +12,8 @@ from finetree.config.keys import KEYS, TOKENS
 from finetree.config.settings import Setting
 from finetree.errors import InvalidArgument
 
+from finetree_cli.backends.private_files import write_private
 from finetree_cli.errors import BadInput, NotAvailable
-from finetree_cli.private_files import write_private
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from finetree_cli.backends.private_files import write_private
 from finetree_cli.errors import BadInput
 from finetree_cli.options.command import Command, Settings, pass_settings
-from finetree_cli.private_files import write_private
 
 if TYPE_CHECKING:
     from finetree_api.types.v1 import server_pb2

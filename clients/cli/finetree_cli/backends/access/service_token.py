@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from finetree_cli.backends.access.program import ask
+from finetree_cli.backends.private_files import write_private
 from finetree_cli.errors import BadInput
-from finetree_cli.private_files import write_private
 
 NAME = "finetree-up"
 """Principal of the services."""

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from finetree_cli.backends.certificates import authority as issue
 from finetree_cli.backends.certificates.authority import Issued
+from finetree_cli.backends.private_files import PRIVATE, write_private
 from finetree_cli.errors import BadInput
-from finetree_cli.private_files import PRIVATE, write_private
 
 if TYPE_CHECKING:
     from cryptography import x509

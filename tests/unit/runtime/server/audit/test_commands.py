@@ -53,6 +53,7 @@ def test_each_change_has_a_record_before_and_after_it(run, tmp_path):
 
 def test_what_is_refused_is_told_and_a_token_in_the_place_of_a_name_is_not(run, tmp_path):
     audit = tmp_path / "elsewhere"
+    assert run("create", "--no-audit", "--operator", "--", "ci")[0] == 0
     code, _, error = run("revoke", f"--audit-dir={audit}", "--", "tok_000000000000")
     assert (code, error.partition(":")[0]) == (2, "TOKEN_NOT_FOUND")
     secret = f"ft_{'a' * 49}"

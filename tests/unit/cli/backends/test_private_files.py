@@ -5,7 +5,7 @@ import os
 import stat
 
 import pytest
-from finetree_cli.private_files import write_private
+from finetree_cli.backends.private_files import write_private
 
 
 def test_a_file_replaces_one_that_others_could_read(tmp_path):
