@@ -89,6 +89,25 @@ def at(document: Any, path: str) -> Any:
     return document
 
 
+def test_the_recipe_of_this_machine_is_estimated_as_it_was_recommended(run, tmp_path, monkeypatch):
+    job, rows = tmp_path / "job.yaml", ("--examples", "200", "--json")
+
+    def seconds(ran: Ran) -> float:
+        return at(ran.document, "time.total_seconds.expected")
+
+    with Suite(accelerators=()) as on_cpu:
+        monkeypatch.setenv("FINETREE_ADDRESS", on_cpu.address)
+        asked = run("recommend", "--model", "small", "--this-machine", "--output", job, *rows)
+        recommended = at(asked.document, "estimate.total_seconds.expected")
+        estimated = run("estimate", job, *rows)
+        assert seconds(estimated) == recommended
+        assert "the CPU is the trainer's" in estimated.err
+        monkeypatch.setenv("FINETREE_TRAINER_ADDRESS", "127.0.0.1:1")
+        assumed = run("estimate", job, *rows)
+        assert seconds(assumed) != recommended
+        assert "speed is assumed" in assumed.err
+
+
 @pytest.mark.parametrize(
     ("words", "path"),
     [

@@ -38,7 +38,7 @@ def runs_locally(service: str, settings: "Settings", *, local: bool, model: Path
         refuse_server(model, address_given=has_address(service, settings))
     if local or model is not None:
         return True
-    if not _is_missing(service, settings) or not installed(service):
+    if not is_missing(service, settings) or not installed(service):
         return False
     settings.out.say(f"no {service} server found: the installed {service} answers")
     return True
@@ -57,13 +57,14 @@ def reads_locally(settings: "Settings", *, local: bool) -> bool:
         raise NotAvailable(text, remedy="pip install 'finetree-cli[local]'", reason="LOCAL_ENGINE_NOT_INSTALLED")
     if local:
         return True
-    if not _is_missing("trainer", settings) or not installed("data"):
+    if not is_missing("trainer", settings) or not installed("data"):
         return False
     settings.out.say("no trainer server found: the rows are read here, without a model's tokenizer")
     return True
 
 
-def _is_missing(service: str, settings: "Settings") -> bool:
+def is_missing(service: str, settings: "Settings") -> bool:
+    """Tell whether a service has neither an address nor a listener on its default port."""
     return not has_address(service, settings) and not _listens(DEFAULT_PORTS[service])
 
 

@@ -12,6 +12,7 @@ from finetree_cli.errors import BadInput
 from finetree_cli.jobfile.job import JobFile, read_job
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
 from finetree_cli.options.local_rows import add_local_profiles
+from finetree_cli.options.measured_rates import add_measured_rates, may_be_measured
 from finetree_cli.options.model_folder import model_folder
 from finetree_cli.options.program import ProgramFlags, program_options, set_program
 from finetree_cli.options.run_settings import RunFlags, run_options, set_run
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimate_pb2
     from finetree_api.types.v1 import model_pb2, run_spec_pb2
 
-    from finetree_cli.output import Output
     from finetree_cli.render.chart.memory import Row
 
 
@@ -127,7 +127,9 @@ def estimate(settings: Settings, /, file: str | None, **flags: Any) -> None:
     """Estimate memory, time and cost of a run.
 
     Options override FILE (a job file, or - for stdin). Without an address, and if no estimator is running, the
-    installed estimator answers in a child process; its answer is the server's.
+    installed estimator answers in a child process; its answer is the server's. A job file that names the trainer's own
+    CPU, as `finetree recommend --this-machine` writes it, is estimated with the rates that the trainer measured; with
+    --local the CPU's speed is assumed.
 
     With --requests, each line of the file is answered by one line, {"estimate": …} or {"error": {"code", "reason",
     "message", "line"}}; a line that fails does not affect the others, and the exit code is 0 unless --strict is given.
@@ -155,6 +157,7 @@ def _estimate(settings: Settings, file: str | None, flags: EstimateFlags) -> Non
     from finetree_api.estimator.v1 import estimate_pb2
     from finetree_api.types.v1 import estimate_summary_pb2
 
+    from finetree_cli.backends.discovery import is_missing
     from finetree_cli.backends.estimator import open_estimator
     from finetree_cli.jobfile.error_positions import with_positions
     from finetree_cli.render.estimator.estimate import show
@@ -167,7 +170,9 @@ def _estimate(settings: Settings, file: str | None, flags: EstimateFlags) -> Non
         settings.client() as client,
     ):
         job = read_job(file) if file is not None else None
-        request = _request(client, job, flags, settings.out)
+        request = _request(settings, client, job, flags)
+        if not flags.local and may_be_measured(request) and not is_missing("trainer", settings):
+            add_measured_rates(request, client, settings.out)
         if flags.full_view:
             request.view = estimate_pb2.ESTIMATE_VIEW_FULL
         with with_positions(job):
@@ -193,7 +198,7 @@ def _compare(settings: Settings, file: str | None, flags: EstimateFlags) -> None
         ) as estimator,
         settings.client() as client,
     ):
-        request = _request(client, read_job(file) if file is not None else None, flags, settings.out)
+        request = _request(settings, client, read_job(file) if file is not None else None, flags)
         accelerators = accelerators_of(request, flags.gpus or ())
         cells = compare(request, estimator, methods=flags.methods, accelerators=accelerators)
     failures = [cell.error for cell in cells if cell.error is not None]
@@ -244,7 +249,7 @@ def _model_name(model: "model_pb2.ModelSource") -> str:
 
 
 def _request(
-    client: "Client", job: JobFile | None, flags: EstimateFlags, out: "Output"
+    settings: Settings, client: "Client", job: JobFile | None, flags: EstimateFlags
 ) -> "estimate_pb2.EstimateRunRequest":
     from finetree_api.estimator.v1 import estimate_pb2
 
@@ -261,7 +266,7 @@ def _request(
     if owner is not None:
         request.spec.ownership.CopyFrom(owner)
     if job is not None and flags.data.dataset is None and flags.data.examples is None:
-        add_local_profiles(job, out, request)
+        add_local_profiles(job, settings.out, request)
     _add_data(client, request, flags.data)
     set_program(request.spec, flags.program)
     return request

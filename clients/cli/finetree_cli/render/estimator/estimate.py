@@ -13,6 +13,8 @@ from finetree_cli.render import units
 
 MOST_OFFERS = 3
 """Largest number of offers shown; the cheapest come first."""
+CPU_RATE_UNKNOWN = "CPU_RATE_UNKNOWN"
+"""Code of the remark that a CPU's speed is assumed."""
 
 
 def show(out: Output, estimate: estimate_pb2.Estimate, command: click.Command) -> None:
@@ -27,8 +29,14 @@ def show(out: Output, estimate: estimate_pb2.Estimate, command: click.Command) -
         out.text(f"Assumed: {text}")
     for remark in estimate.remarks:
         if remark.code != ASSUMED:
-            out.text(f"Note: {in_flags(remark.message, command)}")
+            out.text(f"Note: {in_flags(remark.message, command)}{_measured_by(remark, command)}")
     out.text(f"Plan: {estimate.plan_digest}")
+
+
+def _measured_by(remark: check_pb2.Remark, command: click.Command) -> str:
+    """What measures the rate of a CPU, where the command has an option for it."""
+    flag = flag_of(remark.field_path, command) if remark.code == CPU_RATE_UNKNOWN else ""
+    return f"; {flag} takes the trainer's machine with its measured rate" if flag else ""
 
 
 def assumed(remarks: Iterable[check_pb2.Remark], command: click.Command) -> str:

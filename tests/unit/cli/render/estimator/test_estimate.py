@@ -20,6 +20,16 @@ def test_what_was_assumed_is_one_line_with_the_option_or_the_key_that_changes_it
     assert [line for line in lines if line.startswith("Note")] == ["Note: unknown: give --examples"]
 
 
+def test_an_assumed_speed_of_a_cpu_names_the_option_that_takes_the_measured_one(capsys):
+    remark = check_pb2.Remark(code="CPU_RATE_UNKNOWN", message="its speed is assumed", field_path="matrix_rates")
+    command = click.Command("estimate", params=[click.Option(["--this-machine"])])
+    for each in (command, COMMAND):
+        estimate.show(Output(), estimate_pb2.Estimate(remarks=[remark]), each)
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Note")]
+    measured = "; --this-machine takes the trainer's machine with its measured rate"
+    assert notes == [f"Note: its speed is assumed{measured}", "Note: its speed is assumed"]
+
+
 def test_remedies_sizes_hardware_and_offers_are_shown(capsys):
     found = estimate_pb2.Estimate(
         remedies=[estimate_pb2.Remedy(summary="recompute activations: about 13.5 GiB, fits")],
