@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`finetree recommend`: a fine-tuning method, the reasons, and a complete recipe."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,13 +256,19 @@ def _show(settings: Settings, response: "recommendation_pb2.RecommendResponse", 
     _name_flags(response)
     from finetree_cli.render.recommender.verdict import Asked, show_verdict
 
-    asked = Asked(settings.arguments, str(flags.output) if flags.output is not None else "")
+    job_file = str(flags.output) if flags.output is not None else ""
+    asked = Asked(settings.arguments, job_file, memory_gb=_memory_gb())
     if flags.explain:
         from finetree_cli.render.recommender.explanation import show_explanation
 
         show_explanation(settings.out, response, asked)
     else:
         show_verdict(settings.out, response, asked)
+
+
+def _memory_gb() -> float:
+    """Memory of this computer in 10^9 bytes, rounded down to a tenth."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 10**8 / 10
 
 
 def _name_flags(response: "recommendation_pb2.RecommendResponse") -> None:

@@ -33,8 +33,13 @@ _TOLD = (RENT, "DATASET_UNKNOWN", "LENGTHS_UNKNOWN", "MODEL_UNKNOWN", "HARDWARE_
 """Cautions that the lines above them say already."""
 _NOTES = ("MODEL_SIZE_UNKNOWN", "SERVING_NOTE")
 """Cautions that are only to be noted: told after those about a harm."""
-_LACKING = {"MODEL_UNKNOWN": "--model NAME", "FIT_UNKNOWN": "--memory-gb GB"}
-"""Options that would give an answer with a method, by the caution that says that something is unknown."""
+SMALL_MODEL = "smollm2-135m-instruct"
+"""Example of a model where the user's is unknown and only a small one may fit."""
+_YOURS = {
+    "--model": "the model is an example: yours is of `finetree models list --catalog`, a hub (org/name) or a ./FOLDER",
+    "--memory-gb": "the memory is this computer's: state that of the one that trains",
+}
+"""What to put in place of a value that was filled in, by its option."""
 _HARDWARE = {
     "--gpu": 1,
     "--gpu-memory": 1,
@@ -64,6 +69,8 @@ class Asked:
     """The words of the command line."""
     job_file: str = ""
     """File that the recipe was written to; empty for none."""
+    memory_gb: float = 0.0
+    """Memory of the computer that the command runs on, in 10^9 bytes, for a CPU of which none is given."""
 
 
 def show_verdict(out: Output, response: recommendation_pb2.RecommendResponse, asked: Asked) -> None:
@@ -209,10 +216,11 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
     spec = response.spec
     if not response.HasField("spec"):
         options = next((found for way in response.ways_out if way.trainable_here and (found := _options(way))), ())
-        lacking = [_LACKING[item.code] for item in response.cautions if item.code in _LACKING]
+        lacking = {} if options else _lacking(response, asked)
         if options or lacking:
-            again = shlex.join(["finetree", *_changed(asked.arguments, options)])
-            yield f"Next: {' '.join([again, *lacking])}"
+            filled = [word for pair in lacking.items() for word in pair]
+            yield f"Next: {shlex.join(['finetree', *_changed(asked.arguments, options), *filled])}"
+        yield from (f"      {_HANGING}{_YOURS[option]}" for option in lacking)
         return
     known = spec.dataset.WhichOneof("source") in ("name", "path")
     train = "finetree train {}" + ("" if known else " --data FILE")
@@ -233,6 +241,16 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
         # What this suite does not train is a recipe for another program.
         if trained:
             yield f"      {train.format('job.yaml')}"
+
+
+def _lacking(response: recommendation_pb2.RecommendResponse, asked: Asked) -> dict[str, str]:
+    """Options that would give an answer with a method, with values that can be pasted; empty where none would."""
+    codes = {item.code for item in response.cautions}
+    found = {"--model": SMALL_MODEL} if "MODEL_UNKNOWN" in codes else {}
+    of_cpu = "--cpu" in asked.arguments and not any(word.startswith("--memory-gb") for word in asked.arguments)
+    if ("FIT_UNKNOWN" in codes or found) and of_cpu and asked.memory_gb:
+        found["--memory-gb"] = f"{asked.memory_gb:.4g}"
+    return found
 
 
 def _recipe_lacks(response: recommendation_pb2.RecommendResponse, *, renting: bool) -> Iterator[str]:

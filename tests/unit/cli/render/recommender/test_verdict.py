@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verdict that `finetree recommend` prints."""
 
+import shlex
 from typing import Any
 
 import pytest
@@ -124,15 +125,27 @@ def test_what_is_missing_is_asked_for_with_its_option(capsys):
     assert "Next: finetree recommend --model NAME --gpu NAME\n" in out
 
 
-@pytest.mark.parametrize(("code", "option"), [("MODEL_UNKNOWN", "--model NAME"), ("FIT_UNKNOWN", "--memory-gb GB")])
-def test_without_a_method_what_would_give_one_is_asked_for(capsys, code, option):
+@pytest.mark.parametrize(
+    ("code", "words", "options"),
+    [
+        ("MODEL_UNKNOWN", ("--cpu",), "--model smollm2-135m-instruct --memory-gb 25.2"),
+        ("MODEL_UNKNOWN", ("--cpu", "--memory-gb=8"), "--model smollm2-135m-instruct"),
+        ("MODEL_UNKNOWN", ("--gpu-memory", "1"), "--model smollm2-135m-instruct"),
+        ("FIT_UNKNOWN", ("--cpu", "--model", "m"), "--memory-gb 25.2"),
+    ],
+)
+def test_without_a_method_the_next_command_can_be_pasted_and_says_what_was_filled_in(capsys, code, words, options):
     cautions = [
         pb.Caution(code=code, message="unknown"),
         pb.Caution(code="MODEL_SIZE_UNKNOWN", message="a 7B model's rate"),
     ]
     response = pb.RecommendResponse(verdict=pb.Verdict(headline="Name it"), cautions=cautions)
-    out = printed(capsys, response, Asked(("recommend", "--cpu")))
-    assert f"Next: finetree recommend --cpu {option}\n" in out
+    out = printed(capsys, response, Asked(("recommend", *words), memory_gb=25.2))
+    command = f"Next: finetree recommend {' '.join(words)} {options}"
+    assert f"{command}\n" in out
+    assert shlex.split(command)[2:] == ["recommend", *words, *options.split()]
+    assert ("the model is an example" in out) == ("--model smollm2" in command)
+    assert ("the memory is this computer's" in out) == ("--memory-gb 25.2" in command)
     assert "rate" not in out
 
 
