@@ -4,6 +4,7 @@
 import dataclasses
 import itertools
 import os
+import re
 import sys
 import traceback
 import uuid
@@ -88,7 +89,9 @@ def _wants_json(arguments: list[str]) -> bool:
 def _of_usage(error: click.ClickException) -> Failure:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "finetree"
-    message = error.format_message()
+    message = re.sub(
+        r"\s*\n\s*", " ", error.format_message()
+    )  # click writes the values of a choice on lines of their own
     if isinstance(error, click.NoSuchOption) and context is not None:
         from finetree_cli.options.flag_names import MEANT
 

@@ -48,6 +48,20 @@ def test_bad_input_is_2_and_one_object_with_json(words, capsys, monkeypatch):
         assert error["message"] in plain.err
 
 
+@pytest.mark.parametrize(
+    "words", [["schema"], ["schema", "jobs"], ["schema", "job", "x"], ["schema", "--x"]], ids=" ".join
+)
+def test_a_usage_error_is_one_line_and_its_remedy(capsys, words):
+    assert entry.run(words) == ExitCode.USAGE
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ")
+    assert first.endswith(" [USAGE]")
+    assert "\t" not in first
+    if words in (["schema"], ["schema", "jobs"]):
+        assert "policy" in first
+    assert second == "  `finetree schema --help` shows its use"
+
+
 @pytest.mark.parametrize(("words", "known"), [([], "estimate, check"), (["prices"], "list"), (["jobs"], "list, logs")])
 def test_a_command_that_is_only_begun_names_what_may_follow(capsys, words, known):
     assert entry.run(words) == ExitCode.USAGE
