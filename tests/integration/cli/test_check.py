@@ -252,6 +252,25 @@ def test_a_lock_refuses_other_prices_and_an_upgrade_shows_their_effect(folder, h
     assert here(*check, "--price-book", "mine.csv").returncode == 0
 
 
+def test_the_lock_of_a_repository_is_used_and_upgraded_from_a_folder_of_it(folder, here, monkeypatch):
+    (folder / ".git").mkdir()
+    (folder / ".finetree").mkdir()
+    (folder / "sub").mkdir()
+    (folder / "small.finetree.yaml").write_text(SMALL + PROFILE, encoding="utf-8")
+    (folder / "sub/finetree.yaml").write_text(SMALL + PROFILE, encoding="utf-8")
+    monkeypatch.chdir(folder / "sub")
+    done = here("lock")
+    assert done.returncode == 0, done.stderr
+    assert "wrote ../.finetree/lock.json" in done.stdout
+    written = (folder / ".finetree/lock.json").read_bytes()
+    assert [job["file"] for job in json.loads(written)["jobs"]] == ["small.finetree.yaml", "sub/finetree.yaml"]
+    assert here("lock", "--check").returncode == 0
+    assert here("check", "--fits", "--locked").returncode == 0
+    monkeypatch.chdir(folder)
+    assert here("lock", "--upgrade").returncode == 0
+    assert (folder / ".finetree/lock.json").read_bytes() == written
+
+
 def test_github_gets_annotations_at_the_line_and_a_table(folder, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary.md"))
     words = ("check", "job.yaml", "--max-cost", "0.001", "--output", "github")

@@ -10,6 +10,7 @@ import click
 
 from finetree_cli.errors import BadInput
 from finetree_cli.gate.policy.flags import LimitFlags
+from finetree_cli.gate.repository import DEFAULT
 from finetree_cli.options.command import Command, Settings, pass_settings, report_formats, take_flags
 from finetree_cli.options.plan_request import PlanFlags
 from finetree_cli.options.program import ProgramFlags, program_options
@@ -77,7 +78,12 @@ class CheckFlags:
 @click.option("--max-energy-kwh", type=Amount(), metavar="KWH", help="Highest energy.")
 @click.option("--max-carbon-kg", type=Amount(), metavar="KG", help="Highest carbon emission, as CO2 equivalent.")
 @click.option("--min-confidence", type=click.Choice(LEVELS), help="Lowest confidence of memory and time.")
-@click.option("--policy", "policy_file", metavar="FILE", help="Limits from a YAML file; flags override them.")
+@click.option(
+    "--policy",
+    "policy_file",
+    metavar="FILE",
+    help=f"Limits from a YAML file; flags override them. [default: .finetree/policy.yaml, {DEFAULT}]",
+)
 @click.option(
     "--override", metavar="RULE=REASON", multiple=True, help="Lift an overridable limit this once; may be repeated."
 )
@@ -98,7 +104,12 @@ class CheckFlags:
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")
 @click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
 @click.option("--locked", is_flag=True, help="Refuse to answer with other revisions than the lock file's (exit 5).")
-@click.option("--lock", "lock_file", metavar="FILE", help="The lock file of --locked. [default: .finetree/lock.json]")
+@click.option(
+    "--lock",
+    "lock_file",
+    metavar="FILE",
+    help=f"The lock file of --locked. [default: .finetree/lock.json, {DEFAULT}]",
+)
 @click.option("--base", metavar="REF", help="Also say what has changed since a commit, such as origin/main.")
 @click.option("--as-of", type=Day(), metavar="YYYY-MM-DD", help="Day on which waivers must hold. [default: today]")
 @report_formats
@@ -207,6 +218,6 @@ def _locked(flags: CheckFlags) -> "Callable[[Revisions], None] | None":
 
     if not flags.locked:
         return None
-    file = flags.lock_file or locks.DEFAULT_FILE
+    file = locks.require_lock_file(flags.lock_file)
     lock = locks.read_lock(Path(file))
     return lambda revisions: locks.require_locked(lock, file, revisions)

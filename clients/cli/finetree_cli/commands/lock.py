@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """`finetree lock`: pin what answers are computed with, and show what an upgrade does to every job."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from finetree_cli.errors import BadInput
+from finetree_cli.gate.repository import DEFAULT
 from finetree_cli.options.command import Command, Settings, pass_settings
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class _Present:
 @click.argument("paths", nargs=-1)
 @click.option("--upgrade", is_flag=True, help="Show what differs and what it does to every job, and write the lock.")
 @click.option("--check", is_flag=True, help="Only compare; write nothing.")
-@click.option("--lock", "lock_file", metavar="FILE", help="The lock file. [default: .finetree/lock.json]")
+@click.option("--lock", "lock_file", metavar="FILE", help=f"The lock file. [default: .finetree/lock.json, {DEFAULT}]")
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")
 @click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
 @pass_settings
@@ -53,17 +55,19 @@ def lock(
 ) -> None:
     """Lock what answers are computed with: formulas, catalog, price book, calibration and rule packs, by hash.
 
-    PATHS are job files as `finetree check` takes them; the lock keeps what each takes. Writes .finetree/lock.json if
-    there is none. If there is one and something differs, it exits with 5 and names it; --upgrade shows the effect on
-    every job, and writes it. `finetree check --locked` refuses to answer with anything else.
+    PATHS are job files as `finetree check` takes them; the lock keeps what each takes. Without any, they are those of
+    the whole folder that the lock is for. Writes .finetree/lock.json if there is none, beside the policy if there is
+    one, else in the current folder. If there is one and something differs, it exits with 5 and names it; --upgrade
+    shows the effect on every job, and writes it. `finetree check --locked` refuses to answer with anything else.
     """
     from finetree_cli.gate import lock as locks
 
     if upgrade and check:
         raise click.UsageError("give either --upgrade or --check")
-    path = Path(lock_file or locks.DEFAULT_FILE)
+    file = locks.require_lock_file(lock_file) if check else lock_file or locks.place_of_lock()
+    path, root = Path(file), locks.root_of(file)
     before = locks.read_lock(path) if check or path.exists() else None
-    present = _present(settings, paths, price_book=price_book, local=local)
+    present = _present(settings, paths, root=root, price_book=price_book, local=local)
     after = locks.make_lock(present.revisions, present.packs, present.plans)
     found = locks.drifts(before, present.revisions, present.packs) if before is not None else []
     if found and before is not None and not upgrade:
@@ -73,7 +77,10 @@ def lock(
     _show(settings, path, before, after, found=found, written=not check)
 
 
-def _present(settings: Settings, paths: tuple[str, ...], *, price_book: Path | None, local: bool) -> _Present:
+def _present(
+    settings: Settings, paths: tuple[str, ...], *, root: Path, price_book: Path | None, local: bool
+) -> _Present:
+    """Ask for the present revisions and for what each job takes; `root` is the folder that files are named from."""
     from finetree import spec_from_dict
     from finetree_api.estimator.v1 import estimate_pb2
 
@@ -90,7 +97,7 @@ def _present(settings: Settings, paths: tuple[str, ...], *, price_book: Path | N
     from finetree_cli.options.program import ProgramFlags
     from finetree_cli.options.spec import OwnershipFlags
 
-    files = find_job_files(paths, named=read_policies(None).job_files(), needed=bool(paths))
+    files = find_job_files(paths, named=read_policies(None).job_files(), below=str(root), needed=bool(paths))
     own = local or not has_address("estimator", settings)
     with open_estimator(settings, "CheckPlan" if files else "EstimateRun", local=own, price_book=price_book) as found:
         unlimited = no_limits()
@@ -111,7 +118,14 @@ def _present(settings: Settings, paths: tuple[str, ...], *, price_book: Path | N
     stop = failure(report) if any(entry.error is not None for entry in plans) else None
     if stop is not None:
         raise BadInput(stop.message, remedy=stop.remedy, reason=stop.reason, problems=getattr(stop, "problems", ()))
-    return _Present(present, _packs(settings, local=local), tuple(plans))
+    return _Present(present, _packs(settings, local=local), tuple(_from(root, entry) for entry in plans))
+
+
+def _from(root: Path, entry: "PlanEntry") -> "PlanEntry":
+    """Name a job's file from the folder of the lock, wherever the command was started."""
+    if root == Path() or Path(entry.file).is_absolute():
+        return entry
+    return replace(entry, file=Path(os.path.relpath(entry.file, root)).as_posix())
 
 
 def _packs(settings: Settings, *, local: bool) -> "tuple[Component, ...]":

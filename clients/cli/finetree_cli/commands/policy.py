@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finetree_cli.errors import GateFailed
+from finetree_cli.gate.repository import DEFAULT
 from finetree_cli.options.command import Group, Settings, pass_settings
 from finetree_cli.options.types import Day, today
 
@@ -28,7 +29,7 @@ def policy() -> None:
         "finetree policy test --policy policy.yaml --json | jq '.coverage[] | select(.never != [])'",
     ),
 )
-@click.option("--policy", "file", metavar="FILE", help="The policy file. [default: .finetree/policy.yaml]")
+@click.option("--policy", "file", metavar="FILE", help=f"The policy file. [default: .finetree/policy.yaml, {DEFAULT}]")
 @click.option("--as-of", type=Day(), metavar="YYYY-MM-DD", help="Day on which waivers must hold. [default: today]")
 @click.option("--require-coverage", is_flag=True, help="Fail too where an example never passes or never fails a limit.")
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")
@@ -52,10 +53,10 @@ def test(
     """
     from finetree_cli.backends.discovery import has_address
     from finetree_cli.backends.estimator import open_estimator
-    from finetree_cli.gate.policy.file import DEFAULT_FILE, find_policy_file, read_policies
+    from finetree_cli.gate.policy.file import require_policies
     from finetree_cli.gate.policy.testing import reach, require_examples, run_examples
 
-    policies = read_policies(file or find_policy_file() or DEFAULT_FILE)
+    policies = require_policies(file)
     require_examples(policies)
     own = local or not has_address("estimator", settings)
     with open_estimator(settings, "CheckPlan", local=own, price_book=price_book) as estimator:
@@ -86,15 +87,15 @@ def test(
         "finetree policy show --policy policy.yaml --json | jq '.policies[].limits'",
     ),
 )
-@click.option("--policy", "file", metavar="FILE", help="The policy file. [default: .finetree/policy.yaml]")
+@click.option("--policy", "file", metavar="FILE", help=f"The policy file. [default: .finetree/policy.yaml, {DEFAULT}]")
 @click.option("--job", metavar="PATH", help="Only the policy of this job file, with its waivers.")
 @click.option("--as-of", type=Day(), metavar="YYYY-MM-DD", help="Day on which waivers must hold. [default: today]")
 @pass_settings
 def show(settings: Settings, /, file: str | None, *, job: str | None, as_of: str | None) -> None:
     """Check a policy file and show its policies: for which job files, with which limits and waivers."""
-    from finetree_cli.gate.policy.file import DEFAULT_FILE, find_policy_file, read_policies
+    from finetree_cli.gate.policy.file import require_policies
 
-    policies = read_policies(file or find_policy_file() or DEFAULT_FILE)
+    policies = require_policies(file)
     scoped = list(policies.scoped)
     if job is not None:
         scoped = [policies.scoped_for(job)]

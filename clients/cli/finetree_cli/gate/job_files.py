@@ -33,15 +33,21 @@ class ReadJob:
 
 
 def find_job_files(
-    paths: Sequence[str], *, named: Iterable[str] = (), policy_file: str = "", needed: bool = True
+    paths: Sequence[str],
+    *,
+    named: Iterable[str] = (),
+    policy_file: str = "",
+    below: str = ".",
+    needed: bool = True,
 ) -> list[str]:
     """Return the job files of files, folders and globs, in their order and each once.
 
     Args:
         paths: what the user gave; "-" is the standard input. Without any, the files that match `named`, or else those
-            of the current folder.
+            below a folder.
         named: globs of the policy.
         policy_file: the policy file, which is no job file even if a glob of it matches; empty without one.
+        below: the folder that is searched where nothing is named; the current one.
         needed: whether nothing found is an error.
 
     Raises:
@@ -49,7 +55,7 @@ def find_job_files(
     """
     if not paths:
         found = [file for pattern in named for file in _matching(pattern) if not _is_same(file, policy_file)]
-        found = found or _inside(".")
+        found = found or _inside(below)
         if not found and needed:
             remedy = "name the job files, or call them finetree.yaml or NAME.finetree.yaml"
             raise BadInput("no job file below the current folder", remedy=remedy, reason="JOB_FILES_NOT_FOUND")

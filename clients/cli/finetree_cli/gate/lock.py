@@ -13,13 +13,15 @@ from pathlib import Path
 from finetree_cli.errors import BadInput, NotAvailable
 from finetree_cli.gate.document import DocumentError, from_json, to_json
 from finetree_cli.gate.report import Component, Figures, PlanEntry, Revisions
+from finetree_cli.gate.repository import FOLDER, PLACES, find_upwards
 
-DEFAULT_FILE = ".finetree/lock.json"
+DEFAULT_FILE = f"{FOLDER}/lock.json"
 """Lock file of a repository, from its root."""
 LOCK_VERSION = 1
 """Changes only when a reader of the former version would misread the file."""
 MAX_FILE_BYTES = 16 << 20
 """Largest lock file in bytes; a job has about 1 kB."""
+_REMEDY = "`finetree lock` writes one"
 COMPONENTS = ("engine", "catalog", "price_book", "calibration")
 
 
@@ -78,6 +80,33 @@ def make_lock(revisions: Revisions, packs: Iterable[Component], plans: Iterable[
     )
 
 
+def find_lock_file(folder: Path | None = None) -> str | None:
+    """Return the nearest `DEFAULT_FILE`, as `find_upwards` does."""
+    return find_upwards(DEFAULT_FILE, folder=folder)
+
+
+def place_of_lock() -> str:
+    """Return the name of the nearest lock file; where there is none, of the one to write.
+
+    That one is in the nearest folder `.finetree`, as of a policy, else in one of the current folder.
+    """
+    return find_lock_file() or f"{find_upwards(FOLDER) or FOLDER}/lock.json"
+
+
+def root_of(file: str) -> Path:
+    """Return the folder that a lock's job files are named from: the one around .finetree, else the current folder."""
+    folder = Path(file).parent
+    return folder.parent if folder.name == FOLDER else Path()
+
+
+def require_lock_file(name: str | None) -> str:
+    """Return the name of the lock file: that which is given, or the nearest. Raises BadInput where there is none."""
+    file = name or find_lock_file()
+    if file is None:
+        raise BadInput(f"no {DEFAULT_FILE} in {PLACES}", remedy=_REMEDY, reason="LOCK_FILE_UNREADABLE")
+    return file
+
+
 def read_lock(path: Path) -> Lock:
     """Read a lock file.
 
@@ -93,8 +122,7 @@ def read_lock(path: Path) -> Lock:
             raise DocumentError("lock_version", f"is {version}, and this finetree reads {LOCK_VERSION}")
         return from_json(Lock, document)
     except OSError as error:
-        remedy = "`finetree lock` writes one"
-        raise BadInput(f"{path}: {error.strerror}", remedy=remedy, reason="LOCK_FILE_UNREADABLE") from error
+        raise BadInput(f"{path}: {error.strerror}", remedy=_REMEDY, reason="LOCK_FILE_UNREADABLE") from error
     except (ValueError, RecursionError) as error:
         remedy = "`finetree lock --upgrade` writes a new one"
         raise BadInput(f"{path}: no lock file: {error}", remedy=remedy, reason="LOCK_FILE_INVALID") from error

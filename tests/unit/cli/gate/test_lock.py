@@ -2,6 +2,7 @@
 """The lock file: what differs from it is named, and nothing else is."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from finetree_cli.errors import BadInput, NotAvailable
@@ -85,6 +86,28 @@ def test_a_file_that_is_no_lock_is_refused(tmp_path, content, reason, problem):
     with pytest.raises(BadInput, match=problem) as refused:
         locks.read_lock(tmp_path / "lock.json")
     assert refused.value.reason == reason
+
+
+def test_the_lock_of_the_repository_is_found_from_its_folders_and_written_beside_the_policy(tmp_path, monkeypatch):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(tmp_path / "a/b")
+    assert locks.place_of_lock() == ".finetree/lock.json"
+    with pytest.raises(BadInput, match=r"no \.finetree/lock\.json in the current folder or one around it") as refused:
+        locks.require_lock_file(None)
+    assert refused.value.reason == "LOCK_FILE_UNREADABLE"
+    (tmp_path / ".finetree").mkdir()
+    assert locks.place_of_lock() == "../../.finetree/lock.json"
+    (tmp_path / ".finetree/lock.json").touch()
+    assert locks.require_lock_file(None) == "../../.finetree/lock.json"
+    assert locks.require_lock_file("mine.json") == "mine.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "root"), [("../.finetree/lock.json", ".."), (".finetree/lock.json", "."), ("x/lock.json", ".")]
+)
+def test_jobs_are_named_from_the_folder_around_dot_finetree(file, root):
+    assert locks.root_of(file) == Path(root)
 
 
 def effect(before: Figures | None, after: Figures, *, edited: bool = False) -> list[str]:

@@ -13,19 +13,18 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from finetree_cli.errors import BadInput
 from finetree_cli.gate.base.git import Blob, Commit
 from finetree_cli.gate.job_files import NAMES, SUFFIXES, find_job_files
+from finetree_cli.gate.lock import DEFAULT_FILE as LOCK_FILE
 from finetree_cli.jobfile.job import MAX_FILE_BYTES, STDIN, read_job
 
 LFS_POINTER = b"version https://git-lfs"
 """Begin of what git holds in place of a file of its large file storage."""
 LFS_POINTER_BYTES = 1024
 """Pointers are shorter than this."""
-LOCK_FILE = ".finetree/lock.json"
-"""The lock file of a side, relative to the current folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,8 @@ class Side:
     """Stands for the current folder."""
     files: tuple[str, ...]
     """Job files, relative to it."""
+    lock: Path
+    """Its lock file; there may be none."""
     renames: Mapping[str, str] = field(default_factory=dict)
     """Name in the commit by present name, of files that have another one now; relative to the current folder."""
 
@@ -67,14 +68,21 @@ def check_out(
         folder.mkdir(parents=True, exist_ok=True)
         former = [renames[file] for file in present if file in renames]
         wanted = _patterns([*paths, *former])
-        locked = _top(LOCK_FILE, commit)
+        locked = _lock_file(commit, tree)
         jobs = {path: blob for path, blob in tree.items() if path == locked or wanted.fullmatch(_here(path, commit))}
         commit.write({top / path: blob for path, blob in jobs.items() if blob.size <= MAX_FILE_BYTES})
         with contextlib.chdir(folder):
             files = job_files(paths, former=former)
             data = {_top(path, commit) for file in files for path in _data_of(file)}
         _add_data(commit, sorted(data), tree, top)
-        yield Side(folder, files, renames)
+        yield Side(folder, files, top / locked, renames)
+
+
+def _lock_file(commit: Commit, tree: Mapping[str, Blob]) -> str:
+    """Path of the nearest lock file from the top of the repository, as it is looked for in the working tree."""
+    here = PurePosixPath(commit.prefix)
+    places = [str(folder / LOCK_FILE) for folder in (here, *here.parents)]
+    return next((path for path in places if path in tree), places[0])
 
 
 def _patterns(paths: Iterable[str]) -> re.Pattern[str]:

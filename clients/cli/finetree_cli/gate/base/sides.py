@@ -12,12 +12,12 @@ from finetree_api.estimator.v1 import check_plan_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 
 from finetree_cli.errors import BadInput
-from finetree_cli.gate.base.checkout import LOCK_FILE, check_out, job_files
+from finetree_cli.gate.base.checkout import check_out, job_files
 from finetree_cli.gate.base.difference import compare
 from finetree_cli.gate.base.git import Commit, find_commit
 from finetree_cli.gate.check_jobs import Checks
 from finetree_cli.gate.job_files import read_jobs
-from finetree_cli.gate.lock import Lock, pack_drifts, read_lock
+from finetree_cli.gate.lock import DEFAULT_FILE, Lock, find_lock_file, pack_drifts, read_lock
 from finetree_cli.gate.policy.file import read_policies
 from finetree_cli.gate.policy.policy import Policy
 from finetree_cli.gate.report import PlanEntry, Report, Revisions, make_report, read_report
@@ -93,17 +93,18 @@ def difference(base: str, head: str | None, paths: Sequence[str], *, checks: Che
         named = read_policies(None).job_files()
         paths = named if job_files(named) else ()
     if now is None:
-        after, head_lock = _present(head, paths, checks), _lock(Path(head or "."))
+        lock_file = Path(head, DEFAULT_FILE) if head is not None else Path(find_lock_file() or DEFAULT_FILE)
+        after, head_lock = _present(head, paths, checks), _lock(lock_file)
     else:
         with check_out(now, paths) as side:
-            after, head_lock = _estimated(side.folder, side.files, checks), _lock(side.folder)
+            after, head_lock = _estimated(side.folder, side.files, checks), _lock(side.lock)
     renames: Mapping[str, str] = {}
     if before is None:
-        former, base_lock = _present(base, paths, checks), _lock(Path(base))
+        former, base_lock = _present(base, paths, checks), _lock(Path(base, DEFAULT_FILE))
     else:
         with check_out(before, paths, present=[entry.file for entry in after.plans], later=now) as side:
             former, renames = _estimated(side.folder, side.files, checks), side.renames
-            base_lock = _lock(side.folder)
+            base_lock = _lock(side.lock)
     found = compare(former, after, base_ref=base, renames=renames)
     if not found.plans:
         remedy = "name the job files, or call them finetree.yaml or NAME.finetree.yaml"
@@ -111,9 +112,8 @@ def difference(base: str, head: str | None, paths: Sequence[str], *, checks: Che
     return Compared(found, (*_other_revisions(former, after), *_other_packs(base_lock, head_lock)))
 
 
-def _lock(folder: Path) -> Lock | None:
+def _lock(file: Path) -> Lock | None:
     """Read the lock file of a side; None where it has none, as a plan.json has. Raises BadInput for a broken one."""
-    file = folder / LOCK_FILE
     return read_lock(file) if file.is_file() else None
 
 
@@ -121,7 +121,7 @@ def _other_packs(base: Lock | None, head: Lock | None) -> list[str]:
     """Name the rule packs that the sides lock otherwise: recommendations may differ, the figures do not."""
     if base is None or head is None:
         return []
-    return [f"{drift} in {LOCK_FILE}: recommendations may differ" for drift in pack_drifts(base, head)]
+    return [f"{drift} in {DEFAULT_FILE}: recommendations may differ" for drift in pack_drifts(base, head)]
 
 
 def _other_revisions(base: Report, head: Report) -> list[str]:

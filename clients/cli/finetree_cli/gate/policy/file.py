@@ -16,14 +16,14 @@ from finetree_cli.gate.policy.bounds import KINDS, percent
 from finetree_cli.gate.policy.examples import read_examples
 from finetree_cli.gate.policy.policy import Policies, Policy, ScopedPolicy, ScopedWaiver, rule_id
 from finetree_cli.gate.policy.reading import SectionReader, join
+from finetree_cli.gate.repository import FOLDER, PLACES, find_upwards
 from finetree_cli.jobfile.job import compose, read_text
 from finetree_cli.options.types import METHODS
 
 if TYPE_CHECKING:
     from yaml.nodes import Node
 
-DEFAULT_FOLDER = ".finetree"
-DEFAULT_FILE = f"{DEFAULT_FOLDER}/policy.yaml"
+DEFAULT_FILE = f"{FOLDER}/policy.yaml"
 """Policy of a repository, from its top."""
 SEVERITIES = {"deny": "ERROR", "warn": "WARNING", "info": "INFO"}
 """Words of a policy file for the contract's severities."""
@@ -36,6 +36,10 @@ OF_WAIVER = ("rule_id", "owner", "reason", "until")
 OF_POLICY = ("files", "limits", "undecided", "waivers")
 MOST = {"limits": 16, "waivers": 256, "policies": 64}
 """Most elements of a list in the file; the contract has no more limits."""
+_REMEDY = (
+    "name a policy with --policy FILE, or write one: `limits: [{metric: fit}, {metric: cost, max: 50 USD}]` is a whole "
+    "policy, and `finetree schema policy` prints every key"
+)
 _RULE_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -55,7 +59,8 @@ def read_policies(name: str | None) -> Policies:
     except BadInput as error:
         reason = error.reason.replace("JOB_", "POLICY_")
         said = error.message.replace("no job file", "no policy file")
-        raise BadInput(said, reason=reason, problems=error.problems) from error
+        remedy = _REMEDY if reason == "POLICY_FILE_UNREADABLE" else ""
+        raise BadInput(said, remedy=remedy, reason=reason, problems=error.problems) from error
     reader = SectionReader(file)
     folder = _folder(file)
     found = _policies(reader, root, folder)
@@ -64,20 +69,17 @@ def read_policies(name: str | None) -> Policies:
     return replace(found, file=file, sha256=hashlib.sha256(text.encode()).hexdigest(), folder=folder)
 
 
+def require_policies(name: str | None) -> Policies:
+    """Read a policy file, without a name that of the repository. Raises BadInput, also where there is none."""
+    file = name or find_policy_file()
+    if file is None:
+        raise BadInput(f"no {DEFAULT_FILE} in {PLACES}", remedy=_REMEDY, reason="POLICY_FILE_UNREADABLE")
+    return read_policies(file)
+
+
 def find_policy_file() -> str | None:
-    """Return the nearest `DEFAULT_FILE` of the current folder and those around it, up to the top of the repository.
-
-    The top is the nearest folder with `.git`, which is a file in a submodule or linked worktree. A folder above it may
-    be somebody else's and is not looked at; outside of a repository only the current folder is.
-
-    Returns:
-        Its path from the current folder, such as "../.finetree/policy.yaml"; None where there is none.
-    """
-    here = Path.cwd()
-    around = (here, *here.parents)
-    top = next((folder for folder in around if (folder / ".git").exists()), here)
-    steps = range(around.index(top) + 1)
-    return next(("../" * step + DEFAULT_FILE for step in steps if (around[step] / DEFAULT_FILE).is_file()), None)
+    """Return the nearest `DEFAULT_FILE`, as `find_upwards` does."""
+    return find_upwards(DEFAULT_FILE)
 
 
 def file_sha256(name: str) -> str:
@@ -88,9 +90,9 @@ def file_sha256(name: str) -> str:
 def _folder(file: str) -> Path:
     """Folder from which the paths in a policy file begin: its own, or the one around .finetree."""
     folder = Path(file).parent
-    if folder.absolute().name != DEFAULT_FOLDER:
+    if folder.absolute().name != FOLDER:
         return folder
-    return folder.parent if folder.name == DEFAULT_FOLDER else folder / ".."
+    return folder.parent if folder.name == FOLDER else folder / ".."
 
 
 def _policies(reader: SectionReader, root: "Node", folder: Path) -> Policies:

@@ -31,3 +31,12 @@ def test_rule_packs_that_are_locked_otherwise_are_told(commit):
     assert notes("HEAD") == ()
     commit({".finetree/lock.json": None})
     assert notes("HEAD~1") == ()
+
+
+def test_the_lock_of_the_repository_counts_in_its_folders_too(commit, monkeypatch):
+    commit({"sub/finetree.yaml": UNREADABLE, ".finetree/lock.json": locked("a")})
+    commit({".finetree/lock.json": locked("b")})
+    monkeypatch.chdir("sub")
+    assert len(notes("HEAD~1")) == len(notes("HEAD~1", "HEAD")) == 1
+    commit({".finetree/lock.json": locked("c")})  # of the folder itself: the nearest counts
+    assert "(aaaaaaaaaaaa) → evidence-1 (cccccccccccc)" in notes("HEAD~2")[0]

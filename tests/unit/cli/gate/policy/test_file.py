@@ -7,7 +7,7 @@ import pytest
 from finetree_api.estimator.v1 import check_plan_pb2 as pb
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 from finetree_cli.errors import BadInput
-from finetree_cli.gate.policy.file import DEFAULT_FILE, find_policy_file, read_policies
+from finetree_cli.gate.policy.file import DEFAULT_FILE, find_policy_file, read_policies, require_policies
 from finetree_cli.gate.policy.flags import LimitFlags
 from google.protobuf import json_format
 from google.type import money_pb2
@@ -112,26 +112,24 @@ def test_globs_begin_at_the_folder_around_dot_finetree(tmp_path, monkeypatch):
     assert policies.job_files()[0] == "../research/**/*.yaml"
 
 
-@pytest.mark.parametrize(
-    ("policy", "git", "found"),
-    [
-        (".", ".", "../../.finetree/policy.yaml"),
-        ("a", ".", "../.finetree/policy.yaml"),
-        ("a/b", ".", ".finetree/policy.yaml"),
-        (".", "a", None),
-        (".", None, None),
-        ("a/b", None, ".finetree/policy.yaml"),
-    ],
-)
-def test_the_policy_is_looked_for_up_to_the_top_of_the_repository(tmp_path, monkeypatch, policy, git, found):
+def test_the_policy_of_the_repository_is_found_from_its_folders(tmp_path, monkeypatch):
+    written(NAMED, DEFAULT_FILE)
+    (tmp_path / ".git").mkdir()
     (tmp_path / "a/b").mkdir(parents=True)
-    (tmp_path / policy / ".finetree").mkdir()
-    (tmp_path / policy / DEFAULT_FILE).write_text(NAMED, encoding="utf-8")
-    if git is not None:
-        (tmp_path / git / ".git").write_text("gitdir: elsewhere\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path / "a/b")
-    assert find_policy_file() == found
-    assert read_policies(None).file == (found or "")
+    assert find_policy_file() == "../../.finetree/policy.yaml"
+    assert read_policies(None).file == require_policies(None).file == "../../.finetree/policy.yaml"
+
+
+@pytest.mark.parametrize("name", [None, "gone.yaml"])
+def test_a_policy_that_is_not_there_says_what_to_do(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="No such file" if name else r"no \.finetree/policy\.yaml in the") as caught:
+        require_policies(name)
+    assert caught.value.reason == "POLICY_FILE_UNREADABLE"
+    assert "--policy FILE" in caught.value.remedy
+    example = caught.value.remedy.split("`")[1]
+    assert len(require_policies(written(example)).scoped[0].policy.message.limits) == 2
 
 
 def test_options_replace_the_files_limit_of_the_same_metric_in_every_policy():
