@@ -16,6 +16,7 @@ from finetree_cli.errors import JobFailed, of_cli_error
 from finetree_cli.output import Output, as_dict
 from finetree_cli.render import units
 from finetree_cli.render.trainer.artifacts import next_lines
+from finetree_cli.render.trainer.jobs import final_steps
 
 PROMISED_ACCURACY = 0.8
 """Share of the held-out questions that the trained model must answer for the demo to succeed."""
@@ -124,7 +125,7 @@ def _show_text(out: Output, outcome: Outcome) -> None:
         out.text(f"  before    {_last_line(sample.before)}")
         out.text(f"  after     {_last_line(sample.after)}   (expected {sample.expected})")
     rows = [
-        ("loss", f"{summary.first_loss:.3f}", f"{summary.final_loss:.3f}"),
+        (_loss(summary), f"{summary.first_loss:.3f}", f"{summary.final_loss:.3f}"),
         ("held-out answers correct", f"{summary.exact_match_before:.1%}", f"{summary.exact_match_after:.1%}"),
     ]
     out.table(["", ">Before", ">After"], rows)
@@ -156,6 +157,12 @@ def broken_promise(outcome: Outcome) -> JobFailed | None:
     )
     text = f"only {reached:.1%} of the held-out answers are correct; expected are {PROMISED_ACCURACY:.0%}"
     return JobFailed(text, remedy=why, reason="DEMO_BELOW_PROMISE", reported=True)
+
+
+def _loss(summary: event_pb2.RunSummary) -> str:
+    """Say what the two losses are: of the first step, and the mean of the last ones."""
+    last = final_steps(summary)
+    return f"loss (after: mean of the last {last} steps)" if last > 1 else "loss"
 
 
 def _interval(interval: evidence_pb2.Interval) -> dict[str, float]:
