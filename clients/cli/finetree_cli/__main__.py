@@ -2,6 +2,7 @@
 """Run the `finetree` command; every error becomes one message and an exit code."""
 
 import dataclasses
+import difflib
 import itertools
 import os
 import re
@@ -98,12 +99,24 @@ def _of_usage(error: click.ClickException) -> Failure:
         options = {word for parameter in context.command.params for word in parameter.opts}
         if meant := [word for word in MEANT.get(error.option_name, ()) if word in options]:
             message = f"No such option '{error.option_name}'. Did you mean '{meant[0]}'?"
+    if isinstance(error, click.UsageError) and message.startswith("No such command") and "Did you mean" not in message:
+        message += _nearest_command(error)  # click knows the names of groups that are loaded whole alone
     if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is the whole help text
         known = error.ctx.command.list_commands(error.ctx) if isinstance(error.ctx.command, click.Group) else []
         message = f"{command} needs a command: {', '.join(known)}"
         if error.ctx.parent is None:
             return Failure(ExitCode.USAGE, message, "USAGE", FIRST_STEPS)
     return Failure(ExitCode.USAGE, message, "USAGE", f"`{command} --help` shows its use")
+
+
+def _nearest_command(error: click.UsageError) -> str:
+    """Name the command that is most like the one that there is none of."""
+    context = error.ctx
+    named = re.search(r"'(.*)'", error.message)
+    if context is None or named is None or not isinstance(context.command, click.Group):
+        return ""
+    nearest = difflib.get_close_matches(named[1], context.command.list_commands(context), n=1)
+    return f" Did you mean '{nearest[0]}'?" if nearest else ""
 
 
 def _of_exception(error: BaseException, command: click.Command | None) -> Failure:

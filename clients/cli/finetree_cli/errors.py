@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from finetree import FinetreeError
+    from finetree.errors import Violation
 
 
 class ExitCode(IntEnum):
@@ -185,7 +186,7 @@ def column_flags(message: str) -> str:
 
 def of_service_error(error: "FinetreeError") -> Failure:
     """Convert an exception of the SDK to what is printed."""
-    details = tuple(str(item) for item in error.violations if str(item) not in error.message)
+    details = tuple(str(item) for item in error.violations if not _is_said(item, error.message))
     fields: dict[str, Any] = {"code": error.code}
     if error.violations:
         fields["problems"] = [{"field": item.field, "description": item.description} for item in error.violations]
@@ -195,6 +196,12 @@ def of_service_error(error: "FinetreeError") -> Failure:
         fields["metadata"] = dict(error.metadata)
     message = " ".join(error.message.split()) or error.code
     return Failure(_exit_code(error), message, error.reason or error.code, _remedy(error), details, fields)
+
+
+def _is_said(violation: "Violation", message: str) -> bool:
+    """Tell whether a message has a violation already; one of rows names them in words of its own."""
+    of_rows = violation.field.partition("[")[0] == "rows"
+    return str(violation) in message or (of_rows and violation.description.rstrip(".") in message)
 
 
 _CODES: dict[str, ExitCode] = {

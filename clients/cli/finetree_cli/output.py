@@ -103,11 +103,18 @@ class Output:
         self.text(textwrap.fill(text, width, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False))
 
     def table(
-        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", wrap: bool = False
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        title: str = "",
+        wrap: bool = False,
+        none: str = "",
     ) -> None:
         """Print a table; columns whose name begins with ">" are aligned to the right.
 
-        Where a terminal is too narrow for the longest words of all columns, each row is a record of lines instead.
+        Without a row it is one line, such as "no job" of a first column "Job". Where a terminal is too narrow for the
+        longest words of all columns, each row is a record of lines instead.
 
         Args:
             columns: the heading of each.
@@ -115,6 +122,7 @@ class Output:
             title: printed above; empty: none.
             wrap: whether cells are texts, which wrap in a pipe too. Otherwise each row is one line there, however
                 long, so that what reads it finds names whole.
+            none: what is said without a row; empty: that there is none of the first column.
         """
         from rich.text import Text
 
@@ -131,12 +139,20 @@ class Output:
         if title:
             # By itself: as a part of the table it would be wrapped to the table's width.
             console.print(Text(plain(title), style="bold"), soft_wrap=not console.file.isatty())
+        if not rows:
+            self.text(none or f"no {_inside_a_sentence(columns[0].removeprefix('>'))}".rstrip())
+            return
         if drawn is not None:
             console.print(drawn)
             return
         for line in tables.records(columns, rows, console.width):
             console.print(line, soft_wrap=True)
         console.print()
+
+
+def _inside_a_sentence(heading: str) -> str:
+    """Write a heading as within a sentence: "job" for "Job", and "GPU" as it is."""
+    return heading if heading[1:2].isupper() else heading.lower()
 
 
 def as_dict(message: "Message") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetree_cli.errors import BadInput
+from finetree_cli.options.local_rows import require_file
 from finetree_cli.render.transfer import transfer
 
 if TYPE_CHECKING:
@@ -34,19 +35,6 @@ def upload(
             del stated.accepted_findings[:]
         with transfer(settings.out, f"uploading {path.name}") as on_progress:
             return client.upload_dataset(path, display_name=path.name, reading=stated, on_progress=on_progress)
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
-
-
-def require_file(path: Path) -> None:
-    """Raise BadInput unless a path is a file that can be read."""
-    remedy = "give a file of training rows"
-    if path.is_dir():
-        raise BadInput(f"{path} is a directory", remedy=remedy, reason="DATA_FILE_UNREADABLE")
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file", remedy=remedy, reason="DATA_FILE_UNREADABLE")
-    try:
-        path.open("rb").close()
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
 

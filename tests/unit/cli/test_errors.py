@@ -60,6 +60,12 @@ def test_what_is_shown_names_fields_reason_and_request():
     }
 
 
+def test_a_row_that_the_message_names_is_not_said_twice():
+    violations = (finetree.Violation("rows[1]", "is not JSON"), finetree.Violation("rows[7]", "is a list"))
+    error = sdk.InvalidArgument("train.jsonl, Row 1: is not JSON. Correct the data.", violations=violations)
+    assert of_service_error(error).details == ("rows[7]: is a list",)
+
+
 def test_a_fault_of_ours_names_the_request():
     failure = of_service_error(sdk.Internal("internal error 4711", request_id="r2"))
     assert any("r2" in line for line in failure.lines())

@@ -62,3 +62,10 @@ def test_a_narrow_terminal_folds_other_columns_before_the_name(monkeypatch, caps
     monkeypatch.setenv("TERM", "dumb")
     Output().table(*JOBS)
     assert "jobs-01kaxyzabcdefghjkmnpqrstvwx" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("heading", "words"), [("Job", "no job"), ("GPU", "no GPU"), (">Attempt", "no attempt")])
+def test_a_table_without_rows_is_one_line(capsys, heading, words):
+    Output().table([heading, "Name"], [])
+    Output().table([heading, "Name"], [], none="nothing")
+    assert capsys.readouterr().out.splitlines() == [words, "nothing"]

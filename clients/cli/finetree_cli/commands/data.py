@@ -119,7 +119,7 @@ def check(settings: Settings, /, **flags: Any) -> None:
 def _check(settings: Settings, flags: CheckFlags) -> None:
     from finetree_cli.backends.discovery import reads_locally
     from finetree_cli.data_check import read_locally
-    from finetree_cli.uploads import require_file
+    from finetree_cli.options.local_rows import require_file
 
     if flags.held_out is None and any(name in ("leak", "prompt-leak") for name, _ in flags.thresholds):
         raise BadInput("--fail-on leak needs held-out rows", remedy="add --eval FILE")

@@ -122,8 +122,8 @@ def evaluate(settings: Settings, /, **flags: Any) -> None:
 
 def _evaluate(settings: Settings, flags: EvaluateFlags) -> None:
     from finetree_cli.follow import show_created
+    from finetree_cli.options.local_rows import require_file
     from finetree_cli.options.spec import model_source
-    from finetree_cli.uploads import require_file
 
     if flags.detach and flags.required:
         raise BadInput("--require needs the report, and --detach does not wait for it", remedy="leave one of them out")

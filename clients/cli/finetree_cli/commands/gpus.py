@@ -24,3 +24,5 @@ def gpus(settings: Settings, prefix: str) -> None:
         settings.out.document({"accelerators": [as_dict(item) for item in found]})
     else:
         show_accelerators(settings.out, found)
+    if not found and prefix:
+        settings.out.say(f"no name begins with {prefix!r}; `finetree gpus` lists all")

@@ -79,8 +79,8 @@ def _list(settings: Settings, job: "Job") -> None:
             str(log.attempt),
             units.size(log.size_bytes),
             units.size(log.kept_bytes),
-            log.start_time.ToJsonString(),
-            log.end_time.ToJsonString() if log.HasField("end_time") else "",
+            units.instant(log.start_time),
+            units.instant(log.end_time) if log.HasField("end_time") else "",
         ]
         for log in found
     ]

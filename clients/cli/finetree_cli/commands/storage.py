@@ -78,7 +78,7 @@ def _show_removals(out: "Output", found: "retention_pb2.GetStorageResponse") -> 
             each.name,
             _word(retention_pb2.StorageKind.Name(each.kind), "STORAGE_KIND_"),
             units.size(each.size_bytes),
-            each.time.ToJsonString(),
+            units.instant(each.time),
             _word(retention_pb2.RemovalCause.Name(each.cause), "REMOVAL_CAUSE_"),
         )
         for each in found.removals

@@ -20,6 +20,8 @@ MAX_FILE_BYTES = 1 << 20
 """Largest job file in bytes; real ones have about 2 kB."""
 STDIN = "-"
 """Name of the standard input in place of a file."""
+_ROWS = frozenset((".jsonl", ".csv", ".tsv", ".parquet", ".txt"))
+"""Ends of names of training files, which are easily given in place of a job file."""
 SPEC = "train.spec."
 """Path of the RunSpec's settings in a JobTemplate."""
 TEMPLATE_KEYS = frozenset(
@@ -106,8 +108,15 @@ def read_job(name: str) -> JobFile:
     Raises:
         BadInput: The file cannot be read or is no job; each problem has file, line, column and proto path.
     """
-    file, text = read_text(name)
-    return parse_job(text, file)
+    try:
+        file, text = read_text(name)
+        return parse_job(text, file)
+    except BadInput as error:
+        if error.reason == "JOB_FILE_INVALID" and _ROWS.intersection(Path(name).suffixes):
+            error.remedy = (
+                "these are training rows: `finetree recommend --data FILE --output job.yaml` writes a job file"
+            )
+        raise
 
 
 def parse_job(text: str, file: str) -> JobFile:

@@ -57,6 +57,22 @@ def with_local_file(data: "Data", file: "Path | None", out: "Output", *, beside:
     return Data(source, _profile(file, source, out), data.evaluation, data.evaluation_profile)
 
 
+def require_file(path: Path) -> None:
+    """Raise BadInput unless a path is a file that can be read and has something in it."""
+    remedy = "give a file of training rows"
+    if path.is_dir():
+        raise BadInput(f"{path} is a directory", remedy=remedy, reason="DATA_FILE_UNREADABLE")
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file", remedy=remedy, reason="DATA_FILE_UNREADABLE")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
+    if not path.stat().st_size:
+        remedy = 'write one row a line, such as {"prompt": "…", "completion": "…"}'
+        raise BadInput(f"{path}: the file is empty", remedy=remedy, reason="EMPTY_DATASET")
+
+
 def described(found: "FileProfile") -> str:
     """One line: rows, what was left out, and what is estimated of their tokens, and how."""
     profile = found.profile
@@ -85,6 +101,7 @@ def _profile(
     from finetree_data.errors import DatasetError
     from finetree_data.file_profile import file_profile
 
+    require_file(path)
     try:
         found = file_profile(path, reading_of(source))
     except DatasetError as error:

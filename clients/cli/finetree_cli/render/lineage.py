@@ -25,7 +25,7 @@ def show_checkpoints(out: Output, checkpoints: Iterable[checkpoint_pb2.Checkpoin
             _number(each, "eval_loss"),
             _number(each, "exact_match"),
             units.size(each.size_bytes),
-            each.create_time.ToJsonString(),
+            units.instant(each.create_time),
             " ".join(_remarks(each)),
         )
         for each in checkpoints
@@ -42,7 +42,7 @@ def _remarks(checkpoint: checkpoint_pb2.Checkpoint) -> Iterator[str]:
     if checkpoint.pinned:
         yield "pinned"
     if checkpoint.HasField("expire_time"):
-        yield f"until {checkpoint.expire_time.ToJsonString()}"
+        yield f"until {units.instant(checkpoint.expire_time)}"
     if not checkpoint.available:
         yield "deleted"
 
@@ -76,7 +76,7 @@ def show_lineage(out: Output, job: job_pb2.Job, older: Mapping[str, job_pb2.Job]
 
 def _lines(job: job_pb2.Job, older: Mapping[str, job_pb2.Job], indent: str = "") -> Iterator[str]:
     name = f"  {job.display_name}" if job.display_name else ""
-    yield f"{indent}job {short_name(job.name)}{name}  {_done(job)}  {job.create_time.ToJsonString()}"
+    yield f"{indent}job {short_name(job.name)}{name}  {_done(job)}  {units.instant(job.create_time)}"
     made = job.lineage
     if not made.ByteSize():
         yield f"{indent}{_INDENT}nothing is known: an earlier release created it"

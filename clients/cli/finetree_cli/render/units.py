@@ -9,6 +9,7 @@ from finetree.money import to_float
 from finetree_api.types.v1 import evidence_pb2
 
 if TYPE_CHECKING:
+    from google.protobuf import timestamp_pb2
     from google.type import money_pb2
 
 __all__ = ["GIB", "MIB", "Words", "count", "duration", "rate", "size", "word"]  # some of them are the SDK's
@@ -27,6 +28,11 @@ def amount_of(amount: float, currency: str) -> str:
     """Format an amount in a currency: "$0.0021", "$12.40"."""
     symbol = _SYMBOLS.get(currency, f"{currency} " if currency else "")
     return f"{symbol}{amount:.2f}" if amount >= 0.1 or amount == 0 else f"{symbol}{amount:.2g}"
+
+
+def instant(time: "timestamp_pb2.Timestamp") -> str:
+    """Format a time in UTC, to the second: "2026-12-03T05:44:29Z"."""
+    return f"{time.ToDatetime():%Y-%m-%dT%H:%M:%SZ}"
 
 
 def size_range(interval: evidence_pb2.Interval) -> str:

@@ -98,7 +98,7 @@ def read_accelerator(name: str) -> AcceleratorEntry:
         return accelerator(name)
     except UnknownNameError as error:
         text = (
-            f"no accelerator {name!r} in the catalog{_or_nearest(error)}{_elsewhere(name)}; ListAccelerators lists "
+            f"no accelerator {name!r} in the catalog{_elsewhere(name)}{_or_nearest(error)} ListAccelerators lists "
             "all, hardware.unknown_accelerator accepts any memory size"
         )
         raise NotFound("ACCELERATOR_NOT_FOUND", text, metadata={"accelerator": name}) from error
@@ -214,7 +214,7 @@ def _quote(price_id: str, accelerator: str, book: PriceBook) -> Quote:
         quote = book.find(price_id)
     except UnknownNameError as error:
         text = (
-            f"no price {price_id!r} in the price book{_or_nearest(error)}; ListPrices lists all, without price_id the "
+            f"no price {price_id!r} in the price book{_or_nearest(error)} ListPrices lists all, without price_id the "
             "cheapest is used"
         )
         raise NotFound("PRICE_NOT_FOUND", text, metadata={"price_id": price_id}) from error
@@ -228,8 +228,9 @@ def _instead(error: UnknownNameError) -> str:
     """Advice for an unknown model: the reason that its name shows, or the most similar names."""
     if reason := unknown_reason(error.name):
         return f"; {reason}. ListModels lists the known models"
-    return f"{_or_nearest(error)}; ListModels lists all, model.shape accepts any"
+    return f"{_or_nearest(error)} ListModels lists all, model.shape accepts any"
 
 
 def _or_nearest(error: UnknownNameError) -> str:
-    return f"; did you mean {', '.join(error.nearest)}?" if error.nearest else ""
+    """End of the sentence that says that there is no such name: the most similar ones, if there are any."""
+    return f"; did you mean {', '.join(error.nearest)}?" if error.nearest else ";"

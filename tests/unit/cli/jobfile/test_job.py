@@ -136,3 +136,12 @@ def test_an_alias_of_itself_is_refused_and_a_plain_one_is_read():
         parse_job("labels: &a {b: *a}\n", "job.yaml")
     job = parse_job("display_name: &n try\ntrain: {spec: {model: {name: *n}, full: {}}}\n", "job.yaml")
     assert job.template.train.spec.model.name == "try"
+
+
+@pytest.mark.parametrize("content", [b'{"prompt": "a"}\n' * 2, b'{"prompt": "a"}\n', b"caf\xe9\n", b""])
+def test_training_rows_in_place_of_a_job_file_are_called_so(tmp_path, content):
+    for name, told in (("train.jsonl", True), ("train.csv", True), ("job.yaml", False)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BadInput) as caught:
+            read_job(str(tmp_path / name))
+        assert ("these are training rows" in caught.value.remedy) is told

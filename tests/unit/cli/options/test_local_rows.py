@@ -9,7 +9,7 @@ from finetree_api.types.v1 import training_data_pb2
 from finetree_cli.errors import BadInput
 from finetree_cli.jobfile.job import JobFile, parse_job
 from finetree_cli.options import local_rows
-from finetree_cli.options.local_rows import add_local_profiles, with_local_file
+from finetree_cli.options.local_rows import add_local_profiles, require_file, with_local_file
 from finetree_cli.options.spec import Data
 from finetree_cli.output import Output
 
@@ -45,6 +45,27 @@ def test_a_file_that_a_run_would_refuse_is_refused(job, tmp_path):
     with pytest.raises(BadInput, match=r"train\.csv") as caught:
         add_local_profiles(job, Output(), estimate_pb2.EstimateRunRequest())
     assert caught.value.reason == "MALFORMED_ROW"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "words"),
+    [
+        ("gone.jsonl", "DATA_FILE_UNREADABLE", "no such file"),
+        ("folder", "DATA_FILE_UNREADABLE", "is a directory"),
+        ("empty.jsonl", "EMPTY_DATASET", "the file is empty"),
+    ],
+)
+def test_a_path_that_is_no_file_of_rows_says_what_it_is(tmp_path, name, reason, words):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.jsonl").touch()
+    for read in (
+        require_file,
+        lambda path: with_local_file(Data(), path, Output(), beside=tmp_path),
+    ):
+        with pytest.raises(BadInput, match=words) as caught:
+            read(tmp_path / name)
+        assert caught.value.reason == reason
+        assert caught.value.remedy
 
 
 def test_without_the_reader_nothing_is_counted_and_it_is_said(job, monkeypatch, capsys):

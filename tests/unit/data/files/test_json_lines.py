@@ -6,6 +6,7 @@ BROKEN = {
     "latin-1 lines": (b'{"text": "a"}\n{"text": "caf\xe9"}\n', "MALFORMED_ROW", 2, "Latin-1"),
     "Latin-1 behind a mark": (b'\xef\xbb\xbf\xff{"text": "a"}\n', "MALFORMED_ROW", 1, "not UTF-8"),
     "a number beyond all": ('{"prompt": "a", "completion": 1e999}', "MALFORMED_ROW", 1, "is null"),
+    "a cut line": ('{"text": "a"\n{"text": "b"}\n', "MALFORMED_ROW", 1, "is not JSON at column 13: Expecting ','"),
     "NaN": ('{"text": NaN}', "MALFORMED_ROW", 1, "is null"),
     "lines that end in commas": ('{"text": "a"},\n{"text": "b"},\n', "MALFORMED_FILE", 2, "',' stands there"),
     "Python": ("{'text': 'a'}\n", "MALFORMED_ROW", 1, "looks like Python"),

@@ -69,6 +69,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(run_of, parts, reason, hint
 
     assert caught.value.reason == reason
     assert hint in caught.value.message
+    assert "?;" not in caught.value.message
 
 
 def test_a_system_is_its_devices_and_another_number_beside_it_is_refused(run_of):

@@ -49,4 +49,6 @@ def show_prices(out: Output, found: Iterable[catalog_pb2.Price]) -> None:
         )
         for item in found
     ]
-    out.table(["GPU", "Provider", "Region", "Term", ">Per hour", ">Min. count", "Date", "Price id"], rows)
+    out.table(
+        ["GPU", "Provider", "Region", "Term", ">Per hour", ">Min. count", "Date", "Price id"], rows, none="no price"
+    )

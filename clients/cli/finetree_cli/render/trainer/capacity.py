@@ -38,10 +38,10 @@ def show_capacity(out: Output, found: capacity_pb2.GetCapacityResponse) -> None:
                 out.text(f"  slot {slot.slot}, processors {numbers}: {short_name(slot.job) if slot.job else 'free'}")
     out.text("\n".join([*node_types(found.node_types), f"Queue: {found.queue_length}"]))
     for lease in (lease for node in found.nodes for item in node.devices for lease in item.leases):
-        until = lease.expire_time.ToJsonString()
+        until = units.instant(lease.expire_time)
         out.text(f"Serving: {short_name(lease.job)} until {until}, {lease.generations} being answered")
     for worker in (worker for node in found.nodes for item in node.devices for worker in item.resting_workers):
-        until = worker.expire_time.ToJsonString()
+        until = units.instant(worker.expire_time)
         out.text(f"Held for the next job on the same base: {units.size(worker.memory_bytes)} until {until}")
     for node in found.nodes:
         out.text(f"{node.name}: {host(node)}")

@@ -30,7 +30,7 @@ def show_list(out: Output, jobs: Iterable[job_pb2.Job]) -> None:
             state_name(job.state),
             f"{job.progress.fraction:.0%}",
             f"{job.metrics.loss:.3f}" if job.metrics.HasField("loss") else "-",
-            job.create_time.ToJsonString(),
+            units.instant(job.create_time),
         )
         for job in jobs
     ]
@@ -79,7 +79,7 @@ def _forecast(job: job_pb2.Job, now: float) -> str:
 
 def _show_queue(out: Output, job: job_pb2.Job) -> None:
     if job.state_reason.HasField("next_attempt_time"):
-        out.text(f"  tries     again not before {job.state_reason.next_attempt_time.ToJsonString()}")
+        out.text(f"  tries     again not before {units.instant(job.state_reason.next_attempt_time)}")
     if job.queue_position:
         out.text(f"  queue     {job.queue_position}. {job.blocked_by}".rstrip())
     if job.priority in (job_pb2.JOB_PRIORITY_LOW, job_pb2.JOB_PRIORITY_HIGH):

@@ -23,6 +23,6 @@ def show_targets(out: Output, found: serving_pb2.ListTargetsResponse) -> None:
     out.table(["Target", "Method", ">Rank", ">Memory", "Weights"], rows)
     if found.HasField("lease"):
         answering = f", {found.lease.generations} being answered" if found.lease.generations else ""
-        out.text(f"Lease until {found.lease.expire_time.ToJsonString()}{answering}")
+        out.text(f"Lease until {units.instant(found.lease.expire_time)}{answering}")
     else:
         out.text("Not serving")

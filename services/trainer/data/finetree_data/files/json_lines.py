@@ -46,6 +46,11 @@ def json_lines(stream: Content) -> Iterator[Record]:
             yield number, error
 
 
+def _column(error: json.JSONDecodeError) -> int:
+    """Return the place of a mistake in its line, from 1: at its end where the line is cut, not in the next one."""
+    return min(error.pos, len(error.doc.rstrip())) + 1
+
+
 def parse(line: bytes, *, first: bool = False) -> Any:
     """Parse a line of JSON. Raises RowError."""
     if len(line) > MAX_ROW_BYTES:
@@ -57,7 +62,7 @@ def parse(line: bytes, *, first: bool = False) -> Any:
     except json.JSONDecodeError as error:
         hint = "; if this is a table or plain text, say so in reading.file_format" if first and not error.pos else ""
         hint = PYTHON if error.doc.lstrip().startswith("{'") else hint
-        raise RowError("", f"is not JSON at column {error.colno}: {error.msg}{hint}") from None
+        raise RowError("", f"is not JSON at column {_column(error)}: {error.msg}{hint}") from None
     except RecursionError:
         raise RowError("", "is JSON that is nested too deeply") from None
     except ValueError as error:

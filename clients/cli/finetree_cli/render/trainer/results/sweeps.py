@@ -106,7 +106,7 @@ def show_list(out: Output, sweeps: Iterable[sweep_pb2.Sweep]) -> None:
             units.word(sweep_pb2.SweepState, sweep.state),
             str(sweep.best_trial or "-"),
             units.money(sweep.cost) if sweep.HasField("cost") else "-",
-            sweep.create_time.ToJsonString(),
+            units.instant(sweep.create_time),
         )
         for sweep in sweeps
     ]
