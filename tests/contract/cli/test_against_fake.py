@@ -89,6 +89,13 @@ def at(document: Any, path: str) -> Any:
     return document
 
 
+def test_cancelling_a_job_that_has_ended_says_so(run, job_file):
+    job = run("train", job_file, "--json").lines[0]["job"]
+    cancelled = run("jobs", "cancel", job)
+    assert cancelled.out.strip() == "succeeded"
+    assert "had ended already" in cancelled.err
+
+
 def test_the_recipe_of_this_machine_is_estimated_as_it_was_recommended(run, tmp_path, monkeypatch):
     job, rows = tmp_path / "job.yaml", ("--examples", "200", "--json")
 

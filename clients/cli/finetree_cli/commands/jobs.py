@@ -228,6 +228,7 @@ def metrics(
 def cancel(settings: Settings, job: str, checkpoint: bool, wait: float | None) -> None:
     """Cancel a job. Cancelling a job that has ended changes nothing."""
     from finetree import FinetreeTimeout
+    from finetree_api.trainer.v1 import job_pb2
 
     from finetree_cli.errors import StillRunning
     from finetree_cli.render.trainer.jobs import state_name
@@ -235,6 +236,8 @@ def cancel(settings: Settings, job: str, checkpoint: bool, wait: float | None) -
     with settings.client() as client:
         handle = client.job(job)
         found = handle.cancel("CHECKPOINT" if checkpoint else "NOW")
+        if found.state in (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED):
+            settings.out.say("the job had ended already: nothing is cancelled")
         if wait is not None:
             try:
                 found = handle.wait(timeout=wait)

@@ -106,6 +106,8 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_before_its_first_step(
     assert f"one row of {longest} tokens" in caught.value.message
     (report,) = recorder.of(event_pb2.PreflightReport)
     assert report.checks[0].verdict == check_pb2.CHECK_VERDICT_FAIL
+    assert "one row of" in report.checks[0].message or " rows of " in report.checks[0].message
+    assert "1 rows" not in report.checks[0].message
     assert not recorder.of(event_pb2.StepMetrics)
     assert not plan.artifact.exists()
 

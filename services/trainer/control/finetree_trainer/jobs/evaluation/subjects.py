@@ -19,6 +19,8 @@ PLACE = "job.evaluate"
 """Field path of an evaluation in a request."""
 BASE = "base"
 """What reports call the base model: no subject can be called so, nor begin so and a space."""
+MOST_OF_NAME = 50
+"""Longest name of a job in a label: one of 64 characters also has the step of a checkpoint."""
 
 
 async def describe(store: Store, task: evaluation_pb2.EvaluateTask, subjects: Sequence[LocatedWeights]) -> None:
@@ -57,8 +59,13 @@ async def _usual_label(store: Store, found: LocatedWeights) -> str:
     name, last = parse_child(found.name, "jobs", "checkpoints" if found.checkpoint else "artifacts")
     row = await store.read(lambda connection: jobs.load(connection, name.id))
     shown = job_pb2.Job.FromString(row.record).display_name if row is not None else ""
-    short = (shown if shown and not shown.startswith(BASE) else name.id)[:40]
+    short = shortened(shown if shown and not shown.startswith(BASE) else name.id)
     return f"{short} step {last}" if found.checkpoint else short
+
+
+def shortened(name: str) -> str:
+    """Cut a name so that a step fits behind it within the 64 characters of a label, and mark that it was."""
+    return name if len(name) <= MOST_OF_NAME else f"{name[: MOST_OF_NAME - 1].rstrip()}…"
 
 
 def base_source(subjects: Sequence[LocatedWeights]) -> model_pb2.ModelSource:

@@ -122,6 +122,8 @@ def _check(rows: Sequence[Example], where: str, amounts: tuple[int, int], *, fit
     peak, free = amounts
     source = evidence_pb2.Provenance(kind=evidence_pb2.PROVENANCE_KIND_MEASURED, source="this run", locator="preflight")
     verdict = "fits" if fits else "does not fit"
+    total = sum(map(len, rows))
+    size = f"{len(rows)} rows of {total} tokens in all" if len(rows) > 1 else f"one row of {total} tokens"
     return check_pb2.Check(
         rule_id="memory.largest_micro_batch",
         severity=check_pb2.SEVERITY_ERROR,
@@ -130,8 +132,8 @@ def _check(rows: Sequence[Example], where: str, amounts: tuple[int, int], *, fit
         limit=peak + free,
         unit=check_pb2.CHECK_UNIT_BYTES,
         field_path="training.micro_batch_size",
-        message=f"the largest micro-batch{where}, {len(rows)} rows of {sum(map(len, rows))} tokens in all, {verdict}: "
-        f"peak {peak / 1e9:.2f} GB, {free / 1e9:.2f} GB free",
+        message=f"the largest micro-batch{where}, {size}, {verdict}: peak {peak / 1e9:.2f} GB, "
+        f"{free / 1e9:.2f} GB free",
     )
 
 
