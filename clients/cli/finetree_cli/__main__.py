@@ -25,6 +25,19 @@ FIRST_STEPS = (
     "`finetree --help` says what each command does"
 )
 """What to type next for somebody who has typed the program's name alone."""
+SAME: dict[str, tuple[str, ...]] = {
+    "rm": ("delete",),
+    "remove": ("delete", "rm"),
+    "delete": ("rm",),
+    "ls": ("list",),
+    "get": ("show",),
+    "describe": ("show",),
+    "stop": ("cancel",),
+    "log": ("logs",),
+    "run": ("train",),
+    "fit": ("train",),
+}
+"""Commands of other programs, and those that a group may have in their place."""
 SIGPIPE_EXIT = 141
 """Exit code that a shell reports for a program whose reader has closed the pipe."""
 
@@ -115,7 +128,10 @@ def _nearest_command(error: click.UsageError) -> str:
     named = re.search(r"'(.*)'", error.message)
     if context is None or named is None or not isinstance(context.command, click.Group):
         return ""
-    nearest = difflib.get_close_matches(named[1], context.command.list_commands(context), n=1)
+    known = context.command.list_commands(context)
+    nearest = [word for word in SAME.get(named[1], ()) if word in known] or difflib.get_close_matches(
+        named[1], known, n=1
+    )
     return f" Did you mean '{nearest[0]}'?" if nearest else ""
 
 

@@ -129,6 +129,9 @@ LISTS = {
     "ListRulePacks": "`finetree packs list`",
     "ListDatasets": "`finetree datasets list`",
     "ListJobs": "`finetree jobs list`",
+    "ListJobLogs": "`finetree jobs logs JOB --list`",
+    "ListBaseModels": "`finetree models list`",
+    "ListSweeps": "`finetree sweeps list`",
 }
 """Commands by the rpc that they call."""
 _RPC = re.compile(rf"\b({'|'.join(LISTS)})\b")

@@ -62,7 +62,8 @@ class Correction:
         )
         for code, what, factor, more in factors:
             if factor.observations:
-                learned = f"learned from {factor.observations} runs on {self.device}"
+                runs = "1 run" if factor.observations == 1 else f"{factor.observations} runs"
+                learned = f"learned from {runs} on {self.device}"
                 yield Remark(code, f"{what} is multiplied by {factor.value:.3g}, {learned}{more}", "spec.hardware")
 
 

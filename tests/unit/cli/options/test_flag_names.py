@@ -7,7 +7,7 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import run_spec_pb2
 from finetree_cli.app import cli
-from finetree_cli.options.flag_names import FLAGS, flag_of, in_flags
+from finetree_cli.options.flag_names import FLAGS, LISTS, flag_of, in_flags
 
 
 def command(name: str) -> click.Command:
@@ -48,6 +48,17 @@ def test_a_model_that_no_catalog_has_is_a_folder_of_the_commands_that_name_one()
 def test_a_field_in_backticks_becomes_an_option_and_the_same_word_without_stays():
     text = "a model needs `model` to run: state `ownership` or the ownership"
     assert in_flags(text, command("recommend")) == "a model needs --model to run: state --price or the ownership"
+
+
+@pytest.mark.parametrize("words", LISTS.values())
+def test_the_command_that_lists_what_an_rpc_does_exists(words):
+    names = words.strip("`").split()[1:]
+    found: click.Command | None = cli
+    while names and isinstance(found, click.Group):
+        found = found.get_command(click.Context(found), names.pop(0))
+    assert found is not None
+    options = {option for parameter in found.params for option in parameter.opts}
+    assert options.issuperset(word for word in names if word.startswith("--"))
 
 
 def fields(descriptor, depth=4):

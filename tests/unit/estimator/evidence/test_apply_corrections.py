@@ -184,6 +184,12 @@ def test_unknown_row_lengths_keep_their_width(make_run):
     assert width(plain.step) / 1.5 < width(corrected.step) <= width(plain.step)
 
 
+def test_one_run_is_one_run():
+    one = Correction(device="gpu", date="", step_time=replace(KNOWN, observations=1))
+    (remark,) = one.remarks()
+    assert remark.message.endswith("learned from 1 run on gpu")
+
+
 def test_the_answer_says_what_it_was_corrected_with(estimates):
     corrected = estimates[1]
     said = {remark.code: remark.message for remark in corrected.remarks}
