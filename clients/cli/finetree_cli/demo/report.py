@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of the demo, as text and as one JSON object."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,8 @@ class Outcome:
     artifacts: Sequence[artifact_pb2.Artifact] = ()
     folders: dict[str, Path] = field(default_factory=dict)
     """Local folder of each artifact by its name."""
+    data_dir: Path | None = None
+    """Data folder of the suite, which has stopped; None where nobody is to start it again."""
 
     def see(self, event: event_pb2.JobEvent) -> None:
         """Collect an event."""
@@ -142,6 +145,9 @@ def _show_text(out: Output, outcome: Outcome) -> None:
         out.text(f"{kind}: {folder or artifact.name}")
         for line in next_lines(artifact, folder) if folder is not None else ():
             out.text(line)
+    if outcome.artifacts and outcome.data_dir is not None:
+        again = shlex.join(["finetree", "up", "--data-dir", str(outcome.data_dir)])
+        out.text(f"The services of the demonstration have stopped; before `finetree chat`: {again}")
 
 
 def broken_promise(outcome: Outcome) -> JobFailed | None:

@@ -209,7 +209,7 @@ class Demo:
         plan = plan_of(answer, dataset_profile=data.train.profile)
         job = client.train(answer.spec, display_name="demo", approved_plan=plan, recommendation=answer)
         self.note(f"job {job.name}")
-        outcome = Outcome(job.name, answer, estimate, capacity, data.countries)
+        outcome = Outcome(job.name, answer, estimate, capacity, data.countries, data_dir=self.folder)
         outcome.terminal = self._follow(job, outcome.see)
         self.stage("downloading the artifacts")
         outcome.spec = job.refresh().train.spec

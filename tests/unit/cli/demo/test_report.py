@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results of the demo as text: what each figure is of."""
 
+from pathlib import Path
+
 import pytest
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_api.trainer.v1 import capacity_pb2, event_pb2
+from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_pb2
 from finetree_cli.demo.report import Outcome, show_outcome
 from finetree_cli.output import Output
 
@@ -27,3 +29,10 @@ def test_the_final_loss_is_called_the_mean_that_it_is(capsys, steps, label):
     show_outcome(Output(), outcome(steps=steps))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("loss")]
     assert [part.strip() for part in line.split("   ") if part.strip()] == [label, "7.500", "0.250"]
+
+
+def test_who_would_chat_is_told_to_start_the_services_again(capsys):
+    found = outcome(steps=1)
+    found.artifacts, found.data_dir = [artifact_pb2.Artifact(name="jobs/j/artifacts/a")], Path("/my data/demo")
+    show_outcome(Output(), found)
+    assert capsys.readouterr().out.splitlines()[-1].endswith(": finetree up --data-dir '/my data/demo'")
