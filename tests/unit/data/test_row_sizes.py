@@ -4,7 +4,7 @@
 import pytest
 from finetree_api.types.v1 import training_data_pb2, training_pb2
 from finetree_data.options import RowFormat
-from finetree_data.row_sizes import TEXT_ENDS, RowSizes, estimated_tokens, text_tokens, unread_tokens
+from finetree_data.row_sizes import TEXT_ENDS, RowSizes, estimated_tokens, unread_tokens
 from finetree_data.rows.row import Message, Row
 from finetree_data.template_tokens import END_OF_TEXT, END_OF_TURN, TokenRange, template_tokens
 
@@ -13,7 +13,8 @@ CHAT = Row(1, (Message("user", "u" * 400), Message("assistant", "a" * 100)))
 
 def test_a_row_is_its_texts_and_what_a_template_adds():
     found = estimated_tokens(CHAT)
-    assert found.all == text_tokens(400) + text_tokens(100) + template_tokens(CHAT.messages)
+    low, high = TEXT_ENDS
+    assert found.all == TokenRange(125 * low, 125, 125 * high) + template_tokens(CHAT.messages)
     assert found.expected == 100 + 25 + 2 * 5 + 21
     assert found.learned == 25 + END_OF_TURN
 
@@ -46,7 +47,7 @@ def test_a_profile_says_between_what_its_tokens_are():
     assert (whole.examples, whole.total_tokens, half.total_tokens) == (8, 8 * 156, 16 * 156)
     assert (whole.total_tokens_range.low, whole.total_tokens_range.high) == (
         round(8 * (125 * 0.75 + 2 * 2)),
-        round(8 * (125 * 1.35 + 2 * 8 + 28)),
+        round(8 * (125 * 1.35 + 2 * 8 + 30)),
     )
     assert half.total_tokens_range.low == pytest.approx(2 * whole.total_tokens_range.low, abs=1)
     assert whole.target_fraction == pytest.approx(26 / 156)
