@@ -80,7 +80,7 @@ from finetree_trainer.scheduling.order.recall import recall_use
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.starting import StartLimits
 from finetree_trainer.scheduling.watch import MachineWatch
-from finetree_trainer.settings import Settings
+from finetree_trainer.settings import NAME, Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
@@ -95,8 +95,6 @@ from finetree_trainer.workers.launch.local import LocalLauncher
 from finetree_trainer.workers.ray.cluster import RayCluster, require
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
-
-NAME = "finetree-trainer"
 
 LAST_SPANS_SECONDS = 1.5
 """Time that the last spans of jobs get when the service stops; the next run of it sends what is left."""
@@ -319,7 +317,6 @@ class Application:
             host=self._host,
             queue=self._queue,
             tokens=PageTokens(self._member.page_token_key if self._member else settings.page_token_key.reveal()),
-            version=self._service.version,
             limits=server_limits(settings),
         )
 
