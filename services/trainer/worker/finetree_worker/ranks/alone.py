@@ -53,8 +53,11 @@ class Alone:
     count = 1
     lockstep = False
     """Whether all ranks must make the same forward passes, since they gather each other's weights in them."""
-    message_seconds: float = 0.0
-    """Seconds since the start in messages of forward and backward passes, where this process sees them."""
+
+    @property
+    def message_seconds(self) -> float:
+        """Seconds since the start in messages of forward and backward passes, where this process sees them."""
+        return 0.0
 
     @property
     def speaks(self) -> bool:
