@@ -5,13 +5,11 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from finetree import FinetreeError
 from finetree_api.trainer.v1 import dataset_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2
 
 from finetree_cli.errors import BadInput, finding_remedy
-from finetree_cli.follow import error_reason, refuse_failure
-from finetree_cli.output import short_name
+from finetree_cli.follow import error_reason, follow_helper, refuse_failure
 from finetree_cli.render.trainer.events import messages_view
 
 if TYPE_CHECKING:
@@ -58,22 +56,13 @@ def follow_check(settings: "Settings", job: "Job") -> Checked:
         BadInput: The rows are refused.
         JobFailed: The job ended without success.
     """
-    checked, terminal = Checked(job=job.name), event_pb2.Terminal()
-    try:
-        with messages_view(settings.out) as shown:
-            for event in job.events():
-                payload = event.WhichOneof("payload")
-                if payload == "dataset_report":
-                    checked.reports.append(event.dataset_report)
-                elif payload == "terminal":
-                    terminal = event.terminal
-                elif payload in _SHOWN:
-                    shown.show(event)
-    except KeyboardInterrupt:
-        with contextlib.suppress(FinetreeError):
-            job.cancel()
-        settings.out.say(f"cancelled job {short_name(job.name)}")
-        raise
+    checked = Checked(job=job.name)
+
+    def seen(event: event_pb2.JobEvent) -> None:
+        if event.HasField("dataset_report"):
+            checked.reports.append(event.dataset_report)
+
+    terminal = follow_helper(settings, job, seen, kinds=_SHOWN)
     if terminal.failure_category == job_pb2.FAILURE_CATEGORY_USER:
         raise BadInput(terminal.error.message, reason=error_reason(terminal))
     refuse_failure(job.name, terminal)

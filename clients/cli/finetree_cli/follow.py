@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Follow a job to its end, and turn its end into an exit code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from finetree import FinetreeTimeout
+from finetree import FinetreeError, FinetreeTimeout
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 from finetree_cli.errors import JobFailed, StillRunning
@@ -50,6 +51,31 @@ def follow(
     except FinetreeTimeout as error:
         raise _left(job, "timed out", state, reason="TIMED_OUT") from error
     refuse_failure(job.name, terminal)
+    return terminal
+
+
+def follow_helper(
+    settings: Settings, job: "Job", seen: Seen, *, kinds: Collection[str], timeout: float | None = None
+) -> event_pb2.Terminal:
+    """Follow a job for which nobody else waits, on stderr, and return its last event; Ctrl-C cancels the job.
+
+    `seen` is called with each event; those with a payload of `kinds` are shown. Raises FinetreeTimeout.
+    """
+    terminal = event_pb2.Terminal()
+    try:
+        with messages_view(settings.out) as shown:
+            for event in job.events(timeout=timeout):
+                payload = event.WhichOneof("payload")
+                seen(event)
+                if payload == "terminal":
+                    terminal = event.terminal
+                elif payload in kinds:
+                    shown.show(event)
+    except KeyboardInterrupt:
+        with suppress(FinetreeError):
+            job.cancel()
+        settings.out.say(f"cancelled job {short_name(job.name)}")
+        raise
     return terminal
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predicted memory, time and cost as a person would say them: "about 17 to 21 GB", "about 2 h", "about $1.60"."""
+"""Predicted memory, time and cost as a person would say them: "about 17 to 21 GiB", "about 2 h", "about $1.60"."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SIGNS = {"USD": "$", "EUR": "€", "GBP": "£"}
 
 
 def memory_words(interval: evidence_pb2.Interval, usable_bytes: int = 0) -> str:
-    """Say a peak of memory: "about 17 to 21 GB of 24". A GB is 2^30 bytes, as GPUs are sold.
+    """Say a peak of memory: "about 17 to 21 GiB of 24".
 
     Args:
         interval: bytes.
@@ -88,10 +88,10 @@ def _joined(words: tuple[str, str]) -> str:
 
 def _memory(count: float) -> tuple[str, str]:
     if count >= 9.95 * _GIB:
-        return f"{math.floor(count / _GIB + 0.5):,}", "GB"
+        return f"{math.floor(count / _GIB + 0.5):,}", "GiB"
     if count >= 0.95 * _GIB:
-        return f"{count / _GIB:.1f}".removesuffix(".0"), "GB"
-    return f"{max(10, round(count / _MIB, -1)):.0f}", "MB"
+        return f"{count / _GIB:.1f}".removesuffix(".0"), "GiB"
+    return f"{max(10, round(count / _MIB, -1)):.0f}", "MiB"
 
 
 def _duration(seconds: float) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The estimate of a run: one pure function, the same in a server, in a batch and in a one-shot program."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,8 @@ from finetree_estimator.evidence.confidence import (
     time_spread,
 )
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
-from finetree_estimator.intervals import LIMIT, BeyondLimitError
+from finetree_estimator.evidence.token_count import widen_memory, widen_times
+from finetree_estimator.intervals import LIMIT, BeyondLimitError, Interval
 from finetree_estimator.memory import peak
 from finetree_estimator.memory.fit import Fit, Verdict, judge
 from finetree_estimator.memory.fragmentation import left_over, with_left_over
@@ -86,12 +87,8 @@ class Prediction:
     @cached_property
     def memory(self) -> Memory:
         """Peaks in bytes, with what is left over for nothing."""
-        # Judged by what must be there: what is left over is given back when the device is full.
-        more, usable = left_over(self.run), self.run.device.usable_bytes
-        if not more:
-            return self._peaks
-        filled = with_left_over(self._peaks, more, usable)
-        return keep_upper_ends(filled, with_left_over(self._uncorrected, more, usable)) if self._learned else filled
+        filled = self._over_counts(Prediction._filled)
+        return keep_upper_ends(filled, self._over_counts(Prediction._filled_uncorrected)) if self._learned else filled
 
     @cached_property
     def fit(self) -> Fit:
@@ -105,7 +102,7 @@ class Prediction:
         """
         run, correction, memory, fit = self.run, self.correction, self.memory, self.fit
         _guard("memory in bytes", memory.device.high, memory.host.high)
-        times = _times(run, correction, self._nearest.speed.apart)
+        times = self._times(self._nearest.speed.apart)
         return Estimate(
             memory=memory,
             fit=fit,
@@ -126,14 +123,60 @@ class Prediction:
     def _nearest(self) -> Nearest:
         return Nearest(self.run, self.correction)
 
-    @cached_property
-    def _peaks(self) -> Memory:
-        """Peaks with what was learned of the device."""
-        return correct_memory(self._uncorrected, self.correction, processes=self.run.devices if self.run.on_cpu else 0)
+    def _times(self, distance: float) -> Times | None:
+        """Times of a run whose nearest measured speed is so far; None where the number of rows is unknown."""
+        times = _times(self.run, self.correction, distance)
+        if times is None or self._ends is None:
+            return times
+        fewest, most = (_times(end.run, self.correction, distance) for end in self._ends)
+        return widen_times(times, fewest or times, most or times)
 
     @cached_property
+    def _ends(self) -> "tuple[Prediction, Prediction] | None":
+        """The run with the fewest and with the most tokens; None where they are counted."""
+        if self.run.counts_tokens:
+            return None
+        return Prediction(self.run.with_end(0), self.correction), Prediction(self.run.with_end(1), self.correction)
+
+    def _over_counts(self, peaks_of: "Callable[[Prediction], Memory]") -> Memory:
+        """Peaks that hold whatever number of tokens the rows may have."""
+        peaks = peaks_of(self)
+        return peaks if self._ends is None else widen_memory(peaks, *map(peaks_of, self._ends))
+
+    @cached_property
+    def _peaks(self) -> Memory:
+        """Peaks with what was learned of the device, judged by what must be there.
+
+        What is left over is given back when the device is full.
+        """
+        peaks = self._over_counts(Prediction._corrected)
+        return keep_upper_ends(peaks, self._over_counts(Prediction._uncorrected)) if self._learned else peaks
+
+    def _filled(self) -> Memory:
+        """Peaks of the expected tokens with what was learned of the device, and with what is left over."""
+        return self._with_left_over(self._corrected())
+
+    def _filled_uncorrected(self) -> Memory:
+        """Peaks of the expected tokens by the formulas alone, with what is left over."""
+        return self._with_left_over(self._uncorrected())
+
+    def _with_left_over(self, peaks: Memory) -> Memory:
+        return with_left_over(peaks, self._left_over, self.run.device.usable_bytes) if self._left_over else peaks
+
+    @cached_property
+    def _left_over(self) -> Interval | None:
+        return left_over(self.run)
+
+    def _corrected(self) -> Memory:
+        """Peaks of the expected tokens with what was learned of the device."""
+        return correct_memory(self._formulas, self.correction, processes=self.run.devices if self.run.on_cpu else 0)
+
     def _uncorrected(self) -> Memory:
-        """Peaks by the formulas alone, as wide as the nearest measured peak is far.
+        return self._formulas
+
+    @cached_property
+    def _formulas(self) -> Memory:
+        """Peaks of the expected tokens by the formulas alone, as wide as the nearest measured peak is far.
 
         An observed run of the device is not taken for a near one here: it may have been of another size.
         """
@@ -227,6 +270,13 @@ def _row_remarks(run: Run) -> Iterator[Remark]:
         share = f"{run.rows.truncated:.0%}"
         text = f"rows are truncated at {run.sequence_length:,} tokens: at least {share} of all tokens are lost"
         yield Remark("ROWS_TRUNCATED", text, "spec.training.sequence_length")
+    if run.rows is not None and run.rows.ends is not None:
+        few, many = (f"{rows.tokens:,.0f}" for rows in run.rows.ends)
+        text = (
+            f"the tokens of the rows are estimated: {few} to {many}, which depends on the model's tokenizer and chat "
+        )
+        text += "template; intervals are as much wider, until a PREPARE job with the model has counted them"
+        yield Remark("TOKENS_ESTIMATED", text, "dataset_profile.total_tokens_range")
     # Where nothing is known of the lengths, the one assumption about all rows says it (spec/assumptions).
     if run.rows is None or (run.rows.mean_known and not run.rows.longest_known):
         text = "the longest row is unknown: memory is that of full micro-batches"

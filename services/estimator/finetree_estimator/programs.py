@@ -232,9 +232,6 @@ PYTORCH = Program(
     compiles_loss=False,
 )
 """A plain loop: torch's AdamW as it comes, and torch's cross-entropy of logits that a variable of the loop holds."""
-_ALL = (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, AXOLOTL, LLM_FOUNDRY, PYTORCH)
-PROGRAMS = {each.name: each for each in _ALL}
-"""Each program by its name."""
 
 
 def variant(

@@ -44,6 +44,8 @@ class Rows:
     """Share of all tokens that truncation leaves out, 0 to 1; the least possible, since lengths are ranges."""
     length_ranges: tuple[LengthRange, ...] = ()
     """How the lengths are spread, shortest first; empty where nothing says so, or nothing depends on it."""
+    ends: "tuple[Rows, Rows] | None" = None
+    """The same rows with the fewest and the most tokens that they may have; None where their tokens are counted."""
 
     @property
     def tokens(self) -> float:
@@ -133,6 +135,18 @@ class Run:
     """0 when it is not known."""
     carbon_kg_per_kwh: float = 0.0
     """Kilograms of CO2 equivalent of a kilowatt-hour where the run is made; 0 when it is not known."""
+
+    # ------------------------------------------------------------------------------------------------------- rows
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the tokens of all rows are counted, or taken to be."""
+        return all(rows is None or rows.ends is None for rows in (self.rows, self.evaluation.rows))
+
+    def with_end(self, end: int) -> "Run":
+        """The run whose rows have the fewest tokens that they may have (`end` 0), or the most (1)."""
+        evaluation = replace(self.evaluation, rows=_at_end(self.evaluation.rows, end))
+        return replace(self, rows=_at_end(self.rows, end), evaluation=evaluation)
 
     # ------------------------------------------------------------------------------------------ model and devices
 
@@ -302,3 +316,7 @@ class Run:
         share = -(-self.batch // self.devices)
         whole_batch = share * rows.mean + 3 * spread * math.sqrt(share)
         return max(float(rows.longest), min(full, whole_batch))
+
+
+def _at_end(rows: Rows | None, end: int) -> Rows | None:
+    return rows if rows is None or rows.ends is None else rows.ends[end]

@@ -14,10 +14,10 @@ from finetree_api.estimator.v1 import (
     estimator_pb2,
     estimator_pb2_grpc,
 )
-from finetree_api.types.v1 import evidence_pb2, server_pb2
+from finetree_api.types.v1 import evidence_pb2
 from finetree_runtime.errors import DomainError, FailedPrecondition, invalid_field, to_status
 from finetree_runtime.paging import PageTokens, page_size
-from finetree_runtime.server.identity import caller, distribution_version
+from finetree_runtime.server.identity import distribution_version, server_info
 from finetree_runtime.server.validation import validate
 
 from finetree_estimator.catalog import versions
@@ -37,6 +37,7 @@ from finetree_estimator.messages.searches import (
     remedies_message,
     smallest_hardware_message,
 )
+from finetree_estimator.settings import NAME
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import hardware, largest, remedies
 from finetree_estimator.whatif.check_plan import check_plan
@@ -45,9 +46,10 @@ from finetree_estimator.whatif.fallbacks import Answer, answer_request
 if TYPE_CHECKING:
     from finetree_estimator.evidence.learner import Learner
 
-NAME = "finetree-estimator"
+SERVICE = "finetree_api.estimator.v1.EstimatorService"
+"""Full name of the gRPC service."""
 FEATURES = ("cpu", "shape", "price-book", "batch", "remedies", "check", "what-fits")
-"""Feature names that GetServerInfo reports."""
+"""Features that GetServerInfo names, and "calibration" where the server learns."""
 MAX_BATCH_ROWS = 1000
 """Most rows of a batch, the contract's limit."""
 
@@ -88,14 +90,12 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         calibration: Calibration = EMPTY,
         learner: "Learner | None" = None,
         page_token_key: str = "",
-        max_request_bytes: int = 0,
-        call_limits: Mapping[str, int] | None = None,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         self._last = State.of(knowledge, calibration if learner is None else learner.calibration)
         self._learner = learner
         self._tokens = PageTokens(page_token_key)
-        self._max_request_bytes = max_request_bytes
-        self._call_limits = dict(call_limits or {})
+        self._limits = {"max_batch_rows": MAX_BATCH_ROWS, **(limits or {})}
 
     async def EstimateRun(
         self, request: estimate_pb2.EstimateRunRequest, context: Any
@@ -173,15 +173,8 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self, request: estimator_pb2.GetServerInfoRequest, context: Any
     ) -> estimator_pb2.GetServerInfoResponse:
         """Return the server's version, features, limits and revision."""
-        limits = {"max_batch_rows": MAX_BATCH_ROWS, "max_request_bytes": self._max_request_bytes, **self._call_limits}
-        server = server_pb2.ServerInfo(
-            service=NAME,
-            version=distribution_version(NAME),
-            api_revisions=["v1"],
-            features=(*FEATURES, "calibration") if self._learner is not None else FEATURES,
-            limits=limits,
-            caller=caller(),
-        )
+        features = (*FEATURES, "calibration") if self._learner is not None else FEATURES
+        server = server_info(NAME, distribution_version(NAME), features=features, limits=self._limits)
         return estimator_pb2.GetServerInfoResponse(server=server, revision=self._state().revision)
 
     def estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:

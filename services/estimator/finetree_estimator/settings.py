@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the estimator, from flags and environment variables."""
+"""Settings of the estimator, from flags, environment variables and a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,10 @@ from typing import Literal
 from finetree_runtime.config.settings import ServiceSettings, listen_address, setting
 from finetree_runtime.server.oneshot import OnceFormat
 
-PREFIX = "FINETREE_ESTIMATOR"
-"""Prefix of the environment variables."""
-PORT = 50052
-"""The estimator's port on loopback."""
+NAME = "finetree-estimator"
+"""Name of the service, and of the distribution whose version it has."""
+ENV_PREFIX = "FINETREE_ESTIMATOR"
+"""Prefix of environment variables."""
 
 OnceMethod = Literal["EstimateRun", "BatchEstimateRuns", "CheckPlan", "ListModels", "ListAccelerators", "ListPrices"]
 """Rpcs that --once answers: those that only read."""
@@ -21,7 +21,7 @@ OnceMethod = Literal["EstimateRun", "BatchEstimateRuns", "CheckPlan", "ListModel
 class Settings(ServiceSettings):
     """Settings of the estimator."""
 
-    address: str = listen_address(PORT)
+    address: str = listen_address(50052)
     max_request_bytes: int = setting(1024 * 1024, "Largest request message; a batch may have 1,000 rows.")
     price_book: Path | None = setting(None, "CSV file of prices, in place of the built-in price book.")
     price_book_extends: bool = setting(default=False, text="Add the prices of --price-book to the built-in ones.")

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m finetree_recommender`: serve, with --once answer what stdin asks, or check a rule pack."""
+"""`python -m finetree_recommender`: serve, with --once answer the requests on stdin, or check a rule pack."""
 
 import sys
 from pathlib import Path
 
 import finetree
-from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
+from finetree_api.recommender.v1 import recommender_pb2_grpc
 from finetree_runtime.config.service_token import service_token
-from finetree_runtime.config.settings import SettingsError, load_or_exit
+from finetree_runtime.config.settings import SettingsError, load_or_exit, refuse_start
 from finetree_runtime.server import oneshot
-from finetree_runtime.server.entry.admission import CallLimits
-from finetree_runtime.server.identity import distribution_version
+from finetree_runtime.server.identity import distribution_version, limits_of
 from finetree_runtime.server.service import Service, run
 from google.protobuf import json_format
 
@@ -22,15 +21,28 @@ from finetree_recommender.rule_pack.library import Entry, Library
 from finetree_recommender.rule_pack.pack import parse
 from finetree_recommender.rule_pack.yaml import PackError
 from finetree_recommender.servicer import SERVICE, RecommenderServicer
-from finetree_recommender.settings import ENV_PREFIX, Settings
+from finetree_recommender.settings import ENV_PREFIX, NAME, Settings
 
-SERVICE_DESCRIPTOR = recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"]
 ONCE_SECONDS = 60.0
 """Longest wait for the estimator's programs, start-up included."""
 
 
-def build(settings: Settings) -> Service:
-    """Wire the service without starting it.
+def main() -> int:
+    """Serve until a signal, answer the requests on stdin, or check a rule pack; return the exit code."""
+    settings = load_or_exit(Settings, ENV_PREFIX)
+    try:
+        if settings.rule_pack_check is not None:
+            return check_rule_pack(settings, settings.rule_pack_check)
+        if settings.once:
+            return answer_once(settings)
+        built = service(settings)
+    except SettingsError as error:
+        return refuse_start(error)
+    return run(built)
+
+
+def service(settings: Settings) -> Service:
+    """Build the recommender as a service that can be run.
 
     Raises:
         SettingsError: The folder of own packs, or a pack in it, cannot be used.
@@ -41,34 +53,23 @@ def build(settings: Settings) -> Service:
         token=service_token(settings.service_token_file),
         retries=False,
     )
-    library = _library(settings)
-    recommender = Recommender(library, EstimatorClient(client, settings.estimator_time))
-    servicer = RecommenderServicer(
-        recommender,
-        library,
-        page_token_key=settings.page_token_key.reveal(),
-        limits={"max_request_bytes": settings.max_request_bytes, **CallLimits.of(settings).shown()},
-    )
-    service = Service("finetree-recommender", distribution_version("finetree-recommender"), settings)
-    service.add(recommender_pb2_grpc.add_RecommenderServiceServicer_to_server, servicer, SERVICE)
-    service.on_stop = client.close
-    return service
+    servicer = _servicer(settings, EstimatorClient(client, settings.estimator_time))
+    built = Service(NAME, distribution_version(NAME), settings)
+    built.add(recommender_pb2_grpc.add_RecommenderServiceServicer_to_server, servicer, SERVICE)
+    built.on_stop = client.close
+    return built
 
 
 def answer_once(settings: Settings) -> int:
-    """Answer the request on stdin, with the estimator as a subprocess and without a socket, and return the exit code.
+    """Answer the requests on stdin, with the estimator as a subprocess and without a socket; return the exit code.
 
     Raises:
         SettingsError: The folder of own packs, or a pack in it, cannot be used.
     """
-    library = _library(settings)
     with EstimatorProgram() as program:
-        servicer = RecommenderServicer(Recommender(library, EstimatorClient(program, ONCE_SECONDS)), library)
+        servicer = _servicer(settings, EstimatorClient(program, ONCE_SECONDS))
         rpc = oneshot.Rpc.of(
-            SERVICE_DESCRIPTOR,
-            settings.once_method,
-            servicer=servicer,
-            max_request_bytes=settings.max_request_bytes,
+            SERVICE, settings.once_method, servicer=servicer, max_request_bytes=settings.max_request_bytes
         )
         return oneshot.run(rpc, settings.once_format, oneshot.Streams.standard())
 
@@ -89,6 +90,16 @@ def check_rule_pack(settings: Settings, file: Path) -> int:
     return 0
 
 
+def _servicer(settings: Settings, estimator: EstimatorClient) -> RecommenderServicer:
+    library = _library(settings)
+    return RecommenderServicer(
+        Recommender(library, estimator),
+        library,
+        page_token_key=settings.page_token_key.reveal(),
+        limits=limits_of(settings),
+    )
+
+
 def _library(settings: Settings) -> Library:
     flag = f"--rule-pack-dir ({ENV_PREFIX}_RULE_PACK_DIR)"
     try:
@@ -97,21 +108,6 @@ def _library(settings: Settings) -> Library:
         raise SettingsError("RULE_PACK_INVALID", f"{flag}: {error}") from None
     except OSError as error:
         raise SettingsError("SETTING_INVALID", f"{flag}: {error.strerror}; name a folder that can be read") from None
-
-
-def main() -> int:
-    """Serve until a signal, answer the request on stdin, or check a rule pack, and return the exit code."""
-    settings = load_or_exit(Settings, ENV_PREFIX)
-    try:
-        if settings.rule_pack_check is not None:
-            return check_rule_pack(settings, settings.rule_pack_check)
-        if settings.once:
-            return answer_once(settings)
-        service = build(settings)
-    except SettingsError as error:
-        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # a program's last words
-        return 2
-    return run(service)
 
 
 if __name__ == "__main__":

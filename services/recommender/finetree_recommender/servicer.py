@@ -12,9 +12,9 @@ from finetree_api.recommender.v1 import (
     rule_pack_pb2,
     serving_pb2,
 )
-from finetree_api.types.v1 import evidence_pb2, server_pb2
+from finetree_api.types.v1 import evidence_pb2
 from finetree_runtime.paging import PageTokens, page_size
-from finetree_runtime.server.identity import caller, distribution_version
+from finetree_runtime.server.identity import distribution_version, server_info
 from grpc import aio
 
 from finetree_recommender.estimator.values import Catalog
@@ -26,9 +26,12 @@ from finetree_recommender.recommend import Recommender
 from finetree_recommender.request.refusals import check_pin
 from finetree_recommender.rule_pack.library import Library
 from finetree_recommender.rule_pack.pack import DEFAULT_PACK
+from finetree_recommender.settings import NAME
 
 SERVICE = "finetree_api.recommender.v1.RecommenderService"
 """Full name of the gRPC service."""
+FEATURES = ("recommend", "method_cards", "rule_packs", "pictures", "serving")
+"""Features that GetServerInfo names."""
 _PACKS = "rule_packs"
 """Scope of the page tokens of ListRulePacks."""
 
@@ -138,14 +141,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         request: recommender_pb2.GetServerInfoRequest,
         context: aio.ServicerContext[recommender_pb2.GetServerInfoRequest, recommender_pb2.GetServerInfoResponse],
     ) -> recommender_pb2.GetServerInfoResponse:
-        """Return name and versions of this server."""
-        server = server_pb2.ServerInfo(
-            service="finetree-recommender",
-            version=distribution_version("finetree-recommender"),
-            api_revisions=["v1"],
-            features=["recommend", "method_cards", "rule_packs", "pictures", "serving"],
-            limits=self._limits,
-            caller=caller(),
-        )
+        """Return the server's version, features, limits and revision."""
+        server = server_info(NAME, distribution_version(NAME), features=FEATURES, limits=self._limits)
         pack = self._recommender.pack(DEFAULT_PACK)
         return recommender_pb2.GetServerInfoResponse(server=server, revision=evidence_pb2.Revision(pack=pack.revision))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the recommender."""
+"""Settings of the recommender, from flags, environment variables and a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,8 @@ from typing import Literal
 from finetree_runtime.config.settings import Duration, ServiceSettings, listen_address, setting
 from finetree_runtime.server.oneshot import OnceFormat
 
+NAME = "finetree-recommender"
+"""Name of the service, and of the distribution whose version it has."""
 ENV_PREFIX = "FINETREE_RECOMMENDER"
 """Prefix of environment variables."""
 
@@ -21,7 +23,7 @@ OnceMethod = Literal[
     "GetRulePack",
     "CheckServing",
 ]
-"""Rpcs that are answered without a server."""
+"""Rpcs that --once answers: those that only read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ def test_the_first_screen_is_that_of_a_server_but_for_the_template(check):
     assert "error UNREAD_COLUMNS: Left out: text in" in first
     assert "| user: How much do you have to pay to buy each pack?\n| assistant: \n+ 0.0\n" in first
     assert first.count("by its roles, without the model's chat template") == 3
-    assert "estimated from 4 characters a token" in rest
+    assert "estimated from characters and messages" in rest
     assert "--column prompt=Body --column input=Question --column completion=Answer" in found.err
     assert check(PROBLEMS, "--accept", "UNREAD_COLUMNS").code == 0
     assert (

@@ -6,10 +6,9 @@ import grpc
 import pytest
 from finetree.testing import Suite
 from finetree_api.estimator.v1 import estimate_pb2, estimator_pb2_grpc
-from finetree_estimator.__main__ import FULL_NAME
 from finetree_estimator.catalog import price_book
-from finetree_estimator.servicer import NAME, EstimatorServicer
-from finetree_estimator.settings import Settings
+from finetree_estimator.servicer import SERVICE, EstimatorServicer
+from finetree_estimator.settings import NAME, Settings
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.server.service import Service, serving
 from google.protobuf import json_format
@@ -28,9 +27,9 @@ async def channel(served_by):
             async with grpc.aio.insecure_channel(suite.address, LARGE_REPLIES) as channel:
                 yield channel
         return
-    servicer = EstimatorServicer(Knowledge(price_book.packaged()), max_request_bytes=4 << 20)
+    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
     service = Service(NAME, "0", Settings(address="127.0.0.1:0", log_level="error"))
-    service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, servicer, FULL_NAME)
+    service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, servicer, SERVICE)
     async with serving(service) as address, grpc.aio.insecure_channel(address, LARGE_REPLIES) as channel:
         yield channel
 

@@ -4,7 +4,7 @@
 import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2
-from finetree_estimator.__main__ import FULL_NAME
+from finetree_estimator.servicer import SERVICE
 
 
 async def test_a_batch_answers_row_by_row(stub, request_of, explain):
@@ -37,7 +37,7 @@ async def test_what_was_answered_before_is_answered_the_same_alone_and_in_a_batc
 @pytest.mark.parametrize("method", ["EstimateRun", "BatchEstimateRuns"])
 async def test_bytes_that_are_no_request_are_refused(channel, explain, method):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await channel.unary_unary(f"/{FULL_NAME}/{method}")(b"\xff\xff\xff")
+        await channel.unary_unary(f"/{SERVICE}/{method}")(b"\xff\xff\xff")
     assert explain(caught.value).reason == "MALFORMED_REQUEST"
 
 

@@ -11,12 +11,11 @@ import pytest
 from finetree.testing import Clock, Suite
 from finetree_api.estimator.v1 import calibration_pb2, estimator_pb2, estimator_pb2_grpc
 from finetree_api.types.v1 import method_pb2
-from finetree_estimator.__main__ import FULL_NAME
 from finetree_estimator.catalog import price_book
 from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.learner import Learner, load
-from finetree_estimator.servicer import NAME, EstimatorServicer
-from finetree_estimator.settings import Settings
+from finetree_estimator.servicer import SERVICE, EstimatorServicer
+from finetree_estimator.settings import NAME, Settings
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.server.service import Service, serving
 from google.protobuf import json_format
@@ -35,7 +34,7 @@ async def learning(tmp_path, served_by):
     learner = Learner(tmp_path / "state", KNOWN, estimate)
     service = Service(NAME, "0", Settings(address="127.0.0.1:0", log_level="error"))
     servicer = EstimatorServicer(KNOWN, learner=learner)
-    service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, servicer, FULL_NAME)
+    service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, servicer, SERVICE)
     async with serving(service) as address, grpc.aio.insecure_channel(address) as channel:
         yield estimator_pb2_grpc.EstimatorServiceStub(channel)
     learner.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 import finetree
 import pytest
 from finetree.testing import Suite
-from finetree_recommender.__main__ import build
+from finetree_recommender.__main__ import service
 from finetree_recommender.settings import Settings
 from finetree_runtime.server.service import serving
 
@@ -61,7 +61,7 @@ async def connected(
         rule_pack_dir=rule_pack_dir,
         log_level="error",
     )
-    async with serving(build(settings)) as address:
+    async with serving(service(settings)) as address:
         client = finetree.AsyncClient(recommender_address=address, estimator_address=estimator)
         try:
             yield client

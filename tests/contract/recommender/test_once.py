@@ -82,6 +82,15 @@ def test_a_refusal_is_a_status_and_exit_code_2(here):
     assert json.loads(done.stderr)["details"][0]["reason"] == "MODEL_NOT_FOUND"
 
 
+def test_a_page_token_outlives_the_program_where_its_key_is_given(here, monkeypatch):
+    flags = ("--once-method", "ListRulePacks")
+    monkeypatch.setenv("FINETREE_RECOMMENDER_PAGE_TOKEN_KEY", "a key of sixteen characters")
+    first = json.loads(here(b'{"page_size": 1}', *flags).stdout)
+    second = here(json.dumps({"page_size": 1, "page_token": first["next_page_token"]}).encode(), *flags)
+    assert second.returncode == 0, second.stderr
+    assert json.loads(second.stdout)["rule_packs"][0]["id"] != first["rule_packs"][0]["id"]
+
+
 async def test_without_the_estimator_the_rules_alone_answer(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with EstimatorProgram() as program, pytest.raises(Exception, match="not installed"):

@@ -42,7 +42,7 @@ async def prepare(talk, **source):
 
 async def build(talk, job):
     """The task that a job's next attempt gets."""
-    cpu = next(each for each in talk.application._devices if each.id == "cpu")
+    cpu = next(each for each in talk.application._hardware.devices if each.id == "cpu")
     return await talk.application._supervisor._tasks.build(job.uid, cpu.slots())
 
 

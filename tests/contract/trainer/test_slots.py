@@ -214,7 +214,7 @@ async def test_a_workers_share_of_the_cores_is_in_its_task_and_its_estimate(tmp_
         assert "CORES_OF_A_SLOT" in {remark.code for remark in answer.remarks}
         tasks = talk.application._supervisor._tasks
         name = await train(talk, dataset, 1)
-        slots = next(each for each in talk.application._devices if each.id == "cpu").slots()
+        slots = next(each for each in talk.application._hardware.devices if each.id == "cpu").slots()
         built = [await tasks.build(name.rpartition("/")[2], [slot]) for slot in slots]
         assert Path(tasks.assign(built[0], 1, "secret").folders.work_dir).is_absolute()
         assert [(task.threads, list(task.processors)) for task in built] == [(2, [0, 2]), (2, [1, 3])]

@@ -31,7 +31,7 @@ import structlog
 from actors import MIN_RUN_SECONDS, Client, break_things
 from finetree_runtime import ids
 from finetree_runtime.errors import DomainError
-from finetree_trainer import application
+from finetree_trainer import application, parts
 from finetree_trainer.scheduling import devices
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import database
@@ -154,8 +154,8 @@ def _interposed(loop: VirtualLoop, chance: random.Random, logged: list[str]) -> 
             (database, "Writer", SimulatedWriter),
             (SQLite, "_engine", _engine),
             (local, "Process", SimulatedProcess),
-            (application.devices, "discover", _discover),
-            (application, "MachineMeter", SimulatedMeter),
+            (parts.devices, "discover", _discover),
+            (parts, "MachineMeter", SimulatedMeter),
             (application.worker_servicer, "serve", None),
         ):
             stack.enter_context(mock.patch.object(target, name, value))

@@ -44,6 +44,7 @@ CODES = {
     "SETTING_ASSUMED",
     "STEP_TIME_CORRECTED",
     "TEXT_MODEL_ONLY",
+    "TOKENS_ESTIMATED",
 }
 """Every code but those of respects in which the nearest measured run differs."""
 RESPECTS = {
@@ -81,6 +82,15 @@ def test_every_code_is_listed_here():
             {"dataset": {"profile": {"examples": 9, "total_tokens": 576}}},
             "LONGEST_ROW_UNKNOWN",
             "dataset_profile.token_lengths",
+        ),
+        (
+            {
+                "dataset": {
+                    "profile": {"examples": 9, "total_tokens": 576, "total_tokens_range": {"low": 99, "high": 999}}
+                }
+            },
+            "TOKENS_ESTIMATED",
+            "dataset_profile.total_tokens_range",
         ),
         ({"hardware": {"cpu": {}}}, "CPU_CORES_UNKNOWN", "spec.hardware.cpu.cores"),
         ({"hardware": {"accelerator": "A100"}}, "ACCELERATOR_MEMORY_ASSUMED", "spec.hardware.accelerator"),

@@ -17,12 +17,12 @@ def interval(low: float, expected: float, high: float) -> evidence_pb2.Interval:
 @pytest.mark.parametrize(
     ("ends", "usable", "words"),
     [
-        ((16.5, 18.5, 20.5), 23.52, "about 17 to 21 GB of 24"),
-        ((19.9, 20.0, 20.1), 0, "about 20 GB"),
-        ((1.04, 1.5, 2.0), 7.7, "about 1 to 2 GB of 7.7"),
-        ((0.3, 0.4, 0.5), 7.7, "about 310 to 510 MB of 7.7 GB"),
-        ((0.5, 1.0, 1.2), 7.7, "about 510 MB to 1.2 GB of 7.7"),
-        ((5, 20.0, 50.0), 79.1, "about 20 GB (5 to 50 GB) of 79 GB"),
+        ((16.5, 18.5, 20.5), 23.52, "about 17 to 21 GiB of 24"),
+        ((19.9, 20.0, 20.1), 0, "about 20 GiB"),
+        ((1.04, 1.5, 2.0), 7.7, "about 1 to 2 GiB of 7.7"),
+        ((0.3, 0.4, 0.5), 7.7, "about 310 to 510 MiB of 7.7 GiB"),
+        ((0.5, 1.0, 1.2), 7.7, "about 510 MiB to 1.2 GiB of 7.7"),
+        ((5, 20.0, 50.0), 79.1, "about 20 GiB (5 to 50 GiB) of 79 GiB"),
     ],
 )
 def test_memory_is_said_in_the_gigabytes_of_gpus(ends, usable, words):

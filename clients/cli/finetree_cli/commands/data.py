@@ -108,7 +108,7 @@ def check(settings: Settings, /, **flags: Any) -> None:
     with the model's tokenizer and chat template; a second check of that content reuses the result, and so does
     training. Ctrl-C cancels the job. Where no trainer is found, or with --local, the file is read here: rows and
     findings are the same, but no chat template is applied (turns are marked by their roles), --model is not used, and
-    lengths are estimated from characters. Parquet files are then read with pyarrow, where that is installed.
+    lengths are estimated from characters and messages. Parquet files are then read with pyarrow, where that is there.
 
     Exits with 2 if the data is malformed, with row and field, and with 3 if a finding is an error that is not accepted,
     or a --fail-on applies.

@@ -200,33 +200,21 @@ def _source(
 
 def _follow(settings: Settings, job: "Job", timeout: float | None) -> "evaluation_pb2.EvaluationReport":
     """Show how far the job is, on stderr, and return its report; Ctrl-C cancels it."""
-    import contextlib
-
-    from finetree import FinetreeError, FinetreeTimeout
-    from finetree_api.trainer.v1 import event_pb2
+    from finetree import FinetreeTimeout
 
     from finetree_cli.errors import StillRunning
-    from finetree_cli.follow import refuse_failure
+    from finetree_cli.follow import follow_helper, refuse_failure
     from finetree_cli.output import short_name
-    from finetree_cli.render.trainer.events import messages_view
 
     report: evaluation_pb2.EvaluationReport | None = None
-    terminal = event_pb2.Terminal()
+
+    def seen(event: "event_pb2.JobEvent") -> None:
+        nonlocal report
+        if event.HasField("evaluation_report"):
+            report = event.evaluation_report
+
     try:
-        with messages_view(settings.out) as shown:
-            for event in job.events(timeout=timeout):
-                payload = event.WhichOneof("payload")
-                if payload == "evaluation_report":
-                    report = event.evaluation_report
-                elif payload == "terminal":
-                    terminal = event.terminal
-                elif payload in _SHOWN:
-                    shown.show(event)
-    except KeyboardInterrupt:
-        with contextlib.suppress(FinetreeError):
-            job.cancel()
-        settings.out.say(f"cancelled job {short_name(job.name)}")
-        raise
+        terminal = follow_helper(settings, job, seen, kinds=_SHOWN, timeout=timeout)
     except FinetreeTimeout as error:
         remedy = f"`finetree jobs watch {short_name(job.name)}` follows it"
         raise StillRunning("timed out; the job still runs", remedy=remedy, reason="TIMED_OUT") from error

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,7 +13,7 @@ from finetree_cli.options.spec import devices_option, divide, sharding_option, t
 from finetree_cli.options.types import Duration, Label
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable
 
     from finetree import Client, Job
     from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
@@ -23,6 +23,29 @@ if TYPE_CHECKING:
     from finetree_cli.jobfile.job import JobFile
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainFlags:
+    """Options of `finetree train`."""
+
+    plan_file: Path | None
+    max_age: float | None
+    data: Path | None
+    eval_data: Path | None
+    init_from: str | None
+    count: int | None
+    sharding: str | None
+    watch: bool
+    timeout: float | None
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    priority: str | None
+    request_id: str
+    accepted: tuple[str, ...]
+    no_data_check: bool
+    check: bool
+    continue_on_error: bool
 
 
 @click.command(
@@ -79,29 +102,7 @@ T = TypeVar("T")
 @click.option("--check", is_flag=True, help="Check the job and show its resolved plan; create nothing.")
 @click.option("--continue-on-error", is_flag=True, help="Of several files, leave out those that are refused.")
 @pass_settings
-def train(
-    settings: Settings,
-    /,
-    *,
-    files: tuple[str, ...],
-    plan_file: Path | None,
-    max_age: float | None,
-    data: Path | None,
-    eval_data: Path | None,
-    init_from: str | None,
-    count: int | None,
-    sharding: str | None,
-    watch: bool,
-    timeout: float | None,
-    name: str,
-    labels: tuple[tuple[str, str], ...],
-    priority: str | None,
-    request_id: str,
-    accepted: tuple[str, ...],
-    no_data_check: bool,
-    check: bool,
-    continue_on_error: bool,
-) -> None:
+def train(settings: Settings, /, files: tuple[str, ...], **flags: Any) -> None:
     """Train a job file, and follow the job; or several.
 
     FILE is a job file, or - for stdin. A dataset that it gives by a path on this machine is uploaded first; so are
@@ -125,49 +126,59 @@ def train(
     hold, and job file, data, policy, prices and formulas must be those of the check; otherwise it exits with 3 and
     names what differs. The job keeps the digest and who overrode or waived a limit; `finetree jobs show` shows them.
     """
+    given = TrainFlags(**flags)
     if len(files) > 1:
-        from finetree_cli.commands.train_batch import BatchOptions, train_batch
+        _train_several(settings, files, given)
+    else:
+        _train_one(settings, files[0] if files else None, given)
 
-        _refuse_of_one(click.get_current_context().params)
-        options = BatchOptions(
-            continue_on_error=continue_on_error,
-            watch=watch,
-            check=check,
-            timeout=timeout,
-            labels=labels,
-            accepted=accepted,
-            check_data=not no_data_check,
-        )
-        train_batch(settings, files, options)
-        return
+
+def _train_one(settings: Settings, file: str | None, flags: TrainFlags) -> None:
     from finetree_cli.data_check import check_uploads
     from finetree_cli.jobfile.job import read_job
     from finetree_cli.uploads import upload_job_data
 
-    file = files[0] if files else None
-    _refuse_contradictions(plan_file, file, max_age=max_age, data=data or eval_data, accepted=accepted)
-    _refuse_beside_a_plan(plan_file, init_from=init_from, devices=count or sharding)
-    approved = _approved(settings, plan_file, file, max_age=max_age) if plan_file is not None else None
+    _refuse_contradictions(file, flags)
+    approved = _approved(settings, flags.plan_file, file, max_age=flags.max_age) if flags.plan_file else None
     job = approved.job if approved is not None else read_job(file or "")
-    _describe(job.template, name=name, labels=labels, priority=priority)
-    if accepted:
-        accept(job, accepted, evaluates=eval_data is not None)
+    _describe(job.template, flags)
+    if flags.accepted:
+        accept(job, flags.accepted, evaluates=flags.eval_data is not None)
     with settings.client() as client:
-        if init_from:
-            _start_from(client, job, init_from)
-        uploaded = upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
-        _divide(client, job.spec, count=count, sharding=sharding)
+        if flags.init_from:
+            _start_from(client, job, flags.init_from)
+        files = {"dataset": flags.data, "evaluation.dataset": flags.eval_data}
+        uploaded = upload_job_data(settings, client, job, files)
+        _divide(client, job.spec, flags)
         if approved is not None:
-            _approve(settings, client, approved, uploaded, timeout=timeout)
-        if check:
+            _approve(settings, client, approved, uploaded, timeout=flags.timeout)
+        if flags.check:
             _check(settings, client, job)
             return
-        if not no_data_check:
+        if not flags.no_data_check:
             check_uploads(settings, client, job, uploaded)
         if not job.template.display_name:
             job.template.display_name = default_name(job.spec, _data_name(client, job.spec.dataset, uploaded))
-        handle = create(settings, client, job, request_id=request_id, timeout=timeout)
-        _show(settings, handle, watch=watch, timeout=timeout)
+        handle = create(settings, client, job, request_id=flags.request_id, timeout=flags.timeout)
+        _show(settings, handle, watch=flags.watch, timeout=flags.timeout)
+
+
+def _train_several(settings: Settings, files: tuple[str, ...], flags: TrainFlags) -> None:
+    from finetree_cli.commands.train_batch import BatchOptions, train_batch
+
+    for name, flag in _OF_ONE.items():
+        if getattr(flags, name):
+            raise click.UsageError(f"{flag} is for one job file: name one, or write it into the files")
+    options = BatchOptions(
+        continue_on_error=flags.continue_on_error,
+        watch=flags.watch,
+        check=flags.check,
+        timeout=flags.timeout,
+        labels=flags.labels,
+        accepted=flags.accepted,
+        check_data=not flags.no_data_check,
+    )
+    train_batch(settings, files, options)
 
 
 _OF_ONE = {
@@ -180,43 +191,33 @@ _OF_ONE = {
     "name": "--name",
     "request_id": "--request-id",
 }
-"""Options that only one job file can have: parameters of `train`, with their flags."""
+"""Options that only one job file can have: fields of `TrainFlags`, with their flags."""
 
 
-def _refuse_of_one(given: "Mapping[str, object]") -> None:
-    for name, flag in _OF_ONE.items():
-        if given[name]:
-            raise click.UsageError(f"{flag} is for one job file: name one, or write it into the files")
+def _refuse_contradictions(file: str | None, flags: TrainFlags) -> None:
+    if flags.plan_file is not None:
+        if flags.data or flags.eval_data:
+            raise click.UsageError("--plan trains on the plan's own data: leave --data and --eval-data out")
+        if flags.accepted:
+            raise click.UsageError("--plan accepts what its job file accepts: leave --accept out")
+        if flags.init_from:
+            raise click.UsageError("--plan starts from the weights of its job file: leave --init-from out")
+        if flags.count or flags.sharding:
+            raise click.UsageError("--plan runs on the plan's own devices: leave --devices and --sharding out")
+    elif file is None:
+        raise click.UsageError("name a job file")
+    elif flags.max_age is not None:
+        raise click.UsageError("--max-age needs --plan")
 
 
-def _refuse_contradictions(
-    plan_file: Path | None, file: str | None, *, max_age: float | None, data: Path | None, accepted: tuple[str, ...]
-) -> None:
-    if plan_file is not None and data is not None:
-        raise click.UsageError("--plan trains on the plan's own data: leave --data and --eval-data out")
-    if plan_file is not None and accepted:
-        raise click.UsageError("--plan accepts what its job file accepts: leave --accept out")
-    if plan_file is None and (file is None or max_age is not None):
-        raise click.UsageError("name a job file" if file is None else "--max-age needs --plan")
-
-
-def _refuse_beside_a_plan(plan_file: Path | None, *, init_from: str | None, devices: int | str | None) -> None:
-    if plan_file is not None and init_from:
-        raise click.UsageError("--plan starts from the weights of its job file: leave --init-from out")
-    if plan_file is not None and devices is not None:
-        raise click.UsageError("--plan runs on the plan's own devices: leave --devices and --sharding out")
-
-
-def _describe(
-    template: "job_pb2.JobTemplate", *, name: str, labels: "Iterable[tuple[str, str]]", priority: str | None
-) -> None:
+def _describe(template: "job_pb2.JobTemplate", flags: TrainFlags) -> None:
     """Set what flags say of the job beside its task; what they leave out stays as in the file."""
     from finetree_api.trainer.v1 import job_pb2
 
-    template.display_name = name or template.display_name
-    template.labels.update(labels)
-    if priority is not None:
-        template.priority = job_pb2.JobPriority.Value(f"JOB_PRIORITY_{priority.upper()}")
+    template.display_name = flags.name or template.display_name
+    template.labels.update(flags.labels)
+    if flags.priority is not None:
+        template.priority = job_pb2.JobPriority.Value(f"JOB_PRIORITY_{flags.priority.upper()}")
 
 
 def default_name(spec: "run_spec_pb2.RunSpec", data: str) -> str:
@@ -257,14 +258,14 @@ def _start_from(client: "Client", job: "JobFile", weights: str) -> None:
         spec.model.CopyFrom(model_of(client.get_job(parent)))
 
 
-def _divide(client: "Client", spec: "run_spec_pb2.RunSpec", *, count: int | None, sharding: str | None) -> None:
+def _divide(client: "Client", spec: "run_spec_pb2.RunSpec", flags: TrainFlags) -> None:
     """Set on how many devices the run is and what is divided over them, where a flag says so."""
-    if count is None and sharding is None:
+    if flags.count is None and flags.sharding is None:
         return
     if spec.hardware.WhichOneof("device") is None:
         # Their number alone names no device.
         spec.hardware.MergeFrom(this_machine(client.capacity()).hardware)
-    divide(spec.hardware, count=count, sharding=sharding)
+    divide(spec.hardware, count=flags.count, sharding=flags.sharding)
 
 
 def accept(job: "JobFile", codes: tuple[str, ...], *, evaluates: bool) -> None:

@@ -57,8 +57,6 @@ def verify_serving(
     asked too, and compared with them. Exit code 3: no effect, other answers than in training, not served at all, or
     nothing that could be told; 5: the server is broken.
     """
-    from finetree import ServingVerdict
-
     from finetree_cli.render.transfer import transfer
 
     key = os.environ.get(api_key_env, "") if api_key_env else ""
@@ -79,6 +77,13 @@ def verify_serving(
     else:
         for line in lines(report):
             settings.out.text(line)
+    _require_effect(report)
+
+
+def _require_effect(report: "ServingReport") -> None:
+    """Raise GateFailed where the adapter has no effect, another one than in training, or none that could be told."""
+    from finetree import ServingVerdict
+
     if report.verdict is ServingVerdict.UNDECIDED:
         raise GateFailed(
             f"{report.base} answers the same prompts otherwise each time: nothing can be compared",

@@ -80,7 +80,9 @@ def described(found: "FileProfile") -> str:
     if found.skipped:
         parts.append(f"{found.skipped:,} left out")
     learned = f"{profile.target_fraction:.0%} of them learned"
-    tokens = f"about {profile.total_tokens:,} tokens at 4 characters each, {learned}"
+    ends = f"{profile.total_tokens_range.low:,} to {profile.total_tokens_range.high:,}"
+    template = "" if found.row_format == "text" else " and a chat template's"
+    tokens = f"about {profile.total_tokens:,} tokens ({ends}) at 4 characters each{template}, {learned}"
     if not found.values_read:
         return f"{', '.join(parts)}; {tokens}: assumed, since of Parquet only the footer is read"
     text = f"{', '.join(parts)}; {tokens}, the longest row up to {profile.token_lengths[-1].upper_bound:,}"

@@ -13,6 +13,7 @@ from finetree import AsyncEventStream, FinetreeError, to_json
 from finetree_api.trainer.v1 import event_pb2
 
 from finetree_console.errors import document_of
+from finetree_console.events.pieces import paced
 
 RETRY_MILLISECONDS = 1000
 """Time after which a browser attaches again."""
@@ -20,7 +21,7 @@ RETRY_MILLISECONDS = 1000
 
 async def frames(
     events: AsyncEventStream,
-    first: asyncio.Future[event_pb2.JobEvent],
+    first: asyncio.Future[event_pb2.JobEvent | None],
     draining: asyncio.Event,
     *,
     heartbeat: float,
@@ -47,44 +48,6 @@ async def frames(
                 written = events.cursor
         except FinetreeError as error:
             yield frame(document_of(error, request_id), kind="failure")
-
-
-async def paced(
-    events: AsyncEventStream,
-    first: asyncio.Future[event_pb2.JobEvent],
-    draining: asyncio.Event,
-    *,
-    heartbeat: float,
-) -> AsyncGenerator[event_pb2.JobEvent | None]:
-    """Iterate over events as they come, with None for each `heartbeat` seconds of silence, until the server stops.
-
-    The next event is read when the one before is taken. Arguments are those of `frames`.
-    """
-    coming, stopping = first, asyncio.ensure_future(draining.wait())
-    try:
-        while True:
-            awaited: set[asyncio.Future[Any]] = {coming, stopping}
-            await asyncio.wait(awaited, timeout=heartbeat, return_when=asyncio.FIRST_COMPLETED)
-            if coming.done():
-                try:
-                    event = coming.result()
-                except StopAsyncIteration:
-                    return
-                yield event
-                coming = asyncio.ensure_future(following(events))
-            elif stopping.done():
-                return
-            else:
-                yield None
-    finally:
-        coming.cancel()
-        stopping.cancel()
-        await asyncio.gather(coming, stopping, return_exceptions=True)
-
-
-async def following(events: AsyncEventStream) -> event_pb2.JobEvent:
-    """Read the next event; a coroutine, where `anext` gives something that no task can be made of."""
-    return await anext(events)
 
 
 def frame(document: dict[str, Any], *, cursor: str = "", kind: str = "") -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from finetree import AnswerPiece, AsyncGeneration, FinetreeError, to_json
@@ -17,14 +17,13 @@ from starlette.routing import Route
 from finetree_console.connection import Streamed
 from finetree_console.errors import document_of, invalid
 from finetree_console.events.frames import frame
-from finetree_console.events.watch import HEADERS, STATUS_SECONDS
+from finetree_console.events.pieces import begun, following, paced
+from finetree_console.events.watch import HEADERS
 from finetree_console.rpc.body import read_message
 from finetree_console.rpc.contract import method_of
 
 HEARTBEAT_SECONDS = 10.0
 """Seconds without a piece after which a comment is written, which tells proxies that the connection lives."""
-Body = Callable[["asyncio.Future[AnswerPiece | None]"], AsyncGenerator[bytes]]
-"""Makes the pieces of a response's body from answers, of which the first piece was begun to be read."""
 _SETTINGS = ("temperature", "top_p", "top_k", "seed", "max_new_tokens")
 
 
@@ -45,7 +44,10 @@ async def generate(request: Request) -> Response:
     request.state.slot.become_stream()
     answers = _answers(request, asked)
     draining, request_id = request.app.state.draining, request.state.request_id
-    return await streamed(answers, lambda first: _frames(answers, first, draining, request_id=request_id))
+    first = asyncio.ensure_future(following(answers))
+    release = await begun(first, answers.close)
+    body = _frames(answers, first, draining, request_id=request_id)
+    return Streamed(body, headers=HEADERS, release=release)
 
 
 def _answers(request: Request, asked: serving_pb2.GenerateRequest) -> AsyncGeneration:
@@ -61,62 +63,6 @@ def _answers(request: Request, asked: serving_pb2.GenerateRequest) -> AsyncGener
     return answers
 
 
-async def pieces_of(
-    answers: AsyncGeneration, coming: asyncio.Future[AnswerPiece | None], draining: asyncio.Event
-) -> AsyncGenerator[AnswerPiece | None]:
-    """Iterate over pieces as they come, with None for each `HEARTBEAT_SECONDS` of silence, until the server stops.
-
-    `coming` is the first of them, which was begun to be read.
-    """
-    stopping = asyncio.ensure_future(draining.wait())
-    try:
-        while True:
-            awaited: set[asyncio.Future[Any]] = {coming, stopping}
-            await asyncio.wait(awaited, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if coming.done():
-                piece = coming.result()
-                if piece is None:
-                    return
-                yield piece
-                coming = asyncio.ensure_future(following(answers))
-            elif stopping.done():
-                return
-            else:
-                yield None
-    finally:
-        coming.cancel()
-        stopping.cancel()
-        await asyncio.gather(coming, stopping, return_exceptions=True)
-
-
-async def following(answers: AsyncGeneration) -> AnswerPiece | None:
-    """Read the next piece; None at the end."""
-    return await anext(answers, None)
-
-
-async def streamed(answers: AsyncGeneration, body: Body) -> Response:
-    """Begin to read answers, and respond with what `body` makes of them; a client that hangs up cancels them.
-
-    Raises:
-        FinetreeError: what the service refuses within `STATUS_SECONDS`.
-    """
-    first = asyncio.ensure_future(following(answers))
-
-    async def release() -> None:
-        first.cancel()
-        await asyncio.wait({first})
-        await answers.close()
-
-    try:
-        await asyncio.wait({first}, timeout=STATUS_SECONDS)
-        if first.done():
-            first.result()
-    except BaseException:
-        await release()
-        raise
-    return Streamed(body(first), headers=HEADERS, release=release)
-
-
 async def _frames(
     answers: AsyncGeneration,
     first: asyncio.Future[AnswerPiece | None],
@@ -127,7 +73,7 @@ async def _frames(
     """Each piece as a response of its own, and the usage as the last."""
     named = False
     try:
-        async with contextlib.aclosing(pieces_of(answers, first, draining)) as pieces:
+        async with contextlib.aclosing(paced(answers, first, draining, heartbeat=HEARTBEAT_SECONDS)) as pieces:
             async for piece in pieces:
                 if piece is None:
                     yield b": \n\n"

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
-from typing import Any
 
 from finetree_api.trainer.v1 import job_log_pb2
 from starlette.requests import Request
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from finetree_console.connection import Streamed
-from finetree_console.events.watch import STATUS_SECONDS
+from finetree_console.events.pieces import begun, following, paced
 from finetree_console.rpc.contract import method_of
 from finetree_console.rpc.query import message_of_query
 
@@ -49,49 +49,18 @@ async def read(request: Request) -> Response:
         follow=asked.follow,
         last_attempt=asked.last_attempt,
     )
-    first = asyncio.ensure_future(_next(pieces))
-
-    async def release() -> None:
-        first.cancel()
-        await asyncio.wait({first})
-        await pieces.aclose()
-
-    try:
-        await asyncio.wait({first}, timeout=STATUS_SECONDS)
-        if first.done():
-            first.result()
-    except BaseException:
-        await release()
-        raise
+    first = asyncio.ensure_future(following(pieces))
+    release = await begun(first, pieces.aclose)
     return Streamed(_lines(pieces, first, request.app.state.draining), headers=HEADERS, release=release)
 
 
 async def _lines(
     pieces: AsyncGenerator[job_log_pb2.ReadJobLogResponse],
-    coming: asyncio.Future[job_log_pb2.ReadJobLogResponse | None],
+    first: asyncio.Future[job_log_pb2.ReadJobLogResponse | None],
     draining: asyncio.Event,
 ) -> AsyncGenerator[bytes]:
     """The text as it comes, until its end or until the server stops."""
-    stopping = asyncio.ensure_future(draining.wait())
-    try:
-        while True:
-            await _first_of(coming, stopping)
-            piece = coming.result() if coming.done() else None
-            if piece is None:
-                return
-            yield piece.text.encode()
-            coming = asyncio.ensure_future(_next(pieces))
-    finally:
-        coming.cancel()
-        stopping.cancel()
-        await asyncio.gather(coming, stopping, return_exceptions=True)
-
-
-async def _first_of(*waited: asyncio.Future[Any]) -> None:
-    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-
-
-async def _next(
-    pieces: AsyncGenerator[job_log_pb2.ReadJobLogResponse],
-) -> job_log_pb2.ReadJobLogResponse | None:
-    return await anext(pieces, None)
+    async with contextlib.aclosing(paced(pieces, first, draining)) as coming:
+        async for piece in coming:
+            if piece is not None:
+                yield piece.text.encode()

@@ -14,7 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from finetree_console.connection import Streamed
-from finetree_console.events.frames import following, frames
+from finetree_console.events.frames import frames
+from finetree_console.events.pieces import begun, following
 from finetree_console.rpc.contract import method_of
 from finetree_console.rpc.query import message_of_query
 
@@ -23,8 +24,6 @@ A = TypeVar("A", event_log_pb2.WatchJobRequest, waiting_pb2.WatchJobsRequest)
 LAST_EVENT_ID = "last-event-id"
 """Header in which a browser sends the id of the last event that it has, when it attaches again."""
 DEFAULT_HEARTBEAT = 10.0
-STATUS_SECONDS = 1.0
-"""Longest wait for the first event before the response begins: what is refused until then has a status of its own."""
 HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store",
@@ -82,22 +81,10 @@ async def watch_all(request: Request) -> Response:
 
 async def _streamed(request: Request, events: AsyncEventStream, heartbeat: float) -> Response:
     first = asyncio.ensure_future(following(events))
-    try:
-        await asyncio.wait({first}, timeout=STATUS_SECONDS)
-        if first.done() and isinstance(first.exception(), StopAsyncIteration):
-            await events.close()
-            return Response(status_code=204)  # the job has ended before: to a browser it says not to attach again
-        if first.done():
-            first.result()
-    except BaseException:
-        first.cancel()
-        await events.close()
-        raise
-
-    async def release() -> None:
-        first.cancel()
-        await events.close()
-
+    release = await begun(first, events.close)
+    if first.done() and first.result() is None:
+        await release()
+        return Response(status_code=204)  # the job has ended before: to a browser it says not to attach again
     draining, request_id = request.app.state.draining, request.state.request_id
     body = frames(events, first, draining, heartbeat=heartbeat, request_id=request_id)
     return Streamed(body, headers=HEADERS, release=release)

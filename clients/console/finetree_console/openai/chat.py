@@ -17,9 +17,11 @@ from finetree_api.trainer.v1 import job_pb2, serving_pb2
 from starlette.requests import Request
 from starlette.responses import Response
 
-from finetree_console.connection import unless_gone
+from finetree_console.connection import Streamed, unless_gone
 from finetree_console.errors import Json
-from finetree_console.events.generate import pieces_of, streamed
+from finetree_console.events.generate import HEARTBEAT_SECONDS
+from finetree_console.events.pieces import begun, following, paced
+from finetree_console.events.watch import HEADERS
 from finetree_console.openai import errors
 from finetree_console.openai.errors import refusal
 from finetree_console.openai.ids import tuned_job
@@ -71,10 +73,10 @@ async def complete_chat(request: Request) -> Response:
     if body.get("stream"):
         request.state.slot.become_stream()
         counted = bool((body.get("stream_options") or {}).get("include_usage"))
-        draining = request.app.state.draining
-        return await streamed(
-            answers, lambda first: _chunks(completion, answers, first, draining=draining, counted=counted)
-        )
+        first = asyncio.ensure_future(following(answers))
+        release = await begun(first, answers.close)
+        chunks = _chunks(completion, answers, first, draining=request.app.state.draining, counted=counted)
+        return Streamed(chunks, headers=HEADERS, release=release)
     try:
         texts = await unless_gone(request, answers.read())
     finally:
@@ -195,7 +197,7 @@ async def _chunks(
 
     try:
         yield chunk({"role": "assistant", "content": "", "refusal": None})
-        async with contextlib.aclosing(pieces_of(answers, first, draining)) as pieces:
+        async with contextlib.aclosing(paced(answers, first, draining, heartbeat=HEARTBEAT_SECONDS)) as pieces:
             async for piece in pieces:
                 if piece is None:
                     yield b": \n\n"

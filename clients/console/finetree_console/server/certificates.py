@@ -7,6 +7,8 @@ import logging
 import ssl
 from pathlib import Path
 
+from finetree.config.file import file_stamp
+
 CHECK_SECONDS = 1
 """Time between two looks at the files."""
 _log = logging.getLogger("finetree_console")
@@ -37,12 +39,4 @@ class Certificates:
         _log.info("tls_reloaded")
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_stamp(path) for path in self._paths)
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+        return tuple(file_stamp(path) for path in self._paths)

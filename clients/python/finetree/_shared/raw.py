@@ -20,7 +20,7 @@ class RawMethod:
         self._method, self._channel = method, channel
 
     def __call__(self, request: Any, *, metadata: Iterable[Entry] | None = None, **options: Any) -> Any:
-        """Call it."""
+        """Call it with the channel's metadata, in which the given entries hold."""
         return self._method(request, metadata=self._channel.metadata(metadata), **options)
 
     def with_call(self, request: Any, *, metadata: Iterable[Entry] | None = None, **options: Any) -> Any:

@@ -152,6 +152,15 @@ def parse_config(path: Path, text: str) -> ConfigFile:
     return file
 
 
+def file_stamp(path: Path) -> tuple[int, int, int] | None:
+    """Time, place and size of a file, which differ once it was changed or replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
 def unknown_profile(name: str, path: Path | None, known: list[str]) -> InvalidArgument:
     """Make the error for a profile that does not exist."""
     have = f"has {', '.join(known)}" if known else "has no profile"

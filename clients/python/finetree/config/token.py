@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetree.config.file import parse_config, wrong
+from finetree.config.file import file_stamp, parse_config, wrong
 from finetree.errors import Unauthenticated
 
 COMMAND_SECONDS = 30.0
@@ -120,11 +120,7 @@ class InFile:
 
     def stamp(self) -> object:
         """Time, size and place of the file."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return file_stamp(self.path)
 
     def without_secrets(self) -> TokenSource | None:
         """The path is no secret."""

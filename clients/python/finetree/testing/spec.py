@@ -156,6 +156,9 @@ def _suggested_length(profile: training_data_pb2.DatasetProfile | None) -> int:
         seen, bound = seen + bucket.count, bucket.upper_bound
         if seen >= wanted:
             break
+    total, most = profile.total_tokens, profile.total_tokens_range.high
+    if 0 < total < most:
+        bound = min(-(-bound * most // total), LONGEST)
     return -(-bound // LENGTH_STEP) * LENGTH_STEP
 
 

@@ -11,7 +11,10 @@ from finetree_runtime.runspec.conflicts import combination_problem, sequence_pro
 from finetree_runtime.runspec.defaults import Default
 from finetree_runtime.runspec.resolve import fill_defaults, optimizer_steps, spec_profile
 
+from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.hf_config import Described
+from finetree_estimator.catalog.price_book import Owned, Quote
+from finetree_estimator.methods.base import Method
 from finetree_estimator.run import Run
 from finetree_estimator.spec import settings
 from finetree_estimator.spec.method import READERS, read_method
@@ -48,15 +51,7 @@ def parse_request(
     else:
         model = read_model(request.spec.model, knowledge)
     rates = request.matrix_rates if request.HasField("matrix_rates") else None
-    positions = model.shape.max_positions
-    spec, defaults = fill_defaults(request.spec, profile=profile, positions=positions, matrix_rates=rates)
-    problem = combination_problem(spec) or sequence_problem(spec, positions)
-    if problem is not None:
-        path = f"spec.{problem.field_path}"
-        raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
-    program = settings.training_program(spec)
-    rows = settings.training_rows(spec, profile, spec.training.sequence_length)
-    steps = optimizer_steps(spec, rows.count) if rows is not None else 0
+    spec, defaults = _resolved(request.spec, profile, positions=model.shape.max_positions, rates=rates)
     if like is not None and _agree(spec, like.spec, "model", *READERS):
         method = like.run.method
     else:
@@ -66,8 +61,42 @@ def parse_request(
     else:
         device = read_device(spec.hardware, fp32=settings.is_fp32(spec), matrix_rates=rates)
         payment = read_payment(spec, knowledge.prices)
+    run = _run(request, spec, profile, model=model, method=method, device=device, payment=payment)
+    return ParsedRequest(request=request, spec=spec, profile=profile, run=run, defaults=defaults)
+
+
+def _resolved(
+    given: run_spec_pb2.RunSpec,
+    profile: training_data_pb2.DatasetProfile | None,
+    *,
+    positions: int,
+    rates: hardware_pb2.MatrixRates | None,
+) -> tuple[run_spec_pb2.RunSpec, tuple[Default, ...]]:
+    """Copy a spec with its defaults filled in. Raises InvalidArgument where settings do not go together."""
+    spec, defaults = fill_defaults(given, profile=profile, positions=positions, matrix_rates=rates)
+    problem = combination_problem(spec) or sequence_problem(spec, positions)
+    if problem is not None:
+        path = f"spec.{problem.field_path}"
+        raise InvalidArgument(problem.reason, f"{path}: {problem.message}", violations=[(path, problem.message)])
+    return spec, defaults
+
+
+def _run(
+    request: estimate_pb2.EstimateRunRequest,
+    spec: run_spec_pb2.RunSpec,
+    profile: training_data_pb2.DatasetProfile | None,
+    *,
+    model: Described,
+    method: Method,
+    device: Device,
+    payment: Owned | Quote | None,
+) -> Run:
+    """Build the run as the formulas see it, of a resolved spec and what its names mean."""
+    program = settings.training_program(spec)
+    rows = settings.training_rows(spec, profile, spec.training.sequence_length)
+    steps = optimizer_steps(spec, rows.count) if rows is not None else 0
     sizes = settings.number_sizes(spec, program, trains_base=method.trains_base)
-    run = Run(
+    return Run(
         shape=model.shape,
         method=method,
         program=program,
@@ -100,12 +129,11 @@ def parse_request(
         remarks=(
             *model.remarks,
             *settings.attention_remarks(spec, program, model.shape.family),
-            *settings.number_format_remarks(spec, rates),
+            *settings.number_format_remarks(spec, request.matrix_rates if request.HasField("matrix_rates") else None),
         ),
         runs_per_month=request.runs_per_month,
         carbon_kg_per_kwh=request.carbon_kg_per_kwh,
     )
-    return ParsedRequest(request=request, spec=spec, profile=profile, run=run, defaults=defaults)
 
 
 def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSpec) -> estimate_pb2.EstimateRunRequest:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Row lengths after truncation, from a dataset profile."""
 
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from finetree_api.types.v1 import training_data_pb2
 
@@ -12,6 +14,42 @@ def rows_of(
     profile: training_data_pb2.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0
 ) -> Rows:
     """Compute the number of rows and their lengths in tokens, of a share of a dataset.
+
+    Where the tokens are estimated, with the fewest and the most that there may be, all rows shorter or longer alike.
+    """
+
+    def rows(one: training_data_pb2.DatasetProfile) -> Rows:
+        return _rows(one, sequence_length=sequence_length, learns_all=learns_all, share=share)
+
+    counted = token_range(profile)
+    if counted is None:
+        return rows(profile)
+    low, high = counted
+    return replace(rows(profile), ends=(rows(_with_total(profile, low)), rows(_with_total(profile, high))))
+
+
+def token_range(profile: training_data_pb2.DatasetProfile) -> tuple[int, int] | None:
+    """The fewest and the most tokens that all rows may have; None where their number is taken as it is."""
+    total, given = profile.total_tokens, profile.total_tokens_range
+    if not (total and profile.HasField("total_tokens_range")):
+        return None
+    low, high = min(given.low, total), max(given.high, total)
+    return (low, high) if low < high else None
+
+
+def _with_total(profile: training_data_pb2.DatasetProfile, total: int) -> training_data_pb2.DatasetProfile:
+    """A profile of another number of tokens, its buckets scaled."""
+    factor = total / profile.total_tokens
+    changed = training_data_pb2.DatasetProfile()
+    changed.CopyFrom(profile)
+    changed.total_tokens = total
+    for bucket in changed.token_lengths:
+        bucket.upper_bound = math.ceil(bucket.upper_bound * factor)
+    return changed
+
+
+def _rows(profile: training_data_pb2.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float) -> Rows:
+    """Number and lengths of rows with the profile's total of tokens.
 
     The rows of a bucket are assumed to lie in its middle; the total number of tokens, where given, corrects that.
     Without buckets all rows have the mean length, and without a total the sequence length.

@@ -7,8 +7,10 @@ from finetree_estimator.catalog.models import model as catalog_model
 from finetree_estimator.catalog.names import UnknownNameError
 from finetree_estimator.catalog.price_book import Owned, Quote
 from finetree_estimator.cost import Cost
+from finetree_estimator.evidence.token_count import TOKEN_COUNT
 from finetree_estimator.intervals import Interval, exact
 from finetree_estimator.memory.peak import Component
+from finetree_estimator.spec.row_lengths import token_range
 from finetree_estimator.whatif.fallbacks import Answer
 from finetree_estimator.whatif.policy import COSTS, NAMED, Limit, Metric
 
@@ -63,6 +65,8 @@ def _tokens(profile: training_data_pb2.DatasetProfile | None) -> Interval | None
     """Tokens of all rows before truncation; of a histogram of lengths, from the shortest to the longest possible."""
     if profile is None or not (profile.total_tokens or profile.token_lengths):
         return None
+    if (ends := token_range(profile)) is not None:
+        return Interval(float(ends[0]), float(profile.total_tokens), float(ends[1]), sources=(TOKEN_COUNT,))
     if profile.total_tokens:
         return exact(float(profile.total_tokens))
     low = high = rows = 0.0

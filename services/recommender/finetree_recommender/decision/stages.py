@@ -10,6 +10,8 @@ from typing import Protocol
 
 from finetree_recommender.decision import hardware_gate, override_and_tree, tie_breaks, votes
 from finetree_recommender.decision.hardware_gate import Passage
+from finetree_recommender.decision.override_and_tree import Walk
+from finetree_recommender.decision.tie_breaks import Narrowed
 from finetree_recommender.decision.votes import Ballot
 from finetree_recommender.estimator.values import NO_PEAKS, Peaks, States
 from finetree_recommender.method import Method, listed
@@ -83,62 +85,67 @@ def choose(pack: Pack, answers: Answers, states: States | None = None, peaks: Pe
     ballot = votes.count(pack, answers, passage.open)
     if passage.upgrade:
         return _upgrade(pack, answers, passage, ballot=ballot)
-    special = override_and_tree.override(pack, answers)
     leaf = override_and_tree.leaf(pack, answers, passage.open)
-    leaders = ballot.leaders
-    # Without any answered question the leaf is no tie-break.
-    tied = ballot.total(leaders[0]) > 0
     matter = tie_breaks.applying(pack, answers)
-    preferred = tie_breaks.narrow(matter, leaders)
-
-    def order(winner: Method) -> Order:
-        if pack.rules.limits.nearest is not None:
-            return _by_quality(pack, passage.open, winner)
-        return _by_votes(pack, ballot, matter, leaf=leaf.method, winner=winner)
-
-    # Without votes the priorities come before the tree and the use cases.
-    left = passage.open if tied else preferred.methods
-    if special is not None and special.method in left:
-        return Choice(
-            method=special.method,
-            rule_id=special.rule_id,
-            order=order(special.method),
-            passage=passage,
-            ballot=ballot,
-            stages=(passage, special, ballot),
-            overridden=True,
-        )
-    if len(leaders) == 1 and tied:
-        return Choice(
-            method=leaders[0],
-            rule_id=PLURALITY,
-            order=order(leaders[0]),
-            passage=passage,
-            ballot=ballot,
-            stages=(passage, ballot),
-            last_step=_most_votes(ballot, leaders[0]),
-        )
-    if preferred.cuts and len(preferred.methods) == 1:
-        return Choice(
-            method=preferred.methods[0],
-            rule_id=preferred.cuts[-1][0].id,
-            order=order(preferred.methods[0]),
-            passage=passage,
-            ballot=ballot,
-            stages=(passage, ballot, preferred),
-            tied=tied,
-        )
-    by_leaf, stars = leaf.method in preferred.methods, pack.rules.stars_order
-    winner = leaf.method if by_leaf else preferred.methods[0]
+    preferred = tie_breaks.narrow(matter, ballot.leaders)
+    special = override_and_tree.override(pack, answers)
+    won = _winner(pack, passage, ballot, special=special, preferred=preferred, leaf=leaf)
+    if pack.rules.limits.nearest is not None:
+        order = _by_quality(pack, passage.open, won.method)
+    else:
+        order = _by_votes(pack, ballot, matter, leaf=leaf.method, winner=won.method)
     return Choice(
-        method=winner,
-        rule_id=leaf.rule_id if by_leaf else stars.id,
-        order=order(winner),
+        method=won.method,
+        rule_id=won.rule_id,
+        order=order,
         passage=passage,
         ballot=ballot,
-        stages=(passage, ballot, preferred, leaf),
+        stages=(passage, *won.stages),
+        last_step=won.last_step,
+        tied=won.tied,
+        overridden=won.overridden,
+        default_rule_id=won.default_rule_id,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Winner:
+    """A method, the rule that it wins by, and the stages between the gate and that rule; the rest as in Choice."""
+
+    method: Method
+    rule_id: str
+    stages: tuple[Stage, ...]
+    last_step: Step | None = None
+    tied: bool = False
+    overridden: bool = False
+    default_rule_id: str = ""
+
+
+def _winner(
+    pack: Pack, passage: Passage, ballot: Ballot, *, special: Walk | None, preferred: Narrowed, leaf: Walk
+) -> _Winner:
+    """Find the first rule that decides: the override, the most votes, the priorities, the tree's leaf, the stars."""
+    leaders = ballot.leaders
+    voted = ballot.total(leaders[0]) > 0
+    # Without votes the priorities come before the tree and the use cases.
+    left = passage.open if voted else preferred.methods
+    if special is not None and special.method in left:
+        return _Winner(method=special.method, rule_id=special.rule_id, stages=(special, ballot), overridden=True)
+    if len(leaders) == 1 and voted:
+        (method,) = leaders
+        return _Winner(method=method, rule_id=PLURALITY, stages=(ballot,), last_step=_most_votes(ballot, method))
+    if preferred.cuts and len(preferred.methods) == 1:
+        (method,) = preferred.methods
+        return _Winner(method=method, rule_id=preferred.cuts[-1][0].id, stages=(ballot, preferred), tied=voted)
+    by_leaf, stars = leaf.method in preferred.methods, pack.rules.stars_order
+    winner = leaf.method if by_leaf else preferred.methods[0]
+    return _Winner(
+        method=winner,
+        rule_id=leaf.rule_id if by_leaf else stars.id,
+        stages=(ballot, preferred, leaf),
         last_step=None if by_leaf else Step("star_order", stars.id, f"first by stars: {winner}", stars.source),
-        tied=tied,
+        # Where no question was answered, nothing was a tie.
+        tied=voted,
         default_rule_id=pack.rules.default_leaf.id,
     )
 

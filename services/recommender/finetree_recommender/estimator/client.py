@@ -41,17 +41,17 @@ class Client(Protocol):
     async def estimate_batch(
         self, rows: Mapping[str, estimate_pb2.EstimateRunRequest], /, *, timeout: float | None = None
     ) -> dict[str, estimate_pb2.Estimate | finetree.FinetreeError]:
-        """BatchEstimateRuns; a row that fails holds its exception."""
+        """Estimates by key (BatchEstimateRuns); a row that fails holds its exception."""
         ...
 
     def list_accelerators(
         self, *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncIterable[catalog_pb2.Accelerator]:
-        """ListAccelerators."""
+        """The accelerators of the catalog, page after page (ListAccelerators)."""
         ...
 
     def list_models(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterable[catalog_pb2.Model]:
-        """ListModels."""
+        """The models of the catalog, page after page (ListModels)."""
         ...
 
 

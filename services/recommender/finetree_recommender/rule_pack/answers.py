@@ -71,10 +71,6 @@ class Answers(NamedTuple):
         return tuple(f"{name}={self.get(name)}" for name in names)
 
 
-NAMES = tuple(name for name in Answers._fields if name != "priorities")
-"""Inputs that have one answer."""
-
-
 def vocabulary(rules: Rules) -> dict[str, tuple[str, ...]]:
     """Every answer of every input, in the pack's and the contract's order, without "unknown"."""
     memory = (CPU, *(item.key for item in rules.gate.classes))

@@ -35,6 +35,7 @@ from finetree_runtime.config.values import (
     kind_of,
     metavar,
 )
+from finetree_runtime.errors import DomainError
 
 __all__ = [
     "Duration",
@@ -46,6 +47,7 @@ __all__ = [
     "listen_address",
     "load",
     "load_or_exit",
+    "refuse_start",
     "required",
     "setting",
 ]
@@ -169,8 +171,13 @@ def load_or_exit(cls: type[T], prefix: str) -> T:
     try:
         return load(cls, sys.argv[1:], os.environ, prefix)
     except SettingsError as error:
-        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # before logging is configured
-        raise SystemExit(2) from None
+        raise SystemExit(refuse_start(error)) from None
+
+
+def refuse_start(error: SettingsError | DomainError) -> int:
+    """Write why a program cannot start to stderr, as its one line, and return its exit code, 2."""
+    print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # before logging is configured
+    return 2
 
 
 _Layer = dict[str, tuple[str, Any]]  # by key: where it was given, and the value as it was given there

@@ -232,7 +232,9 @@ def default_micro_batch(batch: int, sequence_length: int) -> int:
 def suggested_sequence_length(profile: training_data_pb2.DatasetProfile | None) -> int:
     """Sequence length in tokens that truncates at most 1 % of the rows; 0 when lengths are unknown.
 
-    Where only the average length is known it is twice the average, if that exceeds the default for unknown data.
+    Where lengths are estimated, the longest that they may be count: a limit that is too high costs little, rows that
+    are cut lose their end. Where only the average length is known it is twice the average, if that exceeds the default
+    for unknown data.
     """
     if profile is None or not profile.token_lengths:
         return _twice_the_average(profile) if profile is not None and profile.examples else 0
@@ -244,6 +246,9 @@ def suggested_sequence_length(profile: training_data_pb2.DatasetProfile | None) 
         bound = bucket.upper_bound
         if seen >= wanted:
             break
+    total, most = profile.total_tokens, profile.total_tokens_range.high
+    if 0 < total < most:
+        bound = min(-(-bound * most // total), LONGEST_SEQUENCE)
     return -(-bound // SEQUENCE_LENGTH_STEP) * SEQUENCE_LENGTH_STEP
 
 

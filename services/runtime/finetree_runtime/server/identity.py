@@ -8,8 +8,10 @@ from importlib import metadata
 
 from finetree_api.types.v1 import server_pb2
 
+from finetree_runtime.config.settings import ServiceSettings
 from finetree_runtime.server import context
 from finetree_runtime.server.access.requirement import ROLES
+from finetree_runtime.server.entry.admission import CallLimits
 
 ROLE_VALUES = {role: value for value, role in ROLES.items()}
 """Value of the contract's enum by role."""
@@ -26,7 +28,7 @@ def server_info(
         service: For example "finetree-estimator".
         version: The program's version; see `distribution_version`.
         features: Names of optional features that a client may test for.
-        limits: Limits by name, with the unit in the name ("max_request_bytes").
+        limits: Limits by name, with the unit in the name ("max_request_bytes"); see `limits_of`.
     """
     return server_pb2.ServerInfo(
         service=service,
@@ -36,6 +38,11 @@ def server_info(
         limits=dict(limits or {}),
         caller=caller(),
     )
+
+
+def limits_of(settings: ServiceSettings) -> dict[str, int]:
+    """Limits that every service has, by name."""
+    return {"max_request_bytes": settings.max_request_bytes, **CallLimits.of(settings).shown()}
 
 
 def caller() -> server_pb2.Caller:

@@ -14,8 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, TextIO, cast
 
-from google.protobuf import json_format, message_factory, proto
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf import descriptor_pool, json_format, message_factory, proto
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
@@ -52,9 +51,10 @@ class Rpc:
     max_request_bytes: int
 
     @classmethod
-    def of(cls, service: ServiceDescriptor, name: str, *, servicer: Any, max_request_bytes: int) -> "Rpc":
-        """Find an rpc of a service by its name."""
-        request = message_factory.GetMessageClass(service.methods_by_name[name].input_type)
+    def of(cls, service: str, name: str, *, servicer: Any, max_request_bytes: int) -> "Rpc":
+        """Find an rpc of a service by both names, the service's with its package."""
+        described = descriptor_pool.Default().FindServiceByName(service)
+        request = message_factory.GetMessageClass(described.methods_by_name[name].input_type)
         return cls(request, getattr(servicer, name), max_request_bytes)
 
 

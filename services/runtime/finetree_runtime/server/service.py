@@ -3,7 +3,7 @@
 
     settings = load_or_exit(Settings, "FINETREE_ESTIMATOR")
     service = Service("finetree-estimator", distribution_version("finetree-estimator"), settings)
-    service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, Servicer(...), ESTIMATOR)
+    service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, Servicer(...), SERVICE)
     sys.exit(run(service))
 
 A service stops at SIGTERM, at SIGINT and, with `stop_with_stdin`, at the end of standard input: it reports
@@ -19,7 +19,6 @@ import gc
 import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from google.protobuf import descriptor_pool
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from finetree_runtime.config.settings import ServiceSettings, SettingsError
+from finetree_runtime.config.settings import ServiceSettings, SettingsError, refuse_start
 from finetree_runtime.errors import DomainError
 from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.server import logging, tls, validation
@@ -129,8 +128,7 @@ def run(service: Service) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_signal(service))
     except (SettingsError, DomainError) as error:
-        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # nothing else has been written
-        return 2
+        return refuse_start(error)
     return 0
 
 

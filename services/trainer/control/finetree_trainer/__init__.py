@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control plane of training: jobs, queue, event log, datasets and artifacts."""
+"""The trainer, its control plane: jobs, queue, event log, datasets and artifacts."""

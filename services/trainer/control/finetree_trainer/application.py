@@ -3,7 +3,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -23,7 +23,6 @@ from grpc import aio
 from finetree_trainer.api import worker_servicer
 from finetree_trainer.api.names import Names
 from finetree_trainer.api.servicer import SERVICE, TrainerServicer
-from finetree_trainer.datasets.datasets import Datasets, Limits
 from finetree_trainer.datasets.previews import Previews
 from finetree_trainer.estimator import Estimator, RemoteEstimator
 from finetree_trainer.joblog import states
@@ -36,16 +35,12 @@ from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
 from finetree_trainer.jobs.compare.compare import Comparer
-from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner
-from finetree_trainer.jobs.export.planner import ExportPlanner
-from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.lifecycle.moving import Moving
 from finetree_trainer.jobs.lifecycle.pausing import Pausing
 from finetree_trainer.jobs.lifecycle.preempting import Preempting
 from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
-from finetree_trainer.jobs.planner import Planner
 from finetree_trainer.jobs.retention import users
 from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
@@ -54,7 +49,6 @@ from finetree_trainer.jobs.retention.sweep import RetentionSweep
 from finetree_trainer.jobs.retention.usage import StorageReport
 from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
-from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.layout import Layout, claim
@@ -62,25 +56,19 @@ from finetree_trainer.limits.quotas import Quotas, usual_limits
 from finetree_trainer.limits.report import LimitReport, server_limits
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
-from finetree_trainer.models.locate import Models
-from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.objects.links import Links
 from finetree_trainer.objects.opening import open_copies
 from finetree_trainer.objects.storage import ObjectStorage
 from finetree_trainer.outages import keep_running
+from finetree_trainer.parts import Hardware, Sources, planner_of
 from finetree_trainer.replicas.member import Member
 from finetree_trainer.replicas.servicer import ReplicaServicer
-from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.fit import Holder
-from finetree_trainer.scheduling.host import Host
-from finetree_trainer.scheduling.machine.meter import MachineMeter
-from finetree_trainer.scheduling.machine.nvml import NvmlGpus
-from finetree_trainer.scheduling.memory import MemoryLedger
 from finetree_trainer.scheduling.order.recall import recall_use
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.scheduling.starting import StartLimits
 from finetree_trainer.scheduling.watch import MachineWatch
-from finetree_trainer.settings import Settings
+from finetree_trainer.settings import NAME, Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.backends.availability import Availability
 from finetree_trainer.store.backends.opening import open_store
@@ -92,11 +80,9 @@ from finetree_trainer.worker_user import WorkerUser
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.handover import hand_over
 from finetree_trainer.workers.launch.local import LocalLauncher
-from finetree_trainer.workers.ray.cluster import RayCluster, require
+from finetree_trainer.workers.ray.cluster import require
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
-
-NAME = "finetree-trainer"
 
 LAST_SPANS_SECONDS = 1.5
 """Time that the last spans of jobs get when the service stops; the next run of it sends what is left."""
@@ -133,9 +119,6 @@ class Application:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._metrics: JobMetrics | None = None
         self._spans: SpanExport | None = None
-        self._cluster: RayCluster | None = None
-        self._devices: Sequence[devices.Device] = ()
-        self._plannable: Sequence[devices.Device] = ()  # those of nodes that may come, too
 
     async def start(self) -> None:
         """Open the store, take over what an earlier run left, and listen for workers."""
@@ -155,12 +138,13 @@ class Application:
             self._store = open_store(self._layout, settings.database_url)
         self._log = EventLog(self._store)
         self._copies = await open_copies(settings, self._store, self._layout)
-        await self._find_devices(confinement)
+        self._hardware = await Hardware.find(settings, self._store, self._log, self._layout, confinement=confinement)
+        self._cluster = self._hardware.cluster
         estimator = self._estimator = self._estimator or RemoteEstimator(
             settings.estimator_address, service_token(settings.service_token_file)
         )
         own = self._build(estimator, confinement)
-        self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
+        self._reporter = ObservationReporter(self._log, estimator, self._hardware.host.rates)
         servicer: TrainerServicer | ReplicaServicer = own
         if self._member is not None:
             servicer = await self._member.join(self._log, own, self._lead_later, self._service.meter)
@@ -188,138 +172,123 @@ class Application:
     async def _lead_later(self) -> None:
         """Begin to lead as a replica that has followed."""
         if self._cluster is None:
-            await self._host.load()
+            await self._hardware.host.load()
         await self._take_over()
         self._begin()
 
-    async def _find_devices(self, confinement: WorkerConfinement) -> None:
-        """Learn what jobs may run on: the devices of this machine, or those of the cluster."""
-        settings, gpus = self._settings, NvmlGpus()
-        node = devices.discover(settings.cpu_slots, settings.cpu_threads, gpus)
-        if settings.launcher == "ray":
-            self._cluster = RayCluster(settings, self._layout, confinement, clock=self._log.clock)
-            await self._cluster.open()
-            self._devices, self._node_name = self._cluster.nodes, ""
-            self._plannable = self._cluster.plannable
-            self._memory: MemoryLedger = self._cluster.memory
-            self._host = Host(self._store, node, self._memory, devices=self._devices, measured_while_idle=False)
-            self._host.node_types = self._cluster.node_requests.describe
-            return
-        meter = MachineMeter(gpus, devices.gpus_of(node))
-        self._devices, self._node_name = node.devices, node.name
-        self._plannable = self._devices
-        self._memory = MemoryLedger(meter, node.devices, reserve=settings.memory_reserve_bytes)
-        self._host = Host(self._store, node, self._memory, measured_while_idle=settings.prewarm)
-        await self._host.load()
-
     def _build(self, estimator: Estimator, confinement: WorkerConfinement) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
-        settings, log, layout = self._settings, self._log, self._layout
-        models = Models(layout.models, settings.model_roots)
-        quotas = self._quotas
-        log.listeners.append(quotas.on_change)
-        limits = Limits(settings.max_upload_bytes, settings.disk_reserve_bytes)
-        copies = self._copies
-        datasets = Datasets(self._store, log.clock, layout, copies=copies, limits=limits, quotas=quotas)
-        weights = WeightsLocator(self._store, layout, models, copies)
+        self._log.listeners.append(self._quotas.on_change)
+        sources = Sources.build(
+            self._settings, self._store, self._log, self._layout, copies=self._copies, quotas=self._quotas
+        )
+        self._build_workers(sources, confinement)
+        self._build_jobs(sources, estimator)
+        return self._build_servicer(sources, confinement)
+
+    def _build_workers(self, sources: Sources, confinement: WorkerConfinement) -> None:
+        """Build what jobs wait in, what runs them, and what brings and keeps their files in the object store."""
+        settings, log, layout, hardware = self._settings, self._log, self._layout, self._hardware
         tasks = TaskBuilder(
             log,
-            models,
-            datasets,
-            weights=weights,
-            devices=self._devices,
-            rates=self._host.rates,
+            sources.models,
+            sources.datasets,
+            weights=sources.weights,
+            devices=hardware.devices,
+            rates=hardware.host.rates,
             layout=layout,
             settings=settings,
         )
-        self._queue = JobQueue(log, self._devices, self._memory)
+        queue = self._queue = JobQueue(log, hardware.devices, hardware.memory)
         launcher = self._cluster or LocalLauncher(settings, confinement, threads=tasks.slot_threads)
         self._supervisor = Supervisor(
-            log, tasks, settings, confinement=confinement, launcher=launcher, on_released=self._queue.release
+            log, tasks, settings, confinement=confinement, launcher=launcher, on_released=queue.release
         )
-        self._memory.workers = self._supervisor.heartbeats.processes
-        starting = StartLimits(quotas, lambda row: self._objects.data.blocked(row))  # noqa: PLW0108 - made below
-        if self._cluster is not None:
-            self._cluster.serve(self._queue, starting.planned)
-        inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
-        rates, queue = self._host.rates, self._queue
-        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._plannable, rates=rates)
-        serving = ServingPlanner(
-            inputs, weights, self._plannable, rates=rates, has_free_slot=queue.has_free_slot, free=self._memory.to_give
-        )
-        exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
-        planner = Planner(
-            inputs,
-            weights,
-            devices=self._plannable,
-            estimator=estimator,
-            rates=rates,
-            capacity=self._memory.capacity,
-            evaluations=evaluations,
-            serving=serving,
-            exports=exports,
-        )
-        self._queue.may_start, self._queue.use.weight = starting.may_start, quotas.weight
+        hardware.memory.workers = self._supervisor.heartbeats.processes
         self._objects = ObjectStorage(
             log,
             layout,
-            copies,
+            self._copies,
             cache_bytes=settings.object_cache_bytes,
             in_use=partial(self._store.read, partial(users.in_use, layout=layout)),
             locate=lambda uid: tasks.build(uid, ()),
             wake=queue.wake,
         )
-        datasets.contents.on_ready = self._objects.uploads.wake
-        jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings, quotas=quotas)
-        self._jobs = jobs
+        sources.datasets.contents.on_ready = self._objects.uploads.wake
+        starting = StartLimits(self._quotas, self._objects.data.blocked)
+        queue.may_start, queue.use.weight = starting.may_start, self._quotas.weight
+        if self._cluster is not None:
+            self._cluster.serve(queue, starting.planned)
+
+    def _build_jobs(self, sources: Sources, estimator: Estimator) -> None:
+        """Build what clients do with jobs, and what is done with jobs by itself: limits, leases, retention, sweeps."""
+        settings, log, layout, copies = self._settings, self._log, self._layout, self._copies
+        queue, supervisor, quotas, hardware = self._queue, self._supervisor, self._quotas, self._hardware
+        planner = planner_of(
+            settings, self._store, layout, sources=sources, hardware=hardware, queue=queue, estimator=estimator
+        )
+        jobs = self._jobs = Jobs(log, planner, queue=queue, supervisor=supervisor, settings=settings, quotas=quotas)
+        jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
         self._watches = Watches(log, limit=settings.max_watchers, streams=quotas.open)
         self._time_limits = TimeLimits(log, jobs)
-        self._pausing = Pausing(log, self._supervisor)
-        self._preempting = Preempting(log, queue, self._supervisor, settings, preemptible=quotas.preemptible)
-        self._leases = Leases(log, self._queue, self._supervisor)
+        self._pausing = Pausing(log, supervisor)
+        self._preempting = Preempting(log, queue, supervisor, settings, preemptible=quotas.preemptible)
+        self._leases = Leases(log, queue, supervisor)
         self._generations = Generations(
-            log, self._leases, self._supervisor, weights=weights, devices=self._devices, free=self._memory.free
+            log,
+            self._leases,
+            supervisor,
+            weights=sources.weights,
+            devices=hardware.devices,
+            free=hardware.memory.free,
         )
-        checkpoints = Checkpoints(log, layout, copies)
-        jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
-        deletions = Deletions(log, layout, jobs, copies)
-        keeping = CheckpointKeeping(log, layout, checkpoints, copies)
+        self._checkpoints = Checkpoints(log, layout, copies)
+        self._deletions = Deletions(log, layout, jobs, copies)
+        self._keeping = CheckpointKeeping(log, layout, self._checkpoints, copies)
         self._retention = RetentionSweep(
-            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets, copies=copies
+            log,
+            layout,
+            self._policy,
+            deletions=self._deletions,
+            checkpoints=self._keeping,
+            datasets=sources.datasets,
+            copies=copies,
         )
-        sweeps = Sweeps(log, jobs)
-        self._sweep_controller = SweepController(log, jobs, sweeps)
+        self._sweeps = Sweeps(log, jobs)
+        self._sweep_controller = SweepController(log, jobs, self._sweeps)
+
+    def _build_servicer(self, sources: Sources, confinement: WorkerConfinement) -> TrainerServicer:
+        settings, log, layout, copies = self._settings, self._log, self._layout, self._copies
         return TrainerServicer(
             names=Names(self._store),
-            jobs=jobs,
+            jobs=self._jobs,
             pausing=self._pausing,
             moving=Moving(log, self._queue),
-            deletions=deletions,
-            sweeps=sweeps,
-            datasets=datasets,
+            deletions=self._deletions,
+            sweeps=self._sweeps,
+            datasets=sources.datasets,
             watches=self._watches,
             waits=Waits(log, self._watches),
             project_watches=ProjectWatches(log, self._watches),
             lister=EventLister(log),
             metrics=MetricsReader(log),
-            comparer=Comparer(log, jobs),
+            comparer=Comparer(log, self._jobs),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout, copies, Links(copies, settings.object_link_time)),
-            checkpoints=checkpoints,
-            keeping=keeping,
+            checkpoints=self._checkpoints,
+            keeping=self._keeping,
             storage=StorageReport(log, layout, self._policy, copies),
             previews=Previews(log, layout, copies),
-            base_models=BaseModels(self._store, log.clock, models),
+            base_models=BaseModels(self._store, log.clock, sources.models),
             leases=self._leases,
             generations=self._generations,
-            open_streams=quotas.open,
-            limit_report=LimitReport(self._store, log.clock, quotas),
+            open_streams=self._quotas.open,
+            limit_report=LimitReport(self._store, log.clock, self._quotas),
             resting=self._supervisor.resting,
             confinement=confinement,
-            host=self._host,
+            host=self._hardware.host,
             queue=self._queue,
             tokens=PageTokens(self._member.page_token_key if self._member else settings.page_token_key.reveal()),
-            version=self._service.version,
             limits=server_limits(settings),
         )
 
@@ -328,10 +297,10 @@ class Application:
         self._metrics = JobMetrics(self._log, meter)
         PlaceMetrics(
             meter,
-            self._devices,
+            self._hardware.devices,
             self._metrics.jobs,
             holders=self._queue.holders,
-            budgets=lambda: self._memory.budgets(self._memory.read()),
+            budgets=lambda: self._hardware.memory.budgets(self._hardware.memory.read()),
             clock=self._log.clock,
         )
         service_metrics.show_store(meter, self._store, self._layout)
@@ -370,7 +339,7 @@ class Application:
             "retention": self._retention.run,
             "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
-            "machine": MachineWatch(self._log, self._queue, self._memory).run,
+            "machine": MachineWatch(self._log, self._queue, self._hardware.memory).run,
             **self._objects.loops(),
         }
         if self._cluster is not None:
@@ -430,11 +399,11 @@ class Application:
         if self._metrics is not None:
             self._metrics.jobs.recover(rows)
         fail_point("start.before_recovery")
-        for worker in await self._supervisor.adopt(self._node_name):
+        for worker in await self._supervisor.adopt(self._hardware.node_name):
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         fail_point("start.after_adoption")
-        await recall_use(self._log, self._queue.use, node=self._node_name)
+        await recall_use(self._log, self._queue.use, node=self._hardware.node_name)
         self._pausing.recover(rows)
         self._jobs.recover(rows)
 
@@ -445,4 +414,4 @@ class Application:
     async def _on_profile(self, profile: Any) -> None:
         self._supervisor.measure = False
         with suppress(DomainError):
-            await self._host.record(profile)
+            await self._hardware.host.record(profile)

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer's settings, each set by flag, environment variable or file (see finetree_runtime.config.settings)."""
+"""Settings of the trainer, from flags, environment variables and a file."""
 
-import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from finetree_runtime.config.settings import Duration, Secret, SecretUrl, ServiceSettings, Size, listen_address, setting
 
+NAME = "finetree-trainer"
+"""Name of the service, and of the distribution whose version it has."""
+ENV_PREFIX = "FINETREE_TRAINER"
+"""Prefix of environment variables."""
 
-@dataclasses.dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(ServiceSettings):
     """Settings of the trainer; times are in seconds."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a file before anything tokenizes it: rows as the worker reads them, and sizes by characters."""
+"""What is known of a file before anything tokenizes it: rows as the worker reads them, and estimates of their sizes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from finetree_data.files.content import PARQUET
 from finetree_data.files.parquet_footer import Footer, read_footer
 from finetree_data.options import FileFormat, Reading, RowFormat
 from finetree_data.reader import RowFile
-from finetree_data.row_sizes import CHARACTERS_PER_TOKEN, RowSizes, estimated_tokens
+from finetree_data.row_sizes import RowSizes, estimated_tokens, totals, unread_tokens
 from finetree_data.rows.row import Row
 
 READ_BYTES = 16 * 1024 * 1024
@@ -30,6 +30,7 @@ class FileProfile:
 
     profile: training_data_pb2.DatasetProfile
     file_format: FileFormat
+    row_format: RowFormat
     skipped: int = 0
     """Rows that were read and left out, as in a run."""
     share: float = 1.0
@@ -55,6 +56,7 @@ def file_profile(path: Path, reading: Reading) -> FileProfile:
     return FileProfile(
         profile=sizes.profile(share),
         file_format=file.file_format or FileFormat.TEXT,
+        row_format=file.row_format or RowFormat.TEXT,
         skipped=file.skipped,
         share=share,
         read_bytes=READ_BYTES if share < 1 else 0,
@@ -69,7 +71,7 @@ def read_beginning(file: RowFile, goes_on: Callable[[BadRow], bool]) -> tuple[Ro
     sizes = RowSizes()
     for entry in file.entries():
         if isinstance(entry, Row):
-            sizes.add(*estimated_tokens(entry))
+            sizes.add(estimated_tokens(entry))
         elif not goes_on(entry):
             break
         if file.content is not None and file.content.count > READ_BYTES:
@@ -88,8 +90,8 @@ def is_parquet(path: Path, reading: Reading) -> bool:
 
 def _of_footer(footer: Footer, reading: Reading) -> FileProfile:
     """Rows and sizes of a Parquet file by its footer."""
-    _, profile = columns_profile(footer, reading)
-    return FileProfile(profile=profile, file_format=FileFormat.PARQUET, values_read=False)
+    row_format, profile = columns_profile(footer, reading)
+    return FileProfile(profile=profile, file_format=FileFormat.PARQUET, row_format=row_format, values_read=False)
 
 
 def columns_profile(footer: Footer, reading: Reading) -> tuple[RowFormat, training_data_pb2.DatasetProfile]:
@@ -107,8 +109,7 @@ def columns_profile(footer: Footer, reading: Reading) -> tuple[RowFormat, traini
         raise empty_dataset()
     profile = training_data_pb2.DatasetProfile(
         examples=footer.rows,
-        total_tokens=max(footer.rows, round(footer.content_bytes / CHARACTERS_PER_TOKEN)),
         target_fraction=1.0 if row_format is RowFormat.TEXT else TARGET_FRACTION,
-        exact=False,
+        **totals(unread_tokens(row_format, footer.rows, footer.content_bytes)),
     )
     return row_format, profile

@@ -32,9 +32,9 @@ def report(tmp_path):
 def test_lengths_are_estimated_and_percentiles_are_by_nearest_rank(report):
     made = report([{"text": "t" * 4 * n} for n in range(1, 21)]).report
     ranks = made.percentiles
-    # Bounds of the histogram are an eighth apart beyond 16.
-    assert (ranks.p50, ranks.p90, ranks.p95, ranks.p99, ranks.max) == (10, 18, 20, 20, 20)
-    assert (made.rows, made.longest_row_tokens, made.target_tokens) == (20, 20, 210)
+    # A token ends each text. Bounds of the histogram are an eighth apart beyond 16.
+    assert (ranks.p50, ranks.p90, ranks.p95, ranks.p99, ranks.max) == (11, 20, 20, 21, 21)
+    assert (made.rows, made.longest_row_tokens, made.target_tokens) == (20, 21, 230)
     assert not made.profile.exact
     assert not made.HasField("special_tokens")
     assert made.suggested_sequence_length == 0

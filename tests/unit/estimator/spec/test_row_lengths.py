@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
 import pytest
 from finetree_api.types.v1 import training_data_pb2
 from finetree_estimator.run import LengthRange
-from finetree_estimator.spec.row_lengths import rows_of
+from finetree_estimator.spec.row_lengths import rows_of, token_range
 
 
 def test_buckets_are_cut_at_the_sequence_length():
@@ -58,3 +60,43 @@ def test_without_buckets_the_mean_or_the_limit_counts():
     long = training_data_pb2.DatasetProfile(examples=10, total_tokens=640_000)
     assert rows_of(long, sequence_length=16_000, learns_all=True).truncated == 0.75
     assert (limit.mean, limit.longest_known, limit.mean_known) == (512, False, False)
+
+
+def test_rows_that_are_estimated_may_be_shorter_and_longer():
+    profile = training_data_pb2.DatasetProfile(examples=10, total_tokens=800, target_fraction=0.5)
+    profile.token_lengths.add(upper_bound=100, count=10)
+    plain = rows_of(profile, sequence_length=120, learns_all=False)
+    profile.total_tokens_range.CopyFrom(training_data_pb2.TokenCountRange(low=400, high=1200))
+
+    found = rows_of(profile, sequence_length=120, learns_all=False)
+
+    assert found.ends is not None
+    fewest, most = found.ends
+    assert replace(found, ends=None) == plain
+    assert (fewest.mean, found.mean, most.mean) == pytest.approx((40, 80, 120))
+    assert (fewest.longest, found.longest, most.longest) == (50, 100, 120)
+    assert fewest.count == most.count == 10
+    assert fewest.ends is most.ends is None
+
+
+def test_without_buckets_the_mean_is_estimated():
+    profile = training_data_pb2.DatasetProfile(examples=10, total_tokens=800)
+    profile.total_tokens_range.CopyFrom(training_data_pb2.TokenCountRange(low=400, high=1200))
+    ends = rows_of(profile, sequence_length=512, learns_all=True).ends
+    assert ends is not None
+    assert [(rows.mean, rows.longest) for rows in ends] == [(40, 512), (120, 512)]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, None),
+        ({"total_tokens_range": {"low": 1, "high": 9}}, None),
+        ({"total_tokens": 5, "total_tokens_range": {"low": 1, "high": 9}}, (1, 9)),
+        ({"total_tokens": 5, "total_tokens_range": {"low": 5, "high": 5}}, None),
+        ({"total_tokens": 5, "total_tokens_range": {"low": 7, "high": 9}}, (5, 9)),
+        ({"total_tokens": 5, "total_tokens_range": {"low": 1, "high": 2}}, (1, 5)),
+    ],
+)
+def test_an_end_that_the_total_is_beyond_is_the_total(given, expected):
+    assert token_range(training_data_pb2.DatasetProfile(examples=5, **given)) == expected

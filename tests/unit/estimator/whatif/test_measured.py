@@ -35,6 +35,7 @@ LENGTHS = [{"upper_bound": 100, "count": 3}, {"upper_bound": 1000, "count": 1}]
         (None, None),
         ({"examples": 4}, None),
         ({"examples": 4, "total_tokens": 900}, (900, 900, 900)),
+        ({"examples": 4, "total_tokens": 900, "total_tokens_range": {"low": 500, "high": 990}}, (500, 900, 990)),
         ({"examples": 4, "token_lengths": LENGTHS}, (3 * 1 + 101, (104 + 1300) / 2, 3 * 100 + 1000)),
         # Counts that do not add up to the examples are shares.
         ({"examples": 40, "token_lengths": LENGTHS}, (1040, 7020, 13000)),

@@ -17,7 +17,7 @@ from finetree_recommender.method import Method
 from finetree_recommender.recommend import Recommendation, conclude
 from finetree_recommender.request.inputs import bracket_key
 from finetree_recommender.request.limits import Limits
-from finetree_recommender.rule_pack.answers import NAMES, PRIORITY_WORDS, SERVING_WORDS, UNKNOWN, Answers, vocabulary
+from finetree_recommender.rule_pack.answers import PRIORITY_WORDS, SERVING_WORDS, UNKNOWN, Answers, vocabulary
 from finetree_recommender.rule_pack.pack import builtin_packs
 from finetree_runtime.money import to_money
 from google.protobuf import json_format
@@ -115,7 +115,7 @@ def test_what_cannot_be_served_is_taken_for_no_limit(ask):
 def drawn(draw: random.Random) -> tuple[Answers, Limits, dict[Method, Run]]:
     """Answers, limits and estimates; costs and times in no order, some of them the same or unknown."""
     words = vocabulary(PACK.rules)
-    given = {name: draw.choice(words[name]) if draw.random() < 0.5 else UNKNOWN for name in NAMES}
+    given = {name: draw.choice(words[name]) if draw.random() < 0.5 else UNKNOWN for name in words}
     priorities = tuple(draw.sample(PRIORITY_WORDS, draw.choice((0, 0, 1, 2))))
     limits = Limits(
         max_seconds=draw.choice((None, 3600.0, 7200.0)),

@@ -36,7 +36,7 @@ def test_it_names_method_hardware_and_what_the_run_takes_in_three_sentences(pack
     found = evidence(lora="FITS", qlora="FITS", adapter="FITS")
     words = paragraph(answered(pack, read, found, hardware=GPU24, quality="QUALITY_NEED_IMPORTANT", **ROWS))
     assert words.startswith("Use LoRA: ")
-    for part in ("about 10 GB of 8", "a 24 GB GPU", "about 2 min", "about $1.00"):
+    for part in ("about 10 GiB of 8", "a 24 GB GPU", "about 2 min", "about $1.00"):
         assert part in words
     assert words.count(". ") <= 2
 

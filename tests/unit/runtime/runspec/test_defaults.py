@@ -114,6 +114,16 @@ def test_sequence_length_keeps_99_percent_whole() -> None:
     assert resolve_spec(lora(), profile=profile).spec.training.sequence_length == 320
 
 
+def test_sequence_length_keeps_rows_whole_that_may_be_longer_than_they_are_counted() -> None:
+    profile = training_data_pb2.DatasetProfile(examples=1000, total_tokens=100_000)
+    profile.token_lengths.add(upper_bound=300, count=1000)
+    assert suggested_sequence_length(profile) == 320
+    profile.total_tokens_range.CopyFrom(training_data_pb2.TokenCountRange(low=50_000, high=140_000))
+    assert suggested_sequence_length(profile) == 448
+    profile.total_tokens_range.high = 1  # not beyond the total
+    assert suggested_sequence_length(profile) == 320
+
+
 @pytest.mark.parametrize(("tokens", "length"), [(5 * 3000, 6016), (5 * 1000, 0), (5 * 1025, 2112), (10**15, 0)])
 def test_sequence_length_is_twice_the_average_where_only_that_is_known(tokens, length) -> None:
     profile = training_data_pb2.DatasetProfile(examples=5, total_tokens=tokens)

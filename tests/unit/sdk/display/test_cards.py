@@ -142,7 +142,7 @@ def test_an_estimate_says_memory_time_and_cost_and_whether_it_fits():
     assert finetree.to_text(estimate).splitlines() == [
         "Estimate: fits",
         "  fits on an RTX 4090",
-        "  memory  about 16 to 20 GB of 24",
+        "  memory  about 16 to 20 GiB of 24",
         "  time    about 2 h",
         "  cost    about $1.40 to $1.80",
         "",

@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from finetree_data.row_sizes import TOKENS_PER_MESSAGE
+from finetree_data.template_tokens import END_OF_TURN, MESSAGE, NO_SYSTEM_MESSAGE
 from finetree_runtime.errors import InvalidArgument
 from finetree_trainer.datasets import validate
 from hypothesis import HealthCheck, given, settings
@@ -17,13 +17,15 @@ def write(tmp_path, content):
     return file
 
 
-def test_token_lengths_are_estimated_from_characters(tmp_path):
+def test_token_lengths_are_estimated_from_characters_and_messages(tmp_path):
     row = {"prompt": "x" * 400, "completion": "y" * 100}
     profile = validate.validate_file(write(tmp_path, (json.dumps(row) + "\n").encode() * 3)).profile
     assert profile.examples == 3
-    assert profile.total_tokens == 3 * (100 + 25 + 2 * TOKENS_PER_MESSAGE)
-    assert profile.target_fraction == pytest.approx(25 / 135)
-    assert [(b.upper_bound, b.count) for b in profile.token_lengths] == [(144, 3)]
+    row_tokens = 100 + 25 + 2 * MESSAGE.expected + NO_SYSTEM_MESSAGE.expected
+    assert profile.total_tokens == 3 * row_tokens
+    assert profile.total_tokens_range.low < profile.total_tokens < profile.total_tokens_range.high
+    assert profile.target_fraction == pytest.approx((25 + END_OF_TURN) / row_tokens)
+    assert [(b.upper_bound, b.count) for b in profile.token_lengths] == [(160, 3)]
 
 
 def test_bounds_of_the_histogram_are_close_and_few(tmp_path):

@@ -9,6 +9,7 @@ import base64
 import pickle
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -101,6 +102,26 @@ def short_of_memory(ranks: Any, plan: Any, reporter: Any, least: int = 2) -> Any
 
 def out_of_memory(ranks: Any, plan: Any, reporter: Any) -> Any:
     return short_of_memory(ranks, plan, reporter, least=1)
+
+
+def slow(ranks: Any, plan: Any, reporter: Any) -> Any:
+    """Train on ranks that are judged every six steps; rank 1 takes 0.3 s more for each micro-batch."""
+    from finetree_worker.ranks import straggler
+    from finetree_worker.training.gradients import Gradients
+
+    whole, window, straggler.WINDOW = Gradients.one, straggler.WINDOW, 6
+    ranks._stragglers = straggler.Stragglers()
+
+    def one(self: Any, step: int, documents: Any, targets: int, **named: Any) -> Any:
+        if ranks.rank == 1:
+            time.sleep(0.3)  # a slower device
+        return whole(self, step, documents, targets, **named)
+
+    Gradients.one = one  # type: ignore[method-assign]  # likewise
+    try:
+        return train(ranks, plan, reporter)
+    finally:
+        Gradients.one, straggler.WINDOW = whole, window  # type: ignore[method-assign]  # likewise
 
 
 def differing(ranks: Any, plan: Any, reporter: Any) -> Any:

@@ -47,6 +47,17 @@ def test_a_rank_without_memory_for_one_row_is_named(pool: Any, plan: Plan, tmp_p
     assert "device's memory of rank 1" in str(refused.value.__cause__ or refused.value)
 
 
+@pytest.mark.parametrize("sharding", ["replicated", "full"])
+def test_a_slow_rank_is_named(pool: Any, plan: Plan, tmp_path: Path, sharding: str) -> None:
+    """Divided ranks wait in every layer: what a rank computes is what it does between its messages."""
+    recorder = Recorder()
+    pool.run("slow", plan, recorder, count=2, sharding=sharding, folder=tmp_path / "groups")
+    (told,) = (alert.message for alert in recorder.of(event_pb2.Alert) if alert.code == "STRAGGLER")
+    assert told.startswith("Rank 1 computes ")
+    ranks = [step.ranks for step in recorder.of(event_pb2.StepMetrics)]
+    assert all(each[1].compute_seconds >= 0.3 for each in ranks if each[1].tokens)
+
+
 def test_a_rank_whose_weights_differ_is_named(pool: Any, plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(RankError) as refused:
         pool.run("differing", plan, Recorder(), count=4, sharding="replicated", folder=tmp_path / "groups")

@@ -38,3 +38,13 @@ def test_ranks_without_work_are_not_judged() -> None:
     watch = Stragglers()
     for _ in range(2 * WINDOW):
         assert not watch.step(step((1.0, 0.001, 1.0), (100, 0, 100)))
+
+
+def test_what_messages_take_is_nobodys_fault() -> None:
+    """Divided ranks that wait alike for a slow network are judged by what they wait beyond each other."""
+    watch = Stragglers()
+    for _ in range(WINDOW):
+        metrics = step((1.0, 1.3, 1.0))
+        for rank in metrics:
+            rank.wait_seconds += 9.0
+        assert not watch.step(metrics)

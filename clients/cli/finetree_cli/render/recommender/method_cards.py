@@ -13,33 +13,6 @@ from finetree_cli.render.recommender.recommendation import method_name
 NONE = "-"
 
 
-def show_methods(out: Output, cards: Sequence[method_card_pb2.MethodCard], guide: method_card_pb2.Guide) -> None:
-    """Print the methods as a table, the hardware chart, and the method for typical situations."""
-    rows = [
-        (
-            card.title,
-            _stars(card) or NONE,
-            f"{card.minimum_gpu_gb:g} GB" if card.minimum_gpu_gb else NONE,
-            f"{card.quality_percent.expected:.0f} %" if card.HasField("quality_percent") else NONE,
-            _figure(card, "memory_percent"),
-            _figure(card, "speed_factor"),
-            _figure(card, "cost_level"),
-            "yes" if card.trainable_here else "no",
-            card.best_for or (card.when_to_use[0] if card.when_to_use else card.description),
-        )
-        for card in cards
-    ]
-    out.table(
-        ["Method", "Stars", ">GPU", ">Quality", ">Memory", ">Speed", "Cost", "Trainable here", "Best for"],
-        rows,
-        wrap=True,
-    )
-    _show_hardware(out, guide.hardware)
-    situations = [(item.title, method_name(item.method), "; ".join(item.reasons)) for item in guide.situations]
-    if situations:
-        out.table(["Situation", "Method", "Why"], situations, wrap=True)
-
-
 def show_card(out: Output, card: method_card_pb2.MethodCard) -> None:
     """Print one method in full."""
     words = [word for word in (_stars(card), card.efficiency_label, *card.badges) if word]
@@ -60,10 +33,6 @@ def show_card(out: Output, card: method_card_pb2.MethodCard) -> None:
 
 def _stars(card: method_card_pb2.MethodCard) -> str:
     return "!" if card.warning else "*" * card.stars
-
-
-def _figure(card: method_card_pb2.MethodCard, name: str) -> str:
-    return next((figure.text for figure in card.figures if figure.name == name), NONE)
 
 
 def _show_list(out: Output, title: str, items: Sequence[str]) -> None:

@@ -193,7 +193,7 @@ def _show_lengths(out: Output, report: event_pb2.DatasetReport) -> None:
     if not most:
         return
     out.text()
-    out.text("Rows by tokens:" if rendered(report) else "Rows by tokens, estimated from 4 characters a token:")
+    out.text("Rows by tokens:" if rendered(report) else "Rows by tokens, estimated from characters and messages:")
     for bound, count in counts.items():
         bar = "#" * -(-count * BAR // most)
         out.text(f"  up to {bound:>7} {count:>9} {bar}".rstrip())

@@ -27,7 +27,7 @@ LINE_EVERY_SECONDS = 5.0
 
 
 class View(Protocol):
-    """Shows events while it is open."""
+    """Shows events, of one job or of several, while it is open."""
 
     def show(self, event: event_pb2.JobEvent) -> None:
         """Show one event."""

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from finetree_console.connection import Streamed
-from finetree_console.events.frames import following, paced
+from finetree_console.events.pieces import following, paced
 from finetree_console.events.watch import HEADERS
 from finetree_console.openai import errors
 from finetree_console.openai.errors import refusal

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 
 from finetree._shared.channels import LOG
+from finetree.config.file import file_stamp
 from finetree.config.options import TLS
 from finetree.config.settings import invalid
 from finetree.errors import InvalidArgument
@@ -60,7 +61,7 @@ class Credentials:
         return grpc.ssl_channel_credentials(ca, _pem("key", tls.key), _pem("certificate", tls.certificate))
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_stamp(path) for path in self._files)
+        return tuple(file_stamp(path) for path in self._files)
 
 
 def _pem(name: str, value: bytes | Path | None) -> bytes | None:
@@ -78,11 +79,3 @@ def _require_certificates(ca: bytes, given: bytes | Path | None) -> None:
     except ssl.SSLError:
         what = "it" if isinstance(given, bytes) else given
         raise invalid("tls.ca", f"{what} holds no PEM certificate, or a damaged one") from None
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size

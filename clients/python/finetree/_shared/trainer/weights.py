@@ -19,7 +19,7 @@ from finetree.spec import coerce
 
 
 class JobHandle(Protocol):
-    """A handle on a job."""
+    """What stands for a job by its resource name: a `Job` or an `AsyncJob`."""
 
     name: str
 

@@ -473,6 +473,7 @@ class DatasetProfile(_message.Message):
     TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
     TARGET_FRACTION_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_RANGE_FIELD_NUMBER: _builtins.int
     examples: _builtins.int
     """Rows that can be used, bad ones left out."""
     total_tokens: _builtins.int
@@ -480,11 +481,20 @@ class DatasetProfile(_message.Message):
     target_fraction: _builtins.float
     """Share of the tokens that are learned (completions), 0 to 1. Unset: unknown."""
     exact: _builtins.bool
-    """Whether the numbers were counted with the model's tokenizer. False: estimated from characters."""
+    """Whether the numbers were counted with the model's tokenizer. False: estimated from characters, with
+    what a chat template adds to rows that it renders, or stated.
+    """
     @_builtins.property
     def token_lengths(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLengthBucket]:
         """Token lengths of rows before any truncation, in ascending order of upper bound. Counts that do not add up to
         `examples` are taken as shares. Empty: unknown; the mean length is then total_tokens / examples.
+        """
+
+    @_builtins.property
+    def total_tokens_range(self) -> Global___TokenCountRange:
+        """Where total_tokens is estimated, what it may be with one tokenizer and chat template or another; the lengths of the
+        rows err by as much, and the intervals of an estimate are as much wider. An end that total_tokens is beyond is taken
+        to be total_tokens. Unset, or without total_tokens: the numbers are taken as they are.
         """
 
     def __init__(
@@ -495,10 +505,11 @@ class DatasetProfile(_message.Message):
         total_tokens: _builtins.int | None = ...,
         target_fraction: _builtins.float | None = ...,
         exact: _builtins.bool = ...,
+        total_tokens_range: Global___TokenCountRange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_fraction", b"_target_fraction", "_total_tokens", b"_total_tokens", "target_fraction", b"target_fraction", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_target_fraction", b"_target_fraction", "_total_tokens", b"_total_tokens", "target_fraction", b"target_fraction", "total_tokens", b"total_tokens", "total_tokens_range", b"total_tokens_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_fraction", b"_target_fraction", "_total_tokens", b"_total_tokens", "exact", b"exact", "examples", b"examples", "target_fraction", b"target_fraction", "token_lengths", b"token_lengths", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_target_fraction", b"_target_fraction", "_total_tokens", b"_total_tokens", "exact", b"exact", "examples", b"examples", "target_fraction", b"target_fraction", "token_lengths", b"token_lengths", "total_tokens", b"total_tokens", "total_tokens_range", b"total_tokens_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__target_fraction: _TypeAlias = _typing.Literal["target_fraction"]  # noqa: Y015
     _WhichOneofArgType__target_fraction: _TypeAlias = _typing.Literal["_target_fraction", b"_target_fraction"]  # noqa: Y015
@@ -510,6 +521,32 @@ class DatasetProfile(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__total_tokens) -> _WhichOneofReturnType__total_tokens | None: ...
 
 Global___DatasetProfile: _TypeAlias = DatasetProfile  # noqa: Y015
+
+@_typing.final
+class TokenCountRange(_message.Message):
+    """Between what a number of tokens lies that was not counted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    low: _builtins.int
+    """Lower end, in tokens."""
+    high: _builtins.int
+    """Upper end, in tokens."""
+    def __init__(
+        self,
+        *,
+        low: _builtins.int = ...,
+        high: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TokenCountRange: _TypeAlias = TokenCountRange  # noqa: Y015
 
 @_typing.final
 class TokenLengthBucket(_message.Message):

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from finetree_runtime.config.settings import SettingsError
+from finetree_runtime.config.settings import SettingsError, refuse_start
 from finetree_runtime.config.values import Duration, convert
 from finetree_runtime.ids import DEFAULT_PROJECT
 from finetree_runtime.server.access import changes
@@ -55,8 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         given = _parser().parse_args(list(arguments))
         answer = _run(given)
     except SettingsError as error:
-        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # a program's last words
-        return 2
+        return refuse_start(error)
     print(json.dumps(answer))  # noqa: T201  # the answer
     return 0
 

@@ -58,7 +58,7 @@ class CallLimits:
         )
 
     def shown(self) -> dict[str, int]:
-        """Limits by name, as GetServerInfo replies them."""
+        """Limits by name, as GetServerInfo names them."""
         return {
             "max_running_calls": self.running,
             "max_waiting_calls": self.waiting,

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetree_api.trainer.v1 import capacity_pb2, limits_pb2, trainer_pb2
 from finetree_runtime.server import context
-from finetree_runtime.server.identity import server_info
+from finetree_runtime.server.identity import distribution_version, server_info
 
 from finetree_trainer.api.data_rpcs import DataRpcs
 from finetree_trainer.api.hidden_jobs import hide_jobs
@@ -23,18 +23,19 @@ from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.limits.report import LimitReport
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.settings import NAME
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.resting import RestingWorkers
 
 SERVICE = "finetree_api.trainer.v1.TrainerService"
-"""Full name of the service."""
+"""Full name of the gRPC service."""
 
 FEATURES = (
     *capabilities.features(),
     *("models.hub", "watch.cursor", "watch.project", "jobs.wait", "datasets.resume", "datasets.preview", "sweeps"),
     *("jobs.pause", "jobs.move"),
 )
-"""Features that GetServerInfo names."""
+"""Features that GetServerInfo names; those of what the worker trains among them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,7 +48,6 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
     host: Host
     queue: JobQueue
     limit_report: LimitReport
-    version: str
     limits: dict[str, int]
     """Limits of this service by name, as in GetServerInfo."""
 
@@ -75,5 +75,5 @@ class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, Resu
 
     async def GetServerInfo(self, request: trainer_pb2.GetServerInfoRequest, context_: Any) -> Any:
         """Report the server's version, features and limits."""
-        info = server_info("finetree-trainer", self.version, features=FEATURES, limits=self.limits)
+        info = server_info(NAME, distribution_version(NAME), features=FEATURES, limits=self.limits)
         return trainer_pb2.GetServerInfoResponse(server=info)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`python -m finetree_trainer.backup create|verify|list|restore|prune|condition …`: what `finetree backup` runs.
 
-What it prints is in json_lines.py; an error has the exit code 1.
+What it prints is in program_output.py; an error has the exit code 1.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from finetree_trainer.backup.manifest import Manifest
 from finetree_trainer.backup.repository import Repository
 from finetree_trainer.backup.restore import choose, restore
 from finetree_trainer.jobs.stored.database import MARK, on_server
-from finetree_trainer.json_lines import Progress, refuse, write
+from finetree_trainer.program_output import Progress, refuse, write
 
 
 def main(arguments: list[str]) -> int:

@@ -22,6 +22,7 @@ from finetree_trainer.backup.database_copy import View
 from finetree_trainer.backup.manifest import SERVICES, SUITE, File, Folder, Manifest
 from finetree_trainer.backup.repository import Repository
 from finetree_trainer.layout import Layout, trainer_folder
+from finetree_trainer.settings import NAME
 
 ROUNDS = 5
 """How often the database is read before what it names and the disk has not is taken for lost, not for just removed."""
@@ -133,7 +134,7 @@ class _Work:
         return Manifest(
             id=view.time.strftime("%Y%m%dT%H%M%S.%fZ"),
             time=view.time.isoformat(timespec="microseconds"),
-            version=version("finetree-trainer"),
+            version=version(NAME),
             schema_version=view.schema_version,
             layout=self.sources.layout,
             parts=tuple(parts),

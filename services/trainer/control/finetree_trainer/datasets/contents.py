@@ -11,8 +11,8 @@ from pathlib import Path
 
 from finetree_trainer.disk import in_thread, move_durably
 from finetree_trainer.layout import Layout
-from finetree_trainer.locks import Locks
 from finetree_trainer.objects.copies import Copies
+from finetree_trainer.objects.locks import Locks
 from finetree_trainer.store import datasets
 from finetree_trainer.store.database import Store
 from finetree_trainer.worker_user import lend

@@ -21,8 +21,8 @@ from finetree_trainer.disk import private_folder, require_space
 from finetree_trainer.joblog import states
 from finetree_trainer.layout import Layout
 from finetree_trainer.limits.quotas import Quotas
-from finetree_trainer.locks import Locks
 from finetree_trainer.objects.copies import Copies
+from finetree_trainer.objects.locks import Locks
 from finetree_trainer.outages import log_failure
 from finetree_trainer.store import datasets, jobs, request_ids
 from finetree_trainer.store.database import Store

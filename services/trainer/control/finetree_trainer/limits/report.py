@@ -2,7 +2,7 @@
 """What is used of what: the limits of a project and of the caller."""
 
 from finetree_api.trainer.v1 import limits_pb2
-from finetree_runtime.server.entry.admission import CallLimits
+from finetree_runtime.server.identity import limits_of
 from finetree_runtime.server.limits.table import WORDS, Budget, Caller
 from sqlalchemy import Connection
 
@@ -74,11 +74,10 @@ def server_limits(settings: Settings) -> dict[str, int]:
     return {
         "max_upload_bytes": settings.max_upload_bytes,
         "max_project_bytes": settings.max_project_bytes,
-        "max_request_bytes": settings.max_request_bytes,
         "max_watchers": settings.max_watchers,
         "max_watchers_per_caller": settings.max_watchers_per_caller,
         "max_queued_jobs": settings.max_queued,
-        **CallLimits.of(settings).shown(),
+        **limits_of(settings),
         "event_retention_seconds": int(settings.event_retention),
         "orphan_grace_seconds": int(settings.orphan_grace),
     }

@@ -8,9 +8,7 @@ from finetree_runtime.server.identity import distribution_version
 
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, base_fingerprint
-
-CONTROL = "finetree-trainer"
-"""Distribution whose version a job has from its creation on; its worker adds those of what it trains with."""
+from finetree_trainer.settings import NAME
 
 
 def lineage(
@@ -27,7 +25,7 @@ def lineage(
     made = artifact_pb2.Lineage(
         parents=map(parent, weights),
         datasets=datasets,
-        versions={CONTROL: distribution_version(CONTROL)},
+        versions={NAME: distribution_version(NAME)},  # its worker adds those of what it trains with
         plan_digest=job.plan_digest,
     )
     if model is not None:

@@ -30,8 +30,8 @@ from finetree_runtime.server.logging import get_logger
 
 from finetree_trainer.disk import full_disk_refused, private_folder, uninterrupted
 from finetree_trainer.layout import Layout
-from finetree_trainer.locks import Locks
 from finetree_trainer.objects.drafts import Drafts
+from finetree_trainer.objects.locks import Locks
 from finetree_trainer.worker_user import give, lend, own_folder, passage
 
 T = TypeVar("T")

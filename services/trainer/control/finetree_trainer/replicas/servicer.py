@@ -21,16 +21,8 @@ READ_HERE = frozenset(
     {
         *("GetServerInfo", "GetJob", "ListJobs", "CompareJobs", "WaitJob", "WatchJob", "WatchJobs", "ListEvents"),
         *("QueryMetrics", "ListJobLogs", "ReadJobLog", "ListCheckpoints", "GetCheckpoint", "ListArtifacts"),
-        *(
-            "DownloadArtifact",
-            "GetArtifactLink",
-            "GetDataset",
-            "ListDatasets",
-            "PreviewDataset",
-            "ListSweeps",
-            "ListBaseModels",
-        ),
-        *("GetBaseModel", "GetStorage"),
+        *("DownloadArtifact", "GetArtifactLink", "GetDataset", "ListDatasets", "PreviewDataset", "ListSweeps"),
+        *("ListBaseModels", "GetBaseModel", "GetStorage"),
     }
 )
 """Rpcs that every replica answers, from the database and the folder. The others change something, or ask for what the

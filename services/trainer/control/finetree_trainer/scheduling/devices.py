@@ -124,7 +124,7 @@ class Node:
 
     @property
     def cpu(self) -> Device:
-        """Its CPU."""
+        """Its processors as a device, which every machine has."""
         return self.devices[-1]
 
 

@@ -87,7 +87,7 @@ class WaitingJob:
 
     @property
     def uid(self) -> str:
-        """Its uid."""
+        """Id of the waiting job."""
         return self.row.uid
 
     @property

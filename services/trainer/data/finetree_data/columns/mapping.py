@@ -12,18 +12,13 @@ from finetree_data.errors import RowError, encodable
 from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
 
-PARTS = (
-    *("turns", "prompt", "completion", "text", "chosen", "context", "history", "system", "tools", "thought", "verdict"),
-    "choices",
-)
-"""Parts of a row: turns; prompt and completion, or text; the chosen answer of a preference pair, which follows the
-turns; the context of a prompt; turns before it; system and tools; the thought before an answer; whether an answer is a
-good one; the choices of a question."""
-
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """The paths of a row's parts, by their names in PARTS.
+    """The paths of a row's parts by name: turns; prompt and completion, or text; and what goes with them.
+
+    "chosen" is the answer of a preference pair, which follows the turns, "history" turns before a prompt, "context"
+    what the prompt is about, "thought" what was thought before an answer, "verdict" whether an answer is a good one.
 
     `named` says that the user named them, `remarks` what was decided about a file that could be taken otherwise.
     """

@@ -74,8 +74,8 @@ def read_rows(
         group.SetInParent()
     for row in file.rows():
         tokens = estimated_tokens(row, use.loss_tokens)
-        sizes.add(*tokens)
-        if use.sequence_length and tokens[0] > use.sequence_length:
+        sizes.add(tokens)
+        if use.sequence_length and tokens.expected > use.sequence_length:
             _count(report.truncated, row)
         _compare(made, row, train)
         if len(made.first_rows) < FIRST_ROWS:

@@ -32,12 +32,16 @@ class Lacking:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a rank computed of a step: its share of the mean loss (nats), places with padding, tokens, seconds."""
+    """What a rank computed of a step: its share of the mean loss (nats), places with padding, tokens, seconds.
+
+    `message_seconds` come on top of `seconds`: in them the pass waited for other ranks.
+    """
 
     loss: float = 0.0
     places: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    message_seconds: float = 0.0
     lacking: Lacking | None = None
     """The micro-batch that did not fit; the other numbers mean nothing then."""
 
@@ -49,6 +53,11 @@ class Alone:
     count = 1
     lockstep = False
     """Whether all ranks must make the same forward passes, since they gather each other's weights in them."""
+
+    @property
+    def message_seconds(self) -> float:
+        """Seconds since the start in messages of forward and backward passes, where this process sees them."""
+        return 0.0
 
     @property
     def speaks(self) -> bool:

@@ -108,7 +108,7 @@ class Replicated(Alone):
         """Tell all ranks this one's part of a step, and return the sums; added in the order of the ranks by each."""
         lacking = part.lacking or Lacking(0, 0, 0)
         own = [part.loss, part.places, part.tokens, part.seconds, lacking.rows, lacking.longest, lacking.held]
-        own += [memory_bytes(self._own), peak_memory_bytes(self._own), self._sum_seconds]
+        own += [memory_bytes(self._own), peak_memory_bytes(self._own), part.message_seconds, self._sum_seconds]
         table = self._table(own)
         self._note(table)
         first = next((rank for rank, row in enumerate(table) if row[4]), None)
@@ -121,7 +121,7 @@ class Replicated(Alone):
         )
 
     def _note(self, table: Sequence[Sequence[float]]) -> None:
-        longest = max(row[3] for row in table)
+        longest = max(row[3] + row[9] for row in table)
         names = self.membership.device_ids or [""] * self.count
         self._metrics = [
             event_pb2.RankMetrics(
@@ -131,7 +131,7 @@ class Replicated(Alone):
                 peak_memory_bytes=int(row[8]),
                 compute_seconds=row[3],
                 # What the sums took in the step before: those of this one are still to come.
-                wait_seconds=longest - row[3] + row[9],
+                wait_seconds=longest - row[3] + row[10],
                 tokens=int(row[2]),
             )
             for rank, row in enumerate(table)
@@ -158,6 +158,10 @@ class Replicated(Alone):
         with torch.no_grad():
             _add_all(gradients)
         self._sum_seconds = time.perf_counter() - started
+        self._judge()
+
+    def _judge(self) -> None:
+        """Look for a rank that keeps the others waiting."""
         self._alerts = self._stragglers.step(self._metrics)
 
     def agree(self, signal: Signal, *, save: bool = False) -> tuple[Signal, bool]:

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, Shard
 from finetree_worker.control import Signal
 from finetree_worker.device_memory import trim_heap
 from finetree_worker.ranks.membership import Membership
+from finetree_worker.ranks.messages import Messages
 from finetree_worker.ranks.replicated import Replicated
 
 Item = TypeVar("Item")
@@ -38,6 +39,7 @@ class Sharded(Replicated):
         super().__init__(membership)
         self._mesh = init_device_mesh(membership.device.type, (self.count,))
         self._sharded: list[tuple[nn.Module, type[nn.Module]]] = []
+        self._messages = Messages()
 
     def loading_device(self, device: torch.device) -> torch.device:
         """Load in main memory: no device needs to hold the whole model. Layers move as they are divided."""
@@ -52,6 +54,8 @@ class Sharded(Replicated):
             # Micro-batches are weighted by the targets of the whole batch: gradients are added, not averaged.
             divided.set_gradient_divide_factor(1.0)
             divided.set_force_sum_reduction_for_comms(enable=True)
+            if self._times:
+                self._messages.carry(divided)
             self._sharded.append((module, kind))
         setattr(model, _METHOD, types.MethodType(_compute, model))
         register_fsdp_forward_method(model, _METHOD)
@@ -70,6 +74,18 @@ class Sharded(Replicated):
     def sum(self, parameters: Sequence[nn.Parameter]) -> None:
         """Gradients were added as the backward passes divided them."""
         del parameters
+        if self._times:
+            self._judge()
+
+    @property
+    def message_seconds(self) -> float:
+        """Seconds in messages since the start; 0 on a GPU."""
+        return self._messages.seconds
+
+    @property
+    def _times(self) -> bool:
+        """Whether this process sees how long its messages take."""
+        return self.membership.device.type == "cpu"
 
     def number(self, tensor: Tensor) -> float:
         """Return the value of a scalar, which may be a sum that is still divided."""

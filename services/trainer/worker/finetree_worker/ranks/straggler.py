@@ -46,10 +46,13 @@ class Stragglers:
         return tokens / max(1e-9, sum(step[rank].compute_seconds for step in self._steps))
 
     def _waited(self, rank: int) -> float:
-        """Share of the other ranks' time that they waited."""
-        others = [other for step in self._steps for other in step if other.rank != rank]
-        waited = sum(other.wait_seconds for other in others)
-        return waited / max(1e-9, waited + sum(other.compute_seconds for other in others))
+        """Share of the other ranks' time that they waited longer than this rank.
+
+        What the messages themselves take, all wait for.
+        """
+        others = [(other, step[rank]) for step in self._steps for other in step if other.rank != rank]
+        waited = sum(other.wait_seconds - own.wait_seconds for other, own in others)
+        return waited / max(1e-9, sum(other.wait_seconds + other.compute_seconds for other, _ in others))
 
 
 def _alert(rank: event_pb2.RankMetrics, speed: float, waited: float) -> event_pb2.Alert:

@@ -100,7 +100,7 @@ class Gradients:
         self, step: int, rows: Sequence[Example], targets: int, *, everywhere: bool
     ) -> tuple[Part, BaseException | None]:
         """Sum the gradients of this rank's share; where memory runs out, return what did not fit and the error."""
-        started = time.perf_counter()
+        started, messages = time.perf_counter(), self.ranks.message_seconds
         try:
             done = list(self._each(step, rows, targets, everywhere=everywhere))
         except (RuntimeError, MemoryError) as error:
@@ -113,7 +113,9 @@ class Gradients:
                 raise self._exhausted(lacking) from error
             return Part(lacking=lacking), error.with_traceback(None)
         loss, tokens, filled = (sum(each) for each in zip(*map(astuple, done), strict=True)) if done else (0.0, 0, 0)
-        return Part(loss, filled, tokens, time.perf_counter() - started), None
+        messages = self.ranks.message_seconds - messages
+        seconds = time.perf_counter() - started - messages
+        return Part(loss, filled, tokens, seconds, messages), None
 
     @contextmanager
     def each_alone(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ import pytest
 from finetree_api.recommender.v1 import method_card_pb2
 from finetree_api.types.v1 import evidence_pb2, method_pb2
 from finetree_cli.output import Output
-from finetree_cli.render.recommender.method_cards import show_card, show_methods
+from finetree_cli.render.recommender.method_cards import show_card
 
 SOURCE = evidence_pb2.Provenance(source="A study", locator="table 2")
 
@@ -95,14 +95,8 @@ def test_an_empty_card_shows_its_name_and_nothing_that_is_not_known(capsys):
     assert capsys.readouterr().out.strip() == "LoRA"
 
 
-def test_the_list_marks_a_warning_and_the_gpu_that_nothing_suits(capsys):
-    guide = method_card_pb2.Guide(
-        hardware=CHART, situations=[method_card_pb2.Situation(title="In a hurry", method=method_pb2.METHOD_PREFIX)]
-    )
-    show_methods(Output(), [CARD], guide)
-    lines = capsys.readouterr().out.splitlines()
-    assert "3 times" in next(line for line in lines if line.strip().startswith("Full fine-tuning"))
-    tiny = next(line for line in lines if line.strip().startswith("Tiny"))
+def test_the_hardware_marks_a_gpu_that_nothing_suits(capsys):
+    show_card(Output(), method_card_pb2.MethodCard(title="LoRA", hardware=CHART))
+    tiny = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("Tiny"))
     assert "none" in tiny
     assert "too small" in tiny
-    assert any("In a hurry" in line and "prefix tuning" in line for line in lines)

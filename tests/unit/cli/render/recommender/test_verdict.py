@@ -59,7 +59,7 @@ def test_it_is_the_method_three_numbers_and_the_next_command(capsys):
     out = printed(capsys, answer())
     assert out.startswith("LoRA: it is what the rules recommend (confidence: medium)\n")
     for line in (
-        "  Memory  about 17 to 21 GB of 24",
+        "  Memory  about 17 to 21 GiB of 24",
         "  Time    about 2 h (11 min to 4 h)",
         "  Cost    about $1.60 ($0.16 to $3.10) (a rental price; of your own GPU: --price-per-kwh AMOUNT)",
         "Next: finetree recommend --model 'llama 3.1 8b' --gpu rtx-4090 --output job.yaml",

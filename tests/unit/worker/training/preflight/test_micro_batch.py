@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_api.types.v1 import check_pb2
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.plan import OptimizerName, Plan
+from finetree_worker.ranks.alone import Alone
 from finetree_worker.training import gradients, optimizers
 from finetree_worker.training.loss import target_loss
 from finetree_worker.training.preflight import micro_batch
@@ -110,6 +111,27 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_before_its_first_step(
     assert "1 rows" not in report.checks[0].message
     assert not recorder.of(event_pb2.StepMetrics)
     assert not plan.artifact.exists()
+
+
+class Lockstep(Alone):
+    """A rank that others would wait for in a pass."""
+
+    lockstep = True
+
+
+def test_ranks_in_lockstep_that_lack_memory_for_several_rows_are_told_a_smaller_micro_batch(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(_: Any, batch: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError(str(batch.tokens))
+
+    monkeypatch.setattr(gradients, "target_loss", refusing)
+    with pytest.raises(
+        MemoryExhaustedError, match=r"^4 rows of \d+ tokens do not fit in this device's memory"
+    ) as caught:
+        train(plan, Recorder(), Recorder(), ranks=Lockstep())
+    assert (caught.value.reason, caught.value.field) == ("OUT_OF_MEMORY_PREFLIGHT", "training.micro_batch_size")
+    assert caught.value.remedy.startswith("Lower micro_batch_size below 4, ")
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from finetree.display.events import PHASES, event_line, step_note
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 from finetree_cli.output import Output, plain, short_name
 from finetree_cli.render import units
-from finetree_cli.render.trainer.events import LINE_EVERY_SECONDS
+from finetree_cli.render.trainer.events import LINE_EVERY_SECONDS, View
 from finetree_cli.render.trainer.jobs import state_name
 
 if TYPE_CHECKING:
@@ -33,20 +33,7 @@ class BatchRow:
     artifacts: Sequence[str]
 
 
-class BatchView(Protocol):
-    """Shows events of several jobs while it is open."""
-
-    def show(self, event: event_pb2.JobEvent) -> None:
-        """Show one event."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-def batch_view(out: Output, names: Mapping[str, str]) -> BatchView:
+def batch_view(out: Output, names: Mapping[str, str]) -> View:
     """Return the view: a bar for each job on a terminal, lines elsewhere; `names` are what jobs are called."""
     console = out.console(err=True)
     return BatchBars(out, names) if console.is_terminal and not out.json else BatchLines(out, names)

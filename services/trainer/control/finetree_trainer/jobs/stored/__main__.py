@@ -12,8 +12,8 @@ from finetree_runtime.errors import DomainError
 
 from finetree_trainer.jobs.stored.database import opened
 from finetree_trainer.jobs.stored.overview import overview
-from finetree_trainer.json_lines import refuse, write
 from finetree_trainer.layout import Layout
+from finetree_trainer.program_output import refuse, write
 
 
 def main(arguments: list[str]) -> int:

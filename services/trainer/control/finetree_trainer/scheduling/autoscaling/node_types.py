@@ -23,7 +23,7 @@ class NodeType:
 
     @property
     def cpu(self) -> Device:
-        """Its CPU."""
+        """The processors of such a node as a device."""
         return self.devices[-1]
 
     @property

@@ -36,7 +36,7 @@ class Waiting(Protocol):
 
     @property
     def uid(self) -> str:
-        """Its uid."""
+        """Id of the waiting job."""
 
     @property
     def group(self) -> Group:

@@ -2,7 +2,7 @@
 """`python -m finetree_trainer.store.move postgresql|embedded DATA_DIR`: what `finetree database move` runs.
 
 The URL of the database on the server is read from the environment, as the trainer reads it. What it prints is in
-json_lines.py; an error has the exit code 1.
+program_output.py; an error has the exit code 1.
 """
 
 import argparse
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from finetree_runtime.config.settings import SettingsError
 
-from finetree_trainer.json_lines import Progress, refuse, write
 from finetree_trainer.layout import Layout, trainer_folder
+from finetree_trainer.program_output import Progress, refuse, write
 from finetree_trainer.store.backends.examine import url_in
 from finetree_trainer.store.backends.url import named, parse
 from finetree_trainer.store.move.move import to_folder, to_server

@@ -26,7 +26,7 @@ from finetree_trainer.scheduling.autoscaling.requests import NodeRequests
 from finetree_trainer.scheduling.autoscaling.shortage import Starts
 from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot
 from finetree_trainer.scheduling.queue import JobQueue
-from finetree_trainer.settings import Settings
+from finetree_trainer.settings import NAME, Settings
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.workers.confinement import WorkerConfinement
 from finetree_trainer.workers.launch.launcher import AUTHORITY_VARIABLE, Order
@@ -107,7 +107,7 @@ class RayCluster:
             "installation": {
                 "name": name,
                 "mark": str(self._layout.installation.absolute()),
-                "version": distribution_version("finetree-trainer"),
+                "version": distribution_version(NAME),
                 "command": list(worker_command(self._settings)),
             },
         }

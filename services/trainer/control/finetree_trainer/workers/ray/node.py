@@ -20,6 +20,7 @@ from finetree_runtime.server.identity import distribution_version
 from finetree_trainer.scheduling.devices import cpu_name
 from finetree_trainer.scheduling.machine.meter import usable_memory
 from finetree_trainer.scheduling.machine.nvml import NvmlGpus
+from finetree_trainer.settings import NAME
 from finetree_trainer.workers.launch.launcher import TOKEN_VARIABLE
 from finetree_trainer.workers.process import Process, worker_environment
 
@@ -47,7 +48,7 @@ class Installation:
             found = ""
         if found != self.name:
             return "the trainer's data folder is not mounted there at the same path"
-        version = distribution_version("finetree-trainer")
+        version = distribution_version(NAME)
         if version != self.version:
             return f"it has release {version} of the suite, the trainer {self.version}"
         program = self.command[0]

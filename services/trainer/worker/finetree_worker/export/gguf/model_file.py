@@ -20,7 +20,7 @@ from finetree_worker.export.gguf.weights import FILE_TYPES, WeightType, in_place
 
 FREQUENCIES = "rope_freqs.weight"
 """Name of the tensor of frequency factors."""
-_HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)

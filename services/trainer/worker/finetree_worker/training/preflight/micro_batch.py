@@ -21,8 +21,8 @@ def check(gradients: Gradients, optimizer: Optimizer, longest_first: Sequence[Ex
 
     `longest_first` are the rows of the run's largest batch, of several ranks the largest share of it. Where they do not
     fit together, the micro-batch is halved, as in the middle of a run. Raises MemoryExhaustedError
-    OUT_OF_MEMORY_PREFLIGHT with the numbers when the longest row or the optimizer's state does not fit. Every rank runs
-    it, and each has a check of its own in the report.
+    OUT_OF_MEMORY_PREFLIGHT with the numbers when the longest row or the optimizer's state does not fit, or when several
+    rows do not that ranks compute in lockstep. Every rank runs it, and each has a check of its own in the report.
     """
     subject, resumed = gradients.subject, bool(optimizer.state)
     rows = fullest(longest_first, gradients.limit, packing=gradients.packing)
@@ -141,10 +141,15 @@ def _refused(rows: Sequence[Example], gradients: Gradients) -> MemoryExhaustedEr
     device = gradients.subject.device
     peak, free = (amount / 1e9 for amount in (peak_memory_bytes(device), free_memory_bytes(device)))
     longest = max(map(len, rows))
+    # Ranks in lockstep cannot try a smaller one: whoever leaves a pass leaves the others waiting in it.
+    several = gradients.ranks.lockstep and len(rows) > 1
+    what = f"{len(rows)} rows of {sum(map(len, rows))} tokens do not fit"
+    one = f"Not even one row of {longest} tokens fits"
+    lower = f"micro_batch_size below {len(rows)}" if several else f"sequence_length below {longest}"
     return MemoryExhaustedError(
         "OUT_OF_MEMORY_PREFLIGHT",
-        f"Not even one row of {longest} tokens fits in this device's memory{gradients.ranks.named}: at most "
-        f"{peak:.2f} GB were in use before it ran out, and {free:.2f} GB are free without that row.",
-        field="training.sequence_length",
-        remedy=f"Lower sequence_length below {longest}, {gradients.advice}.",
+        f"{what if several else one} in this device's memory{gradients.ranks.named}: at most {peak:.2f} GB were in use "
+        f"before it ran out, and {free:.2f} GB are free without {'those rows' if several else 'that row'}.",
+        field="training.micro_batch_size" if several else "training.sequence_length",
+        remedy=f"Lower {lower}, {gradients.advice}.",
     )
