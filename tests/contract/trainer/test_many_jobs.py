@@ -53,11 +53,12 @@ async def test_no_file_is_queued_before_all_are_looked_at_then_all_are_followed(
         listed = json.loads((await run("jobs", "list", "--label", "team=search", "--json"))[1])["jobs"]
         assert [job["display_name"] for job in listed] == [str(files[2]), str(files[0])]  # newest first
         assert len({job["labels"][LABEL] for job in listed}) == 1
-        code, out, _ = await run("train", files[0], files[2], "--json")
+        code, out, _ = await run("train", files[0], files[2], "--priority", "low", "--json")
         document = json.loads(out)
         assert code == 0
         assert [each["job"]["state"] for each in document["jobs"]] == ["JOB_STATE_SUCCEEDED"] * 2
         assert [each["file"] for each in document["jobs"]] == [str(files[0]), str(files[2])]
+        assert all(each["job"]["priority"] == "JOB_PRIORITY_LOW" for each in document["jobs"])
         assert all(each["best_loss"] > 0 and each["artifacts"] for each in document["jobs"])
         code, out, _ = await run("train", files[0], files[2], "--check", "--json")
         assert (code, ["plan" in each for each in json.loads(out)["jobs"]]) == (0, [True, True])

@@ -169,12 +169,15 @@ def _train_several(settings: Settings, files: tuple[str, ...], flags: TrainFlags
     for name, flag in _OF_ONE.items():
         if getattr(flags, name):
             raise click.UsageError(f"{flag} is for one job file: name one, or write it into the files")
+    if flags.max_age is not None:
+        raise click.UsageError("--max-age needs --plan, which is for one job file")
     options = BatchOptions(
         continue_on_error=flags.continue_on_error,
         watch=flags.watch,
         check=flags.check,
         timeout=flags.timeout,
         labels=flags.labels,
+        priority=flags.priority,
         accepted=flags.accepted,
         check_data=not flags.no_data_check,
     )
@@ -212,12 +215,17 @@ def _refuse_contradictions(file: str | None, flags: TrainFlags) -> None:
 
 def _describe(template: "job_pb2.JobTemplate", flags: TrainFlags) -> None:
     """Set what flags say of the job beside its task; what they leave out stays as in the file."""
-    from finetree_api.trainer.v1 import job_pb2
-
     template.display_name = flags.name or template.display_name
     template.labels.update(flags.labels)
-    if flags.priority is not None:
-        template.priority = job_pb2.JobPriority.Value(f"JOB_PRIORITY_{flags.priority.upper()}")
+    prioritize(template, flags.priority)
+
+
+def prioritize(template: "job_pb2.JobTemplate", priority: str | None) -> None:
+    """Set the priority that `--priority` names; without one that of the file stays."""
+    from finetree_api.trainer.v1 import job_pb2
+
+    if priority is not None:
+        template.priority = job_pb2.JobPriority.Value(f"JOB_PRIORITY_{priority.upper()}")
 
 
 def default_name(spec: "run_spec_pb2.RunSpec", data: str) -> str:

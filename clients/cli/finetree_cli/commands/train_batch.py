@@ -43,6 +43,7 @@ class BatchOptions:
     check: bool
     timeout: float | None
     labels: "Sequence[tuple[str, str]]"
+    priority: str | None
     accepted: "Sequence[str]"
     check_data: bool
 
@@ -128,7 +129,7 @@ def _kept(entry: _Entry) -> "Iterator[None]":
 
 
 def _validate(settings: "Settings", client: "Client", entry: _Entry, batch: str, options: BatchOptions) -> None:
-    from finetree_cli.commands.train import accept, with_model
+    from finetree_cli.commands.train import accept, prioritize, with_model
     from finetree_cli.data_check import check_uploads
     from finetree_cli.jobfile.error_positions import with_positions
     from finetree_cli.jobfile.job import read_job
@@ -137,6 +138,7 @@ def _validate(settings: "Settings", client: "Client", entry: _Entry, batch: str,
     job = entry.job_file = read_job(entry.file)
     for key, value in (*options.labels, (LABEL, batch)):
         job.template.labels[key] = value
+    prioritize(job.template, options.priority)
     if not job.template.display_name:
         job.template.display_name = entry.file
     if options.accepted:

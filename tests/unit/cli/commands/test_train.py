@@ -21,6 +21,7 @@ SEVERAL = ("a.yaml", "b.yaml")
         ((*SEVERAL, "--sharding", "fsdp"), "--sharding is for one job file"),
         ((*SEVERAL, "--request-id", "x"), "--request-id is for one job file"),
         ((*SEVERAL, "--plan", "plan.json"), "--plan is for one job file"),
+        ((*SEVERAL, "--max-age", "7d"), "--max-age needs --plan"),
         (("a.yaml", "--plan", "plan.json", "--devices", "2"), "leave --devices and --sharding out"),
         (("a.yaml", "--plan", "plan.json", "--sharding", "fsdp"), "leave --devices and --sharding out"),
         (("a.yaml", "--plan", "plan.json", "--init-from", "job"), "leave --init-from out"),
