@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens that are counted without a tokenizer, against those that SmolLM2's tokenizer makes of the rendered rows."""
 
+import gettext
 import importlib.util
 import json
 import random
@@ -116,6 +117,17 @@ def test_what_is_trained_lies_within_what_is_counted(kind: str, tokenizer: Any, 
     tokens = tokens_of(RowFile(path, Reading()), tokenizer)
     assert holds(counted, tokens)
     assert tokens == pytest.approx(counted.total_tokens, rel=0.3)
+
+
+@pytest.mark.parametrize("language", ["de", "pl", "ru", "el", "ar", "hi", "zh_CN", "ja", "ko"])
+def test_rows_of_other_languages_are_within_it_too(language: str, tokenizer: Any, tmp_path: Path) -> None:
+    """SmolLM2's tokenizer has learned English: it takes the most tokens for them of those that are known."""
+    name = gettext.translation("iso3166-1", pycountry.LOCALES_DIR, languages=[language]).gettext
+    file = tmp_path / "rows.jsonl"
+    rows = [chat(("user", name(each.name)), ("assistant", each.alpha_3)) for each in COUNTRIES]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    counted = file_profile(file, Reading()).profile
+    assert holds(counted, tokens_of(RowFile(file, Reading()), tokenizer))
 
 
 def layouts() -> dict[str, str]:

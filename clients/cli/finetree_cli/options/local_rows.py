@@ -82,7 +82,7 @@ def described(found: "FileProfile") -> str:
     learned = f"{profile.target_fraction:.0%} of them learned"
     ends = f"{profile.total_tokens_range.low:,} to {profile.total_tokens_range.high:,}"
     template = "" if found.row_format == "text" else " and a chat template's"
-    tokens = f"about {profile.total_tokens:,} tokens ({ends}) at 4 characters each{template}, {learned}"
+    tokens = f"about {profile.total_tokens:,} tokens ({ends}) at 4 bytes each{template}, {learned}"
     if not found.values_read:
         return f"{', '.join(parts)}; {tokens}: assumed, since of Parquet only the footer is read"
     text = f"{', '.join(parts)}; {tokens}, the longest row up to {profile.token_lengths[-1].upper_bound:,}"

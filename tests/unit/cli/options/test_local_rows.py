@@ -28,8 +28,8 @@ def test_each_file_has_its_profile_and_a_line(job, capsys):
     assert (request.dataset_profile.examples, request.evaluation_profile.examples) == (2, 1)
     assert request.dataset_profile.token_lengths
     lines = capsys.readouterr().err.splitlines()
-    assert "train.csv: 2 rows (csv); about 68 tokens (12 to 100) at 4 characters each and a chat template's" in lines[0]
-    assert "held.jsonl: 1 rows (jsonl); about 3 tokens (2 to 5) at 4 characters each, 100% of them learned" in lines[1]
+    assert "train.csv: 2 rows (csv); about 68 tokens (12 to 100) at 4 bytes each and a chat template's" in lines[0]
+    assert "held.jsonl: 1 rows (jsonl); about 3 tokens (2 to 5) at 4 bytes each, 100% of them learned" in lines[1]
 
 
 def test_a_file_that_is_not_here_is_said(job, tmp_path, capsys):

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of rows by their characters and what a template adds."""
+"""Tokens of rows by their texts and what a template adds."""
 
 import pytest
 from finetree_api.types.v1 import training_data_pb2, training_pb2
+from finetree_data.counting.row_sizes import RowSizes, estimated_tokens, unread_tokens
+from finetree_data.counting.template_tokens import END_OF_TEXT, END_OF_TURN, template_tokens
+from finetree_data.counting.text_tokens import ASCII
 from finetree_data.options import RowFormat
-from finetree_data.row_sizes import TEXT_ENDS, RowSizes, estimated_tokens, unread_tokens
 from finetree_data.rows.row import Message, Row
-from finetree_data.template_tokens import END_OF_TEXT, END_OF_TURN, TokenRange, template_tokens
 
 CHAT = Row(1, (Message("user", "u" * 400), Message("assistant", "a" * 100)))
 
 
 def test_a_row_is_its_texts_and_what_a_template_adds():
     found = estimated_tokens(CHAT)
-    low, high = TEXT_ENDS
-    assert found.all == TokenRange(125 * low, 125, 125 * high) + template_tokens(CHAT.messages)
+    assert found.all == template_tokens(CHAT.messages) + ASCII.times(100) + ASCII.times(25)
     assert found.expected == 100 + 25 + 2 * 5 + 21
     assert found.learned == 25 + END_OF_TURN
 
@@ -34,8 +34,7 @@ def test_functions_and_calls_are_text():
 
 def test_plain_text_has_no_template():
     found = estimated_tokens(Row(1, text="t" * 400))
-    low, high = TEXT_ENDS
-    assert found.all == TokenRange(100 * low, 100, 100 * high) + END_OF_TEXT
+    assert found.all == ASCII.times(100) + END_OF_TEXT
     assert found.learned == found.all.expected
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of rows in tokens without a tokenizer: estimated from their characters, and what a chat template adds."""
+"""Sizes of rows in tokens without a tokenizer: estimated from their texts, and what a chat template adds."""
 
 from collections import Counter
 from collections.abc import Container
@@ -8,9 +8,7 @@ from typing import Any
 
 from finetree_api.types.v1 import training_data_pb2, training_pb2
 
-from finetree_data.options import RowFormat
-from finetree_data.rows.row import Row
-from finetree_data.template_tokens import (
+from finetree_data.counting.template_tokens import (
     END_OF_TEXT,
     END_OF_TURN,
     MESSAGE,
@@ -19,13 +17,9 @@ from finetree_data.template_tokens import (
     TokenRange,
     template_tokens,
 )
-
-CHARACTERS_PER_TOKEN = 4.0
-"""Characters of a token. A rule of thumb for English text (OpenAI, "What are tokens and how to count them?")."""
-TEXT_ENDS = (0.75, 1.35)
-"""Ends of the tokens of a text, in units of its characters by that rule. English prose, code and JSON are 1.03 to 1.25
-with SmolLM2's tokenizer of 49,000 tokens; larger ones usually make fewer. Other languages take more: names of countries
-1.5 in German and 3.6 in Russian, with the same tokenizer."""
+from finetree_data.counting.text_tokens import text_tokens, tokens_of_bytes
+from finetree_data.options import RowFormat
+from finetree_data.rows.row import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,35 +104,23 @@ def estimated_tokens(
     """Return the estimated tokens of a row as it is trained, a chat as a template renders it."""
     added = template_tokens(row.messages, tools=bool(row.tools))
     if not row.messages:
-        tokens = _with(_tokens(len(row.text)), added)
+        tokens = text_tokens(row.text) + added
         return RowTokens(tokens, tokens.expected)
     learned = learned_turns(row, loss_tokens)
-    text, target = _tokens(sum(len(str(tool)) for tool in row.tools)), 0
+    tokens, target = text_tokens("".join(map(str, row.tools))) + added, 0.0
     for index, message in enumerate(row.messages):
-        calls = sum(len(str(call["function"])) for call in message.tool_calls)
-        content = _tokens(len(message.content) + calls)
-        text += content
-        target += content + END_OF_TURN if index in learned else 0
-    tokens = _with(text, added)
+        calls = "".join(str(call["function"]) for call in message.tool_calls)
+        content = text_tokens(message.content + calls)
+        tokens += content
+        target += content.expected + END_OF_TURN if index in learned else 0
     # A loss on all tokens is one on the template's too.
     return RowTokens(tokens, tokens.expected if loss_tokens == training_pb2.LOSS_TOKENS_ALL else target)
 
 
-def unread_tokens(row_format: RowFormat, rows: int, characters: int) -> TokenRange:
-    """Return the estimated tokens of rows of which only the characters of all together are known.
+def unread_tokens(row_format: RowFormat, rows: int, size: int) -> TokenRange:
+    """Return the estimated tokens of rows of which only the bytes of all together are known, taken for ASCII.
 
     Chats are taken to be a question and an answer each; the characters of their roles make up for some of more turns.
     """
     added = END_OF_TEXT if row_format is RowFormat.TEXT else MESSAGE.times(2) + NO_SYSTEM_MESSAGE
-    return _with(_tokens(characters), added.times(rows))
-
-
-def _with(text: int, added: TokenRange) -> TokenRange:
-    """Tokens of texts and of what is added to them; `text` is expected."""
-    low, high = TEXT_ENDS
-    return TokenRange(low * text + added.low, text + added.expected, high * text + added.high)
-
-
-def _tokens(characters: int) -> int:
-    """Expected tokens of a text: none is less than a token long, unless it is empty."""
-    return max(1, round(characters / CHARACTERS_PER_TOKEN)) if characters else 0
+    return tokens_of_bytes(size) + added.times(rows)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a chat template adds to a row; tests/integration/worker/test_token_counts.py holds it against a tokenizer."""
 
-from finetree_data.rows.row import Message
-from finetree_data.template_tokens import (
+from finetree_data.counting.template_tokens import (
     END_OF_TEXT,
     MESSAGE,
     NO_SYSTEM_MESSAGE,
@@ -12,6 +11,7 @@ from finetree_data.template_tokens import (
     TokenRange,
     template_tokens,
 )
+from finetree_data.rows.row import Message
 
 QUESTION, ANSWER = Message("user", "Why?"), Message("assistant", "So.")
 

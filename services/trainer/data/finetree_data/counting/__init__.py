@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens of rows, counted without a tokenizer."""
