@@ -9,12 +9,12 @@ from finetree_api.types.v1 import training_data_pb2
 
 from finetree_data.bad_rows import BadRow, empty_dataset
 from finetree_data.columns.resolve import find_mapping
-from finetree_data.counting.row_sizes import RowSizes, estimated_tokens, totals, unread_tokens
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files.content import PARQUET
 from finetree_data.files.parquet_footer import Footer, read_footer
 from finetree_data.options import FileFormat, Reading, RowFormat
 from finetree_data.reader import RowFile
+from finetree_data.row_sizes import RowSizes, estimated_tokens, totals, unread_tokens
 from finetree_data.rows.row import Row
 
 READ_BYTES = 16 * 1024 * 1024

@@ -4,7 +4,7 @@ import itertools
 import json
 
 import pytest
-from finetree_data.counting.template_tokens import END_OF_TURN, MESSAGE, NO_SYSTEM_MESSAGE
+from finetree_data.token_estimates import END_OF_TURN, MESSAGE, NO_SYSTEM_MESSAGE
 from finetree_runtime.errors import InvalidArgument
 from finetree_trainer.datasets import validate
 from hypothesis import HealthCheck, given, settings

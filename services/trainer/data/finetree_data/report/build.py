@@ -10,7 +10,6 @@ from finetree_api.types.v1 import check_pb2, training_data_pb2, training_pb2
 
 from finetree_data import contract
 from finetree_data.bad_rows import BadRow
-from finetree_data.counting.row_sizes import RowSizes, estimated_tokens
 from finetree_data.file_profile import columns_profile
 from finetree_data.files.parquet_footer import Footer
 from finetree_data.findings.finding import Finding, settled
@@ -19,6 +18,7 @@ from finetree_data.reader import RowFile
 from finetree_data.remarks import Remark
 from finetree_data.report.keys import row_keys
 from finetree_data.report.spans import preview_row
+from finetree_data.row_sizes import RowSizes, estimated_tokens
 from finetree_data.rows.row import Row
 
 LISTED_ROWS = 100

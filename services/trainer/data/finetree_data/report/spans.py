@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2, training_pb2
 
-from finetree_data.counting.row_sizes import learned_turns
+from finetree_data.row_sizes import learned_turns
 from finetree_data.rows.row import Message, Row
 
 SPAN_CHARACTERS = 2000

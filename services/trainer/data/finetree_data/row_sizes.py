@@ -8,7 +8,9 @@ from typing import Any
 
 from finetree_api.types.v1 import training_data_pb2, training_pb2
 
-from finetree_data.counting.template_tokens import (
+from finetree_data.options import RowFormat
+from finetree_data.rows.row import Row
+from finetree_data.token_estimates import (
     END_OF_TEXT,
     END_OF_TURN,
     MESSAGE,
@@ -16,10 +18,9 @@ from finetree_data.counting.template_tokens import (
     NOTHING,
     TokenRange,
     template_tokens,
+    text_tokens,
+    tokens_of_bytes,
 )
-from finetree_data.counting.text_tokens import text_tokens, tokens_of_bytes
-from finetree_data.options import RowFormat
-from finetree_data.rows.row import Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,10 @@
 
 import pytest
 from finetree_api.types.v1 import training_data_pb2, training_pb2
-from finetree_data.counting.row_sizes import RowSizes, estimated_tokens, unread_tokens
-from finetree_data.counting.template_tokens import END_OF_TEXT, END_OF_TURN, template_tokens
-from finetree_data.counting.text_tokens import ASCII
 from finetree_data.options import RowFormat
+from finetree_data.row_sizes import RowSizes, estimated_tokens, unread_tokens
 from finetree_data.rows.row import Message, Row
+from finetree_data.token_estimates import ASCII, END_OF_TEXT, END_OF_TURN, template_tokens
 
 CHAT = Row(1, (Message("user", "u" * 400), Message("assistant", "a" * 100)))
 
