@@ -112,14 +112,14 @@ def test_the_second_report_tokenizes_nothing(task):
     assert second == first
 
 
-def test_without_a_model_rows_are_checked_and_counted_in_characters(task, write_rows):
+def test_without_a_model_rows_are_checked_and_counted_in_bytes(task, write_rows):
     task.base.Clear()
     task.dataset_file = str(write_rows([{"text": "a" * 400}, {"text": ""}, {"text": "b" * 40}] + [{"text": "c"}] * 200))
     report = prepared(task).reports[SPLIT_TRAIN]
     assert (report.rows, report.profile.examples, report.skipped.count) == (202, 202, 1)
-    assert (report.profile.exact, report.profile.total_tokens) == (False, 100 + 10 + 200)
+    assert (report.profile.exact, report.profile.total_tokens) == (False, 100 + 10 + 200 + 202)  # and where each text ends
     assert report.row_format == training_data_pb2.ROW_FORMAT_TEXT
-    assert (report.percentiles.p50, report.longest_row_tokens) == (1, 100)
+    assert (report.percentiles.p50, report.longest_row_tokens) == (2, 101)
     assert not report.HasField("special_tokens")
 
 
