@@ -5,7 +5,7 @@
     python benchmarks/worker/against_trl.py --methods lora          the main comparison alone
     python benchmarks/worker/against_trl.py --methods full prefix --rounds 3 --no-search
     python benchmarks/worker/against_trl.py --quick                 whether it works: a step of a third of the rows
-    python benchmarks/worker/against_trl.py --output benchmarks/results/worker/against_trl.json
+    python benchmarks/worker/against_trl.py --output benchmarks/results/worker/against_trl_avx512.json
     python benchmarks/worker/against_trl.py --methods lora --no-search --whole 28 \
         --output benchmarks/results/worker/against_trl_whole.json
                                                                     whole runs, from start to end, in turns

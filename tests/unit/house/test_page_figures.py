@@ -94,9 +94,13 @@ def trained():
     rates = [each["machine"]["gflops"][name] for each, name in zip(held, ("bf16", "fp32"), strict=True)]
     shares = [100 * flop / rate / 1e9 for flop, rate in zip(flops, rates, strict=True)]
     yield f"at {shares[0]:.0f} and {shares[1]:.0f} % of what matrix products allow"
-    earlier = {each["method"]: f"{each['ratio']:.2f}" for each in result("worker/against_trl.json", "methods")}
-    order = [earlier[name] for name in ("lora", "qlora", "prefix", "full", "adapter")]
-    yield f"was {', '.join(order[:-1])} and {order[-1]} times as fast"
+    slower = {each["method"]: each for each in result("worker/against_trl_avx512.json", "methods")}
+    assert all(each["same_curve"] for each in slower.values())
+    ratio = {name: f"{each['ratio']:.2f}" for name, each in slower.items()}
+    yield f"LoRA is {ratio['lora']} times as fast, QLoRA {ratio['qlora']}, prefix tuning {ratio['prefix']}"
+    yield f"full fine-tuning {ratio['full']} and adapter layers {ratio['adapter']} times"
+    memory = [each["own"]["peak_bytes"] / each["peer_figures"]["peak_bytes"] for each in slower.values()]
+    yield f"in {100 * min(memory):.0f} to {percent(max(memory))} of the memory"
 
 
 def decoded():

@@ -117,7 +117,10 @@ def test_without_a_model_rows_are_checked_and_counted_in_bytes(task, write_rows)
     task.dataset_file = str(write_rows([{"text": "a" * 400}, {"text": ""}, {"text": "b" * 40}] + [{"text": "c"}] * 200))
     report = prepared(task).reports[SPLIT_TRAIN]
     assert (report.rows, report.profile.examples, report.skipped.count) == (202, 202, 1)
-    assert (report.profile.exact, report.profile.total_tokens) == (False, 100 + 10 + 200 + 202)  # and where each text ends
+    assert (report.profile.exact, report.profile.total_tokens) == (
+        False,
+        100 + 10 + 200 + 202,
+    )  # and where each text ends
     assert report.row_format == training_data_pb2.ROW_FORMAT_TEXT
     assert (report.percentiles.p50, report.longest_row_tokens) == (2, 101)
     assert not report.HasField("special_tokens")
