@@ -176,7 +176,7 @@ def load_or_exit(cls: type[T], prefix: str) -> T:
 
 def refuse_start(error: SettingsError | DomainError) -> int:
     """Write why a program cannot start to stderr, as its one line, and return its exit code, 2."""
-    print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201  # before logging is configured
+    sys.stderr.write(f"{error.reason}: {error}\n")  # logging is not set up yet
     return 2
 
 

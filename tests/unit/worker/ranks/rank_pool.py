@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 
 class Silence:
@@ -109,19 +110,16 @@ def slow(ranks: Any, plan: Any, reporter: Any) -> Any:
     from finetree_worker.ranks import straggler
     from finetree_worker.training.gradients import Gradients
 
-    whole, window, straggler.WINDOW = Gradients.one, straggler.WINDOW, 6
-    ranks._stragglers = straggler.Stragglers()
+    whole = Gradients.one
 
     def one(self: Any, step: int, documents: Any, targets: int, **named: Any) -> Any:
         if ranks.rank == 1:
             time.sleep(0.3)  # a slower device
         return whole(self, step, documents, targets, **named)
 
-    Gradients.one = one  # type: ignore[method-assign]  # likewise
-    try:
+    with patch.object(Gradients, "one", one), patch.object(straggler, "WINDOW", 6):
+        ranks._stragglers = straggler.Stragglers()  # of the shorter window
         return train(ranks, plan, reporter)
-    finally:
-        Gradients.one, straggler.WINDOW = whole, window  # type: ignore[method-assign]  # likewise
 
 
 def differing(ranks: Any, plan: Any, reporter: Any) -> Any:

@@ -21,6 +21,16 @@ from worker_harness import METHODS, Recorder, difference, elsewhere, optimizatio
 CUDA = torch.device("cuda")
 
 
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out in every forward pass."""
+
+    def refusing(_: Any, batch: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError(str(batch.tokens))
+
+    monkeypatch.setattr(gradients, "target_loss", refusing)
+
+
 def test_paged_state_is_neither_made_nor_counted_by_the_preflight(monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves the GPU when there is too little memory, so it never decides whether a run fits."""
     weight = torch.nn.Parameter(torch.ones(8, 8))
@@ -91,13 +101,8 @@ def test_the_largest_micro_batch_runs_once_beside_all_that_a_later_one_has(
     assert seen == [(accumulating, True)]
 
 
-def test_a_run_that_cannot_fit_is_refused_with_numbers_before_its_first_step(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refusing(_: Any, batch: Any) -> torch.Tensor:
-        raise torch.OutOfMemoryError(str(batch.tokens))
-
-    monkeypatch.setattr(gradients, "target_loss", refusing)
+@pytest.mark.usefixtures("no_memory")
+def test_a_run_that_cannot_fit_is_refused_with_numbers_before_its_first_step(plan: Plan) -> None:
     recorder = Recorder()
     with pytest.raises(MemoryExhaustedError) as caught:
         train(plan, recorder, recorder)
@@ -119,13 +124,8 @@ class Lockstep(Alone):
     lockstep = True
 
 
-def test_ranks_in_lockstep_that_lack_memory_for_several_rows_are_told_a_smaller_micro_batch(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refusing(_: Any, batch: Any) -> torch.Tensor:
-        raise torch.OutOfMemoryError(str(batch.tokens))
-
-    monkeypatch.setattr(gradients, "target_loss", refusing)
+@pytest.mark.usefixtures("no_memory")
+def test_ranks_in_lockstep_that_lack_memory_for_several_rows_are_told_a_smaller_micro_batch(plan: Plan) -> None:
     with pytest.raises(
         MemoryExhaustedError, match=r"^4 rows of \d+ tokens do not fit in this device's memory"
     ) as caught:
@@ -134,6 +134,7 @@ def test_ranks_in_lockstep_that_lack_memory_for_several_rows_are_told_a_smaller_
     assert caught.value.remedy.startswith("Lower micro_batch_size below 4, ")
 
 
+@pytest.mark.usefixtures("no_memory")
 @pytest.mark.parametrize(
     ("kind", "checkpointing", "advice"),
     [
@@ -144,12 +145,8 @@ def test_ranks_in_lockstep_that_lack_memory_for_several_rows_are_told_a_smaller_
     ],
 )
 def test_a_run_that_cannot_fit_is_advised_nothing_that_it_does_or_may_not_do(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch, kind: str, checkpointing: bool, advice: str
+    plan: Plan, kind: str, checkpointing: bool, advice: str
 ) -> None:
-    def refusing(_: Any, batch: Any) -> torch.Tensor:
-        raise torch.OutOfMemoryError(str(batch.tokens))
-
-    monkeypatch.setattr(gradients, "target_loss", refusing)
     asked = replace(tuned(plan, gradient_checkpointing=checkpointing), method=METHODS[kind])
     with pytest.raises(MemoryExhaustedError) as caught:
         run(asked)
