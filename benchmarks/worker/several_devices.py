@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cuda_check import SHARDINGS, Case, apart, device_facts, measured, prepare
+from method_process import machine
 
 CASES = [
     Case("full fp32", {"full": {}}, "FP32"),
@@ -76,7 +77,8 @@ def main() -> int:
                 seen = measured(case, model, hardware | {"count": count, "sharding": f"SHARDING_{sharding}"}, **how)
                 results.append({"case": case.name, "count": count, "sharding": sharding, **compared(one, seen)})
                 print(json.dumps({k: v for k, v in results[-1].items() if k not in ("ranks", "losses")}), flush=True)
-    found = {"device": device_facts(), "threads": arguments.threads, "load": os.getloadavg(), "runs": results}
+    device = device_facts() if arguments.device == "cuda" else machine(arguments.threads)
+    found = {**how, "device": device, "load": os.getloadavg(), "runs": results}
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -195,3 +195,23 @@ def test_a_figure_of_the_page_on_results_is_the_measured_one(words):
 @pytest.mark.parametrize("words", [*fleet()])
 def test_a_figure_of_the_page_on_limits_of_scale_is_the_measured_one(words):
     assert words in LIMITS_PAGE
+
+
+def test_the_page_of_several_devices_has_the_figures_of_its_benchmark():
+    found = result("worker/several_devices.json")
+    page = (ROOT / "docs/several-devices.md").read_text(encoding="utf-8")
+    names = {"full fp32": "full", "lora fp32": "LoRA", "qlora nf4 fp32": "QLoRA", "prefix fp32": "prefix"}
+    lines: dict[str, str] = {}
+    for run in found["runs"]:
+        name = names.get(run["case"], run["case"].partition(" ")[0])
+        if run["count"] == 1:
+            lines[name] = f"| {name} | {run['tokens_per_second']:.0f} tokens/s |"
+            continue
+        peak = max(int(rank["peak_memory_bytes"]) for rank in run["ranks"]) / 2**30
+        lines[name] += f" {run['speedup']:.2f}; {peak:.1f} GiB |"
+    assert len(lines) == 5
+    for line in lines.values():
+        assert line in page
+    for run in found["runs"]:
+        assert run["loss_difference_nats"] < (4e-5 if run["case"] == "full fp32" else 3.5e-6)
+    assert f"({found['device']['fp32_flops_per_second'] / 1e12:.2f} TFLOP/s in float32)" in page
