@@ -17,6 +17,7 @@ _WIDE = 3.0
 _TIMES = (
     (10.0, 1.0, 1.0, "s"),
     (90.0, 1.0, 5.0, "s"),
+    (600.0, 60.0, 0.5, "min"),
     (1200.0, 60.0, 1.0, "min"),
     (5400.0, 60.0, 5.0, "min"),
     (36000.0, 3600.0, 0.5, "h"),
@@ -48,11 +49,13 @@ def memory_words(interval: evidence_pb2.Interval, usable_bytes: int = 0) -> str:
 def duration_words(interval: evidence_pb2.Interval, *, low_if: str = "") -> str:
     """Say a time: "about 1.5 to 2.5 h"; with `low_if` "about 2 h, at most 4 h; 11 min if rows are short".
 
+    The ends of a range are rounded outwards, since a run that takes as long as was estimated lies inside of it.
+
     Args:
         interval: seconds.
         low_if: what makes it as short as the lower end, where that is known.
     """
-    return _range(interval, _duration, low_if=low_if)
+    return _range(interval, _duration, outwards=(_shorter, _longer), low_if=low_if)
 
 
 def cost_words(interval: evidence_pb2.MoneyInterval, *, low_if: str = "") -> str:
@@ -69,9 +72,16 @@ def approximate_duration(seconds: float) -> str:
     return " ".join(_duration(seconds))
 
 
-def _range(interval: evidence_pb2.Interval, words: Words, *, low_if: str = "") -> str:
-    """Say a range in one unit where both ends have it; what rounds to the same is said once."""
+def _range(
+    interval: evidence_pb2.Interval, words: Words, *, outwards: tuple[Words, Words] | None = None, low_if: str = ""
+) -> str:
+    """Say a range in one unit where both ends have it; what rounds to the same is said once.
+
+    `outwards` round the lower and the upper end, unless `words` makes the same of both.
+    """
     low, expected, high = (words(value) for value in (interval.low, interval.expected, interval.high))
+    if outwards is not None and low != high:
+        low, high = outwards[0](interval.low), outwards[1](interval.high)
     if low_if and low != expected:
         most = f", at most {_joined(high)}" if high != expected else ""
         return f"about {_joined(expected)}{most}; {_joined(low)} if {low_if}"
@@ -94,10 +104,18 @@ def _memory(count: float) -> tuple[str, str]:
     return f"{max(10, round(count / _MIB, -1)):.0f}", "MiB"
 
 
-def _duration(seconds: float) -> tuple[str, str]:
+def _shorter(seconds: float) -> tuple[str, str]:
+    return _duration(seconds, rounded=math.floor)
+
+
+def _longer(seconds: float) -> tuple[str, str]:
+    return _duration(seconds, rounded=math.ceil)
+
+
+def _duration(seconds: float, *, rounded: Callable[[float], int] = round) -> tuple[str, str]:
     for most, size, step, unit in _TIMES:
         if seconds < most:
-            number = max(step, round(seconds / size / step) * step)
+            number = max(step, rounded(seconds / size / step) * step)
             return ("1", "h") if (number, unit) == (60.0, "min") else (f"{number:g}", unit)
     return f"{float(f'{seconds / _YEAR:.2g}'):,.10g}", "years"
 

@@ -35,11 +35,13 @@ def test_memory_is_said_in_the_gigabytes_of_gpus(ends, usable, words):
         ((1.6 * HOUR, 2 * HOUR, 2.4 * HOUR), "", "about 1.5 to 2.5 h"),
         ((2 * HOUR, 2.1 * HOUR, 2.2 * HOUR), "", "about 2 h"),
         ((25 * MINUTE, 37 * MINUTE, 73 * MINUTE), "", "about 25 to 75 min"),
+        ((95, 159, 277), "", "about 1.5 to 5 min"),
+        ((19.1 * MINUTE, 22 * MINUTE, 26 * MINUTE), "", "about 19 to 30 min"),
         ((45 * MINUTE, 80 * MINUTE, 2 * HOUR), "", "about 45 min to 2 h"),
         ((27.4 * MINUTE, 4.6 * HOUR, 9 * HOUR), SHORT, "about 4.5 h, at most 9 h; 25 min if rows are short"),
         ((11 * MINUTE, 2 * HOUR, 4 * HOUR), SHORT, "about 2 h, at most 4 h; 11 min if rows are short"),
         ((2 * HOUR, 2.1 * HOUR, 2.2 * HOUR), SHORT, "about 2 h"),
-        ((1.9 * DAY, 59.9 * DAY, 289 * DAY), "", "about 60 days (46 h to 290 days)"),
+        ((1.9 * DAY, 59.9 * DAY, 289 * DAY), "", "about 60 days (45 h to 290 days)"),
     ],
 )
 def test_a_time_is_a_range_unless_its_lower_end_has_a_reason(ends, low_if, words):

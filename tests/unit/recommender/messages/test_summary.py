@@ -36,7 +36,7 @@ def test_it_names_method_hardware_and_what_the_run_takes_in_three_sentences(pack
     found = evidence(lora="FITS", qlora="FITS", adapter="FITS")
     words = paragraph(answered(pack, read, found, hardware=GPU24, quality="QUALITY_NEED_IMPORTANT", **ROWS))
     assert words.startswith("Use LoRA: ")
-    for part in ("about 10 GiB of 8", "a 24 GB GPU", "about 2 min", "about $1.00"):
+    for part in ("about 10 GiB of 8", "a 24 GB GPU", "about 1.5 min", "about $1.00"):
         assert part in words
     assert words.count(". ") <= 2
 
@@ -47,19 +47,19 @@ def test_a_time_of_rows_of_unknown_length_has_its_lower_end_for_short_rows(pack,
     row.total_seconds.low, row.total_seconds.high = 600, 40_000
     row.total_seconds.expected = 16_200
     unknown = paragraph(answered(pack, read, found, hardware=GPU24, **ROWS))
-    assert "about 4.5 h, at most 11 h; 10 min if rows are short" in unknown
+    assert "about 4.5 h, at most 12 h; 10 min if rows are short" in unknown
     rows = {"dataset_profile": {"examples": 500, "total_tokens": 100_000}}
-    assert "about 4.5 h (10 min to 11 h)" in paragraph(answered(pack, read, found, hardware=GPU24, **rows))
+    assert "about 4.5 h (10 min to 12 h)" in paragraph(answered(pack, read, found, hardware=GPU24, **rows))
 
 
 def test_on_a_cpu_the_first_words_are_how_long_it_takes_and_whose_speed_it_is(pack, read, evidence):
     found = evidence(lora="FITS")
     assumed = answered(pack, read, found, hardware=CPU, **ROWS)
-    assert headline(assumed).startswith("LoRA, in about 2 min on a CPU at the assumed speed of 2 cores: ")
+    assert headline(assumed).startswith("LoRA, in about 1.5 min on a CPU at the assumed speed of 2 cores: ")
     rates = {"matrix_rates": {"fp32_flops_per_second": 2e11, "bf16_flops_per_second": 1e12}}
     measured = answered(pack, read, found, hardware=CPU, **rates, **ROWS)
     assert "TFLOP/s" in headline(measured)
-    assert "takes about 2 min at its measured" in paragraph(measured)
+    assert "takes about 1.5 min at its measured" in paragraph(measured)
 
 
 def test_an_advised_upgrade_names_what_fits_all_the_same(pack, read, evidence):

@@ -60,7 +60,7 @@ def test_it_is_the_method_three_numbers_and_the_next_command(capsys):
     assert out.startswith("LoRA: it is what the rules recommend (confidence: medium)\n")
     for line in (
         "  Memory  about 17 to 21 GiB of 24",
-        "  Time    about 2 h (11 min to 4 h)",
+        "  Time    about 2 h (11 min to 4.5 h)",
         "  Cost    about $1.60 ($0.16 to $3.10) (a rental price; of your own GPU: --price-per-kwh AMOUNT)",
         "Next: finetree recommend --model 'llama 3.1 8b' --gpu rtx-4090 --output job.yaml",
         "      finetree train job.yaml --data FILE",
@@ -81,7 +81,7 @@ def test_at_most_three_cautions_are_told_those_about_a_harm_first(capsys):
 def test_a_time_of_rows_of_unknown_length_has_its_lower_end_for_short_rows(capsys):
     caution = pb.Caution(code="LENGTHS_UNKNOWN", message="lengths are unknown")
     out = printed(capsys, answer(cautions=[caution]))
-    assert "  Time    about 2 h, at most 4 h; 11 min if rows are short" in out
+    assert "  Time    about 2 h, at most 4.5 h; 11 min if rows are short" in out
     assert "Caution" not in out
     assert "  Cost    about $1.60, at most $3.10; $0.16 if rows are short (a rental price; " in out
 
