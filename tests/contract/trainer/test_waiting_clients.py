@@ -4,7 +4,10 @@
 
 import asyncio
 import json
+import os
 import runpy
+import signal
+import sys
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +85,25 @@ async def test_a_command_waits_for_several_jobs_and_its_exit_code_tells_how_they
         assert (code, "cancelled" in err) == (4, True)
         assert (await run("jobs", "wait", suspended.name, "--for", "terminal"))[0] == 0
         assert (await run("jobs", "wait", "no-such-job"))[0] == 2
+
+
+async def test_a_command_that_is_interrupted_names_the_jobs_that_are_not_there_yet(tmp_path):
+    async with trainer(tmp_path, {"steps": 3, "artifact": True}) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        ended, waits = [await talk.train(dataset=dataset, suspended=suspended) for suspended in (False, True)]
+        await talk.events(ended.name)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "finetree_cli", "jobs", "wait", ended.name, waits.name),
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | {"FINETREE_ADDRESS": talk.address},
+        )
+        assert process.stderr is not None
+        first = await asyncio.wait_for(process.stderr.readline(), 60)
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), 60)
+        assert b"succeeded" in first
+        assert f"detached; not there yet: {waits.uid}" in err.decode()
+        assert (process.returncode, b"Traceback" in err) == (6, False)
 
 
 async def test_a_command_that_waits_for_a_paused_job_says_how_it_goes_on(tmp_path, run, monkeypatch):

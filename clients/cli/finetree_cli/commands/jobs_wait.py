@@ -76,13 +76,14 @@ def wait(settings: Settings, /, *, job_names: tuple[str, ...], awaited: str, tim
     from finetree_cli.output import short_name
 
     jobs = [_Waited(name) for name in dict.fromkeys(job_names)]
+    why, reason = "timed out", "TIMED_OUT"
     try:
         with settings.client() as client:
             for done in _wait(client, jobs, awaited, timeout):
                 settings.out.say(f"{short_name(done.name)}  {done.state}")
     except KeyboardInterrupt:
-        remedy = "the same command waits for them again"
-        raise StillRunning("detached; jobs still run", remedy=remedy, reason="DETACHED") from None
+        # What has come by now is told all the same: the last job may have ended just before.
+        why, reason = "detached", "DETACHED"
     if settings.out.json:
         settings.out.document({"for": awaited, "jobs": [_document(each) for each in jobs]})
     failed = [each for each in jobs if each.ended and not each.reached]
@@ -96,7 +97,7 @@ def wait(settings: Settings, /, *, job_names: tuple[str, ...], awaited: str, tim
         remedy = "the same command waits for them again"
         if paused := next((each for each in waiting if each.state == "paused"), None):
             remedy = f"`finetree jobs resume {short_name(paused.name)}` goes on with it; {remedy}"
-        raise StillRunning(f"timed out; not there yet: {names}", remedy=remedy, reason="TIMED_OUT", reported=True)
+        raise StillRunning(f"{why}; not there yet: {names}", remedy=remedy, reason=reason, reported=True)
 
 
 def _wait(client: "Client", jobs: list[_Waited], awaited: str, timeout: float | None) -> "Iterator[_Waited]":
@@ -129,8 +130,9 @@ def _look(client: "Client", each: _Waited, awaited: str, seconds: int) -> None:
 def _document(each: _Waited) -> dict[str, Any]:
     from finetree_api.trainer.v1 import job_pb2
 
-    assert each.job is not None  # noqa: S101 - each is looked at once at least
-    document = {
+    if each.job is None:  # interrupted before it was looked at
+        return {"job": each.name, "state": None, "reached": False, "ended": False}
+    document: dict[str, Any] = {
         "job": each.job.name,
         "state": job_pb2.JobState.Name(each.job.state),
         "reached": each.reached,

@@ -98,7 +98,7 @@ class FakeDatasets:
         with self._lock:
             found = self._datasets.get(full_name(name, "datasets", field))
             if found is None:
-                text = f"{field}: there is no dataset {name!r}; ListDatasets shows the ones that exist."
+                text = f"{field}: there is no dataset {name!r}; list the datasets to see those that exist."
                 raise NotFound(text, reason="DATASET_NOT_FOUND")
             return found
 

@@ -37,7 +37,9 @@ class FakePreviews:
         else:
             name = full_name(request.job, "jobs", "job")
             if name not in jobs and not self._datasets.preview:
-                raise NotFound(f"job: no job {request.job!r}; ListJobs shows all", reason="JOB_NOT_FOUND")
+                raise NotFound(
+                    f"job: no job {request.job!r}; list the jobs to see those that exist", reason="JOB_NOT_FOUND"
+                )
             kept = [job for key, job in jobs.items() if key == name and self._keeps(job)]
         if not kept and not self._datasets.preview:
             text = "no job has read this dataset yet: `finetree data check` or prepare(), with the model to train, does"

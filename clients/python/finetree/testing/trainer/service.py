@@ -183,7 +183,9 @@ class FakeTrainer:
         with self._clock.changed:
             found = self._jobs.get(full_name(name, "jobs", field))
             if found is None:
-                raise NotFound(f"{field}: no job {name!r}; ListJobs shows all", reason="JOB_NOT_FOUND")
+                raise NotFound(
+                    f"{field}: no job {name!r}; list the jobs to see those that exist", reason="JOB_NOT_FOUND"
+                )
             found.pump()
             self._settle(found)
             return found
@@ -356,7 +358,10 @@ class FakeTrainer:
         job = self.find(name)
         artifact = next((each for each in job.artifacts() if each.name == f"{name}/artifacts/{own}"), None)
         if artifact is None:
-            raise NotFound(f"There is no artifact {own!r}; ListArtifacts shows them.", reason="ARTIFACT_NOT_FOUND")
+            raise NotFound(
+                f"The job has no artifact {own!r}; list its artifacts to see those that it has.",
+                reason="ARTIFACT_NOT_FOUND",
+            )
         file = next((each for each in artifact.files if each.path == request.path), None)
         if file is None:
             raise NotFound(f"The artifact has no file {request.path[:80]!r}.", reason="FILE_NOT_FOUND")

@@ -224,4 +224,4 @@ def _too_large(size: int, limit: int) -> ResourceExhausted:
 
 def dataset_not_found(uid: str) -> NotFound:
     """Build the error for a dataset that does not exist."""
-    return NotFound("DATASET_NOT_FOUND", f"There is no dataset {uid!r}; ListDatasets shows the ones that exist.")
+    return NotFound("DATASET_NOT_FOUND", f"There is no dataset {uid!r}; list the datasets to see those that exist.")

@@ -241,7 +241,7 @@ class EventLog:
 
 def job_not_found(uid: str) -> NotFound:
     """Build the error for a job that does not exist."""
-    return NotFound("JOB_NOT_FOUND", f"There is no job {uid!r}; ListJobs shows the ones that exist.")
+    return NotFound("JOB_NOT_FOUND", f"There is no job {uid!r}; list the jobs to see those that exist.")
 
 
 def future_seq(after: int, last_seq: int) -> OutOfRange:

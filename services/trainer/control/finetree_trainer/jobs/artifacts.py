@@ -74,7 +74,8 @@ class Artifacts:
         record = await self._log.store.read(lambda connection: artifacts.load(connection, uid, artifact))
         if record is None:
             raise NotFound(
-                "ARTIFACT_NOT_FOUND", f"There is no artifact {artifact!r}; ListArtifacts shows the ones that exist."
+                "ARTIFACT_NOT_FOUND",
+                f"The job has no artifact {artifact!r}; list its artifacts to see those that it has.",
             )
         described = artifact_pb2.Artifact.FromString(record)
         entry = next((file for file in described.files if file.path == path), None)

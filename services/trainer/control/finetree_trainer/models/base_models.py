@@ -154,7 +154,7 @@ def _pick(found: list[FoundModel], name: str) -> FoundModel:
         raise InvalidArgument("MODEL_AMBIGUOUS", text, violations=[("name", text, "MODEL_AMBIGUOUS")])
     known = [known for item in found for known in (item.message.name, item.message.hub_id) if known]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}?" if near else "ListBaseModels shows the ones that exist."
+    hint = f"did you mean {', '.join(near)}?" if near else "list the base models to see those that exist."
     raise NotFound(
         "MODEL_NOT_FOUND",
         f"name: this server has no base model {name[:80]!r}; {hint}",

@@ -120,7 +120,7 @@ class WeightsLocator:
         record = await self._job(job, project)
         content = await self._store.read(lambda connection: artifacts.load(connection, job.id, artifact))
         if content is None:
-            text = f"{place}: job {job.id} has no artifact {artifact!r}; ListArtifacts shows the ones that exist."
+            text = f"{place}: job {job.id} has no artifact {artifact!r}; list its artifacts to see those that it has."
             raise NotFound("ARTIFACT_NOT_FOUND", text)
         described = artifact_pb2.Artifact.FromString(content)
         full_name = job.child("artifacts", artifact)
