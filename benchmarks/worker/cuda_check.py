@@ -54,7 +54,7 @@ class Case:
     name: str
     method: dict[str, Any]
     precision: str = "BF16"
-    checkpointing: bool = False
+    checkpointing: str = "OFF"
     optimizer: str = "ADAMW"
     on_cpu: bool = False
 
@@ -75,7 +75,7 @@ class Case:
             },
             "precision": f"PRECISION_{self.precision}",
             "optimizer": f"OPTIMIZER_{self.optimizer}",
-            "gradient_checkpointing": f"GRADIENT_CHECKPOINTING_{'FULL' if self.checkpointing else 'OFF'}",
+            "gradient_checkpointing": f"GRADIENT_CHECKPOINTING_{self.checkpointing}",
             "hardware": hardware,
         }
 
@@ -85,9 +85,10 @@ CASES = [
     Case("full bf16 mixed", {"full": {}}, "BF16_MIXED"),
     Case("full fp16 mixed", {"full": {}}, "FP16_MIXED"),
     Case("full bf16 paged 8-bit", {"full": {}}, optimizer="PAGED_ADAMW_8BIT"),
-    Case("full bf16 checkpointing", {"full": {}}, checkpointing=True),
+    Case("full bf16 checkpointing", {"full": {}}, checkpointing="FULL"),
     Case("lora bf16", {"lora": {}}),
-    Case("lora bf16 checkpointing", {"lora": {}}, checkpointing=True),
+    Case("lora bf16 checkpointing", {"lora": {}}, checkpointing="FULL"),
+    Case("lora bf16 offloaded", {"lora": {}}, checkpointing="OFFLOADED"),
     Case("lora fp32", {"lora": {"dropout": 0.1}}, "FP32", on_cpu=True),
     Case("dora bf16", {"lora": {"weight_decomposed": True}}),
     Case("qlora nf4", {"qlora": {}}),

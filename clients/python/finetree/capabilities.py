@@ -39,6 +39,7 @@ TRAINING = capacity_pb2.TrainingCapabilities(
     gradient_checkpointing=[
         training_pb2.GRADIENT_CHECKPOINTING_OFF,
         training_pb2.GRADIENT_CHECKPOINTING_FULL,
+        training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED,
     ],
     loss_kernels=[training_pb2.LOSS_KERNEL_COMPLETION_ONLY],
     shardings=[hardware_pb2.SHARDING_REPLICATED, hardware_pb2.SHARDING_FULL],

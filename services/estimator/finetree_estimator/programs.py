@@ -135,6 +135,7 @@ FINETREE = Program(
     attends_by_document=True,
     gathers_stored=True,
     reduces_float32=True,
+    offloads_in_stream=True,
     cache="expandable",
 )
 """The suite's worker: adapter products in the compute type, masks as booleans, attention by document; several devices

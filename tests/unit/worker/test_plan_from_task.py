@@ -208,7 +208,13 @@ def test_a_model_or_rows_may_be_prepared_alone(preparing):
         (
             "gradient_checkpointing",
             training_pb2.GRADIENT_CHECKPOINTING_FULL,
-            lambda p: p.optimization.gradient_checkpointing,
+            lambda p: p.optimization.gradient_checkpointing is plan.Checkpointing.FULL,
+        ),
+        pytest.param(
+            "gradient_checkpointing",
+            training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED,
+            lambda p: p.optimization.gradient_checkpointing is plan.Checkpointing.OFFLOADED,
+            id="gradient_checkpointing-offloaded",
         ),
         ("attention", training_pb2.ATTENTION_KERNEL_EAGER, lambda p: p.optimization.attention is plan.Attention.EAGER),
         ("evaluation.split_fraction", 0.1, lambda p: p.data.split_fraction == 0.1),
@@ -276,7 +282,6 @@ def set_field(spec, field, value):
     [
         ("optimizer", training_pb2.OPTIMIZER_ADAFACTOR),
         ("attention", training_pb2.ATTENTION_KERNEL_FLASH),
-        ("gradient_checkpointing", training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED),
         ("loss_kernel", training_pb2.LOSS_KERNEL_FUSED),
         ("program.program", training_pb2.TRAINING_PROGRAM_LITGPT),
         ("optimizer_in_backward", True),

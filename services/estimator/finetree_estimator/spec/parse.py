@@ -119,7 +119,8 @@ def _run(
         optimizer_in_backward=spec.optimizer_in_backward,
         checkpointing=spec.gradient_checkpointing
         in (training_pb2.GRADIENT_CHECKPOINTING_FULL, training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED),
-        offloaded=spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED,
+        # A CPU has the inputs of layers in the host's memory as they are.
+        offloaded=spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED and not device.is_cpu,
         eager_attention=settings.attends_eagerly(spec, program, model.shape.family),
         flash_attention=spec.attention == training_pb2.ATTENTION_KERNEL_FLASH,
         loss=settings.LOSSES[spec.loss_kernel],

@@ -69,6 +69,14 @@ class Attention(StrEnum):
     EAGER = "eager"
 
 
+class Checkpointing(StrEnum):
+    """What is kept for the backward pass: all activations, or each layer's input alone, on the device or the host."""
+
+    OFF = "off"
+    FULL = "full"
+    OFFLOADED = "offloaded"
+
+
 class Sharding(StrEnum):
     """What several devices divide: the rows of a step alone, or weights, gradients and optimizer states too."""
 
@@ -226,7 +234,7 @@ class Optimization:
     seed: int = 0
     precision: Precision = Precision.BF16
     optimizer: OptimizerName = OptimizerName.ADAMW
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Checkpointing = Checkpointing.OFF
     attention: Attention = Attention.SDPA
     non_finite_limit: int = 5
     """Steps in a row without a finite loss or gradient after which the run has diverged."""

@@ -9,7 +9,7 @@ from typing import Any
 from finetree_api.types.v1 import hardware_pb2, training_pb2
 
 from finetree_worker.errors import PlanError
-from finetree_worker.plan import Attention, LossOn, Metric, OptimizerName, Precision, Schedule, Sharding
+from finetree_worker.plan import Attention, Checkpointing, LossOn, Metric, OptimizerName, Precision, Schedule, Sharding
 
 SCHEDULES = {
     training_pb2.SCHEDULE_UNSPECIFIED: Schedule.COSINE,
@@ -38,9 +38,10 @@ OPTIMIZERS = {
     training_pb2.OPTIMIZER_SGD: OptimizerName.SGD,
 }
 CHECKPOINTING = {
-    training_pb2.GRADIENT_CHECKPOINTING_UNSPECIFIED: False,
-    training_pb2.GRADIENT_CHECKPOINTING_OFF: False,
-    training_pb2.GRADIENT_CHECKPOINTING_FULL: True,
+    training_pb2.GRADIENT_CHECKPOINTING_UNSPECIFIED: Checkpointing.OFF,
+    training_pb2.GRADIENT_CHECKPOINTING_OFF: Checkpointing.OFF,
+    training_pb2.GRADIENT_CHECKPOINTING_FULL: Checkpointing.FULL,
+    training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED: Checkpointing.OFFLOADED,
 }
 ATTENTION = {
     training_pb2.ATTENTION_KERNEL_UNSPECIFIED: Attention.SDPA,

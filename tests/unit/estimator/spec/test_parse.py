@@ -88,3 +88,16 @@ def test_the_request_is_left_as_it_was(request_of):
 
     assert asked.SerializeToString(deterministic=True) == before
     assert parsed.request is asked
+
+
+def test_a_cpu_has_the_inputs_of_layers_in_the_hosts_memory_as_they_are(request_of):
+    for hardware, offloaded in (({"cpu": {"cores": 2}}, False), ({"accelerator": "h100"}, True)):
+        kept, moved = (
+            parse_request(
+                request_of(gradient_checkpointing=f"GRADIENT_CHECKPOINTING_{how}", hardware=hardware), KNOWLEDGE
+            )
+            for how in ("FULL", "OFFLOADED")
+        )
+        assert moved.run.checkpointing
+        assert moved.run.offloaded is offloaded
+        assert not kept.run.offloaded

@@ -15,7 +15,7 @@ from finetree_worker.errors import Cancelled, PlanError
 from finetree_worker.methods.lora import Lora
 from finetree_worker.methods.targets import Targets, expert_parameters, linear_names
 from finetree_worker.models.load import load_tokenizer
-from finetree_worker.plan import BaseModel, OptimizerName, Plan
+from finetree_worker.plan import BaseModel, Checkpointing, OptimizerName, Plan
 from peft import PeftModel
 from worker_harness import difference, elsewhere, loop_of, pausing, run, scripted, tuned, weights
 
@@ -42,8 +42,10 @@ def mixed(plan: Plan, mixture: Path) -> Plan:
     return tuned(replace(plan, base=BaseModel(mixture, "example/mixture", "main"), method=EXPERTS), max_steps=3)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-def test_two_steps_change_the_adapters_of_experts_and_of_linear_layers_alone(mixed: Plan, checkpointing: bool) -> None:
+@pytest.mark.parametrize("checkpointing", [Checkpointing.OFF, Checkpointing.FULL])
+def test_two_steps_change_the_adapters_of_experts_and_of_linear_layers_alone(
+    mixed: Plan, checkpointing: Checkpointing
+) -> None:
     loop = loop_of(tuned(mixed, gradient_checkpointing=checkpointing, max_steps=2, epochs=None))
     before = {name: p.detach().clone() for name, p in loop.adapted.named_parameters()}
     loop.run(scripted([]))

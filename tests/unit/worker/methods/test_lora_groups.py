@@ -115,8 +115,7 @@ def test_without_dropout_and_with_checkpointing(tiny: Any) -> None:
     plain = Step(tiny("llama"), dropout=0.0)
     expected = plain(OFF)[1]
     model = tiny("llama")
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     found = Step(model, dropout=0.0)
     for grads in (plain(ON)[1], found(ON)[1]):
         for name, grad in grads.items():

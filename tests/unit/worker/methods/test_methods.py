@@ -12,7 +12,7 @@ import torch
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2
 from finetree_api.types.v1 import serving_pb2
 from finetree_worker.errors import Cancelled
-from finetree_worker.plan import OptimizerName, Plan
+from finetree_worker.plan import Checkpointing, OptimizerName, Plan
 from finetree_worker.training.run import adapt, load
 from worker_harness import METHODS, dequantized, loop_of, pausing, run, scripted, tuned, weights
 
@@ -57,9 +57,15 @@ TRAINED = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "checkpointing"), [(kind, on) for kind in TRAINED for on in (False, True) if not (kind == "prefix" and on)]
+    ("kind", "checkpointing"),
+    [
+        *((kind, Checkpointing.OFF) for kind in TRAINED),
+        *((kind, Checkpointing.FULL) for kind in TRAINED if kind != "prefix"),
+    ],
 )
-def test_two_steps_change_every_tensor_that_is_trained_and_no_other(plan: Plan, kind: str, checkpointing: bool) -> None:
+def test_two_steps_change_every_tensor_that_is_trained_and_no_other(
+    plan: Plan, kind: str, checkpointing: Checkpointing
+) -> None:
     """Checkpointing of layers whose input needs no gradient leaves adapters without one, and says nothing."""
     chosen = tuned(replace(plan, method=METHODS[kind]), gradient_checkpointing=checkpointing, max_steps=2)
     loop = loop_of(chosen)
@@ -69,7 +75,9 @@ def test_two_steps_change_every_tensor_that_is_trained_and_no_other(plan: Plan, 
     model.get_input_embeddings().register_forward_pre_hook(lambda *_: calls.update(["batch"]))
     model.get_decoder().layers[1].mlp.register_forward_pre_hook(lambda *_: calls.update(["layer"]))
     loop.run(scripted([]))
-    assert calls["layer"] == calls["batch"] * (2 if checkpointing else 1), "a checkpointed layer is run again"
+    assert calls["layer"] == calls["batch"] * (2 if checkpointing is Checkpointing.FULL else 1), (
+        "a checkpointed layer is run again"
+    )
     changed = {name for name, p in loop.adapted.named_parameters() if not torch.equal(before[name], p)}
     assert changed == {name for name in before if re.search(TRAINED[kind], name)}
 

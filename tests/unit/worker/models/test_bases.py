@@ -13,7 +13,7 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.control import Signal
 from finetree_worker.errors import Cancelled
 from finetree_worker.models.bases import Bases
-from finetree_worker.plan import Metric, Plan, Precision
+from finetree_worker.plan import Checkpointing, Metric, Plan, Precision
 from finetree_worker.training.run import adapt, load, train
 from worker_harness import METHODS, Recorder, elsewhere, held_out, run, tuned
 
@@ -56,7 +56,8 @@ def test_a_run_on_a_base_that_another_run_has_used_is_equal_to_the_last_bit(
     chosen = tuned(replace(plan, method=METHODS[kind]), precision=Precision.BF16)
     chosen = held_out(chosen, fraction=0.2, before_training=True, metrics=(Metric.LOSS,))
     before = replace(elsewhere(chosen, tmp_path / "before"), method=METHODS[PREDECESSORS[kind]])
-    before = tuned(before, gradient_checkpointing=PREDECESSORS[kind] != "prefix", seed=5)
+    recomputed = Checkpointing.OFF if PREDECESSORS[kind] == "prefix" else Checkpointing.FULL
+    before = tuned(before, gradient_checkpointing=recomputed, seed=5)
     alone = run(elsewhere(chosen, tmp_path / "alone"))
     bases = Bases(keep=True)
 
@@ -110,7 +111,7 @@ def test_everything_else_that_was_changed_is_put_back(plan: Plan) -> None:
     model = base_of(plan, bases)
     layer, norm = model.model.layers[0], model.model.norm
     before = {name: type(module) for name, module in model.named_modules()}
-    adapt(tuned(plan, gradient_checkpointing=True), model, CPU)
+    adapt(tuned(plan, gradient_checkpointing=Checkpointing.FULL), model, CPU)
     layer.register_forward_hook(lambda *_: None)
     layer.forward = lambda *_: None
     norm.weight.data = norm.weight.data.to(torch.bfloat16)

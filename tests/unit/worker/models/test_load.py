@@ -33,7 +33,7 @@ def test_a_model_that_does_not_fit_is_no_unreadable_model(
         (torch.bfloat16, None, "Use qlora, a smaller model,"),
         (torch.bfloat16, four_bit, "Use a smaller model,"),
     ):
-        with pytest.raises(MemoryExhaustedError, match="GB are free") as refused:
+        with pytest.raises(MemoryExhaustedError, match="GiB are free") as refused:
             base_models.load_model(base_folder, dtype, device=CPU, quantization=quantization)
         assert (refused.value.reason, refused.value.field) == ("OUT_OF_MEMORY_LOADING", "model")
         assert refused.value.remedy.startswith(advice)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2
-from finetree_worker.plan import Metric, OptimizerName, Plan
+from finetree_worker.plan import Checkpointing, Metric, OptimizerName, Plan
 from worker_harness import METHODS, Recorder, difference, elsewhere, held_out, run, tuned, weights
 
 pytestmark = [pytest.mark.slow(40), pytest.mark.timeout(300)]
@@ -63,7 +63,7 @@ def test_what_a_run_measures_and_how_it_computes_makes_no_difference(
     plan: Plan, together: Callable[..., Recorder], tmp_path: Path, sharding: str
 ) -> None:
     """Evaluations before, between and after, answers, early stopping, AdamW, small micro-batches, recomputation."""
-    plan = tuned(plan, micro_batch_size=1, gradient_checkpointing=True, packing=False)
+    plan = tuned(plan, micro_batch_size=1, gradient_checkpointing=Checkpointing.FULL, packing=False)
     plan = held_out(
         plan,
         fraction=0.3,

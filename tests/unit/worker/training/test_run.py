@@ -20,8 +20,8 @@ from finetree_worker.events.eta import MIN_STEPS, Pace
 from finetree_worker.methods.full import Full
 from finetree_worker.methods.lora import Lora
 from finetree_worker.methods.qlora import Qlora
-from finetree_worker.plan import CheckpointPlan, Expected, Metric, Plan, Precision, Price
-from finetree_worker.training.run import weight_dtype
+from finetree_worker.plan import Checkpointing, CheckpointPlan, Expected, Metric, Plan, Precision, Price
+from finetree_worker.training.run import adapt, load, weight_dtype
 from worker_harness import difference, held_out, loop_of, run, tuned, weights
 
 
@@ -116,11 +116,36 @@ def test_the_tokens_that_remain_are_known(plan: Plan, monkeypatch: pytest.Monkey
     assert asked == left[MIN_STEPS - 1 :]
 
 
-def test_gradient_checkpointing_changes_no_weight(plan: Plan, tmp_path: Path) -> None:
-    checkpointed = replace(tuned(plan, gradient_checkpointing=True), artifact=tmp_path / "b", work=tmp_path / "w")
+@pytest.mark.parametrize("how", [Checkpointing.FULL, Checkpointing.OFFLOADED])
+def test_gradient_checkpointing_changes_no_weight(plan: Plan, tmp_path: Path, how: Checkpointing) -> None:
+    checkpointed = replace(tuned(plan, gradient_checkpointing=how), artifact=tmp_path / "b", work=tmp_path / "w")
     run(plan)
     run(checkpointed)
     assert difference(weights(plan.artifact), weights(checkpointed.artifact)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "offload"),
+    [
+        ("cuda", Checkpointing.FULL, False),
+        ("cuda", Checkpointing.OFFLOADED, True),
+        ("cpu", Checkpointing.OFFLOADED, False),
+    ],
+)
+def test_inputs_of_layers_move_to_the_host_from_a_gpu_alone(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, kind: str, how: Checkpointing, offload: bool
+) -> None:
+    """transformers' own switch, as a GPU's run sets it; on a CPU its copies would ask for memory that none can pin."""
+    model, asked = load(plan, torch.device("cpu")), []
+    enable = model.activation_checkpointing_enable
+
+    def seen(kwargs: dict[str, Any], *, offload: bool) -> None:
+        asked.append(offload)
+        enable(kwargs)
+
+    monkeypatch.setattr(model, "activation_checkpointing_enable", seen)
+    adapt(tuned(plan, gradient_checkpointing=how), model, torch.device(kind))
+    assert asked == [offload]
 
 
 def test_evaluation_before_and_after_with_samples(plan: Plan, write_rows: Callable[..., Path]) -> None:

@@ -217,7 +217,7 @@ class _GradientCheckpointingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[
     GRADIENT_CHECKPOINTING_FULL: _GradientCheckpointing.ValueType  # 2
     """Only the input of each layer is kept, and the layer is recomputed. Refused with prefix tuning."""
     GRADIENT_CHECKPOINTING_OFFLOADED: _GradientCheckpointing.ValueType  # 3
-    """As FULL, with the inputs of layers in host memory. Can be estimated, not trained."""
+    """As FULL, with the inputs of layers in host memory, which on a CPU is where they are. Refused with prefix tuning."""
 
 class GradientCheckpointing(_GradientCheckpointing, metaclass=_GradientCheckpointingEnumTypeWrapper):
     """Whether activations are recomputed in the backward pass: less memory for about a third more compute."""
@@ -229,7 +229,7 @@ GRADIENT_CHECKPOINTING_OFF: GradientCheckpointing.ValueType  # 1
 GRADIENT_CHECKPOINTING_FULL: GradientCheckpointing.ValueType  # 2
 """Only the input of each layer is kept, and the layer is recomputed. Refused with prefix tuning."""
 GRADIENT_CHECKPOINTING_OFFLOADED: GradientCheckpointing.ValueType  # 3
-"""As FULL, with the inputs of layers in host memory. Can be estimated, not trained."""
+"""As FULL, with the inputs of layers in host memory, which on a CPU is where they are. Refused with prefix tuning."""
 Global___GradientCheckpointing: _TypeAlias = GradientCheckpointing  # noqa: Y015
 
 class _LossKernel:

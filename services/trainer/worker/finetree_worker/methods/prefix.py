@@ -25,7 +25,7 @@ from finetree_worker.errors import PlanError
 from finetree_worker.methods import compatibility, peft_format
 from finetree_worker.models import portable_files
 from finetree_worker.models.load import load_tokenizer
-from finetree_worker.plan import BaseModel, Method, Plan
+from finetree_worker.plan import BaseModel, Checkpointing, Method, Plan
 from finetree_worker.portable import Portable
 from finetree_worker.spec_values import CHECKPOINTING, stated, value_of
 from finetree_worker.tokenize.tokenizer import leading_bos
@@ -74,7 +74,7 @@ class Prefix(Method):
     @classmethod
     def from_spec(cls, spec: run_spec_pb2.RunSpec) -> Self:
         """Read RunSpec.prefix. Raises PlanError: PREFIX_WITH_CHECKPOINTING, SETTING_NOT_SUPPORTED."""
-        if value_of(spec, "gradient_checkpointing", CHECKPOINTING):
+        if value_of(spec, "gradient_checkpointing", CHECKPOINTING) is not Checkpointing.OFF:
             raise PlanError(
                 "PREFIX_WITH_CHECKPOINTING",
                 "Prefix tuning keeps its keys and values in the cache, which gradient checkpointing turns off.",

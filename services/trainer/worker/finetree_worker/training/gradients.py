@@ -17,7 +17,7 @@ from finetree_worker.data.packing import MicroBatch, collate, pack
 from finetree_worker.device_memory import free_cache, is_out_of_memory
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.events.envelope import Reporter
-from finetree_worker.plan import Plan, Precision
+from finetree_worker.plan import Checkpointing, Plan, Precision
 from finetree_worker.portable import Portable
 from finetree_worker.randomness import DropoutMasks
 from finetree_worker.ranks.alone import Alone, Lacking, Part
@@ -129,7 +129,10 @@ class Gradients:
     @property
     def advice(self) -> str:
         """Settings besides shorter rows that would lower memory, as the end of a sentence; none that the plan has."""
-        savings = self._plan.method.memory_savings(checkpointing=self._plan.optimization.gradient_checkpointing)
+        checkpointing = self._plan.optimization.gradient_checkpointing
+        savings = list(self._plan.method.memory_savings(checkpointing=checkpointing is not Checkpointing.OFF))
+        if checkpointing is Checkpointing.FULL and self.subject.device.type == "cuda":
+            savings.insert(0, "keep the inputs of layers in the host's memory (gradient_checkpointing: offloaded)")
         return ", ".join([*savings, "or use a smaller model"])
 
     def forget(self) -> None:

@@ -27,7 +27,7 @@ from finetree_worker.models import checks
 from finetree_worker.models.bases import Bases
 from finetree_worker.models.gguf import base_facts
 from finetree_worker.models.load import load_tokenizer, parameter_count
-from finetree_worker.plan import BaseModel, Plan, Precision
+from finetree_worker.plan import BaseModel, Checkpointing, Plan, Precision
 from finetree_worker.ranks.alone import Alone
 from finetree_worker.training.evaluation_schedule import Evaluations
 from finetree_worker.training.gradients import AUTOCAST, Subject
@@ -251,10 +251,11 @@ def adapt(plan: Plan, model: PreTrainedModel, device: torch.device) -> tuple[Pef
 
     Returns the object to save, and the subject of training.
     """
-    if plan.optimization.gradient_checkpointing:
-        # transformers 5.24 calls it activation checkpointing and the old name deprecated.
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+    if plan.optimization.gradient_checkpointing is not Checkpointing.OFF:
+        # On a CPU the inputs of layers are in the host's memory as they are. On a GPU they are copied in the stream of
+        # the computation, so that nothing has to wait for another stream (decision 0095).
+        offload = plan.optimization.gradient_checkpointing is Checkpointing.OFFLOADED and device.type == "cuda"
+        model.activation_checkpointing_enable({"use_reentrant": False}, offload=offload)
     adapted, run = plan.method.apply(model, plan)
     if plan.init_from is not None:
         weights.initialize(adapted, Weights.from_message(plan.init_from))

@@ -10,7 +10,7 @@ import torch
 from finetree_api.trainer.v1 import event_pb2
 from finetree_api.types.v1 import check_pb2
 from finetree_worker.errors import MemoryExhaustedError
-from finetree_worker.plan import OptimizerName, Plan
+from finetree_worker.plan import Checkpointing, OptimizerName, Plan
 from finetree_worker.ranks.alone import Alone
 from finetree_worker.training import gradients, optimizers
 from finetree_worker.training.loss import target_loss
@@ -107,7 +107,7 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_before_its_first_step(pla
     with pytest.raises(MemoryExhaustedError) as caught:
         train(plan, recorder, recorder)
     assert (caught.value.reason, caught.value.category) == ("OUT_OF_MEMORY_PREFLIGHT", "CAPACITY")
-    assert "GB are free" in caught.value.message
+    assert "GiB are free" in caught.value.message
     longest = recorder.of(event_pb2.DatasetReport)[0].longest_row_tokens
     assert f"one row of {longest} tokens" in caught.value.message
     (report,) = recorder.of(event_pb2.PreflightReport)
@@ -138,14 +138,14 @@ def test_ranks_in_lockstep_that_lack_memory_for_several_rows_are_told_a_smaller_
 @pytest.mark.parametrize(
     ("kind", "checkpointing", "advice"),
     [
-        ("lora", False, "turn gradient checkpointing on, use qlora, or use a smaller model."),
-        ("lora", True, "use qlora, or use a smaller model."),
-        ("nf4", False, "turn gradient checkpointing on, or use a smaller model."),
-        ("prefix", False, "use qlora, or use a smaller model."),
+        ("lora", Checkpointing.OFF, "turn gradient checkpointing on, use qlora, or use a smaller model."),
+        ("lora", Checkpointing.FULL, "use qlora, or use a smaller model."),
+        ("nf4", Checkpointing.OFF, "turn gradient checkpointing on, or use a smaller model."),
+        ("prefix", Checkpointing.OFF, "use qlora, or use a smaller model."),
     ],
 )
 def test_a_run_that_cannot_fit_is_advised_nothing_that_it_does_or_may_not_do(
-    plan: Plan, kind: str, checkpointing: bool, advice: str
+    plan: Plan, kind: str, checkpointing: Checkpointing, advice: str
 ) -> None:
     asked = replace(tuned(plan, gradient_checkpointing=checkpointing), method=METHODS[kind])
     with pytest.raises(MemoryExhaustedError) as caught:
