@@ -14,16 +14,16 @@ from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.machine.meter import MachineMeter, Reading
 from trainer_harness import ROWS, FixedEstimator, assert_whole, job_request, jsonl, refusal, trainer
 
-GB = 10**9
+GIB = 1 << 30
 PREPARING = job_pb2.JOB_STATE_PREPARING
 
 
 class ByRank(FixedEstimator):
-    """A job needs as many GB as its rank."""
+    """A job needs as many GiB as its rank."""
 
     async def estimate(self, request):
         estimate = await super().estimate(request)
-        bytes_ = request.spec.lora.rank * GB
+        bytes_ = request.spec.lora.rank * GIB
         peak = estimate.memory.device_bytes
         peak.low, peak.expected, peak.high = 0.9 * bytes_, 0.95 * bytes_, bytes_
         return estimate
@@ -31,15 +31,15 @@ class ByRank(FixedEstimator):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine of 64 GB of which other programs hold what a test sets."""
+    """A machine of 64 GiB of which other programs hold what a test sets."""
 
     class Machine:
-        others = 40 * GB
+        others = 40 * GIB
 
     monkeypatch.setattr(
-        MachineMeter, "read", lambda _: Reading(total=64 * GB, free=64 * GB - Machine.others, sessions={})
+        MachineMeter, "read", lambda _: Reading(total=64 * GIB, free=64 * GIB - Machine.others, sessions={})
     )
-    monkeypatch.setattr(devices, "usable_memory", lambda: 64 * GB)
+    monkeypatch.setattr(devices, "usable_memory", lambda: 64 * GIB)
     return Machine
 
 
@@ -62,7 +62,7 @@ async def capacity(talk):
 async def test_twelve_jobs_share_three_slots_and_no_more_memory_than_there_is(tmp_path, machine):
     sizes = (8, 8, 20, 2, 6, 2, 12, 1, 9, 1, 3, 23)
     script = {"steps": 2, "delay": 0.02}
-    async with trainer(tmp_path, script, ByRank(), cpu_slots=3, memory_reserve_bytes=GB) as talk:
+    async with trainer(tmp_path, script, ByRank(), cpu_slots=3, memory_reserve_bytes=GIB) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
         names = [await train(talk, dataset, gb) for gb in sizes]
         logs = [await talk.events(name, 60) for name in names]
@@ -90,19 +90,19 @@ async def test_twelve_jobs_share_three_slots_and_no_more_memory_than_there_is(tm
 
 
 async def test_a_job_waits_for_memory_that_others_hold_and_starts_when_it_is_free(tmp_path, machine):
-    async with trainer(tmp_path, {"steps": 2}, ByRank(), cpu_slots=2, memory_reserve_bytes=GB) as talk:
+    async with trainer(tmp_path, {"steps": 2}, ByRank(), cpu_slots=2, memory_reserve_bytes=GIB) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
         waits = await train(talk, dataset, 30)
         events = await talk.until(waits, lambda event: event.queue_changed.code == "MEMORY_IN_USE")
         said = events[-1].queue_changed.blocked_by
-        assert "needs 30.0 GB" in said
+        assert "needs 30.0 GiB" in said
         assert "40.0 by other programs" in said
         job = await talk.job(waits)
         assert (job.state, job.state_reason.code) == (job_pb2.JOB_STATE_QUEUED, "MEMORY_IN_USE")
         assert "by other programs" in job.state_reason.text
         passes = await train(talk, dataset, 5)
         assert (await talk.events(passes))[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
-        machine.others = 10 * GB
+        machine.others = 10 * GIB
         events = await talk.events(waits, 60)
         assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
         # The figures change with every look, the log does not.
@@ -110,7 +110,7 @@ async def test_a_job_waits_for_memory_that_others_hold_and_starts_when_it_is_fre
 
 
 async def test_what_could_not_even_start_alone_is_refused(tmp_path, machine):
-    async with trainer(tmp_path, {}, ByRank(), memory_reserve_bytes=GB) as talk:
+    async with trainer(tmp_path, {}, ByRank(), memory_reserve_bytes=GIB) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
         template = job_request(dataset)
         template.train.spec.lora.rank = 80
@@ -122,20 +122,20 @@ async def test_what_could_not_even_start_alone_is_refused(tmp_path, machine):
                 await call(request)
             code, reason, info, _ = refusal(error.value)
             assert (code, reason) == ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY_PREFLIGHT")
-            assert int(info.metadata["needed_bytes"]) == 72 * GB > int(info.metadata["capacity_bytes"])
+            assert int(info.metadata["needed_bytes"]) == 72 * GIB > int(info.metadata["capacity_bytes"])
 
 
 async def test_a_promise_that_others_break_is_said_and_ends_nothing(tmp_path, machine, monkeypatch):
     monkeypatch.setattr("finetree_trainer.scheduling.watch.PERIOD_SECONDS", 0.05)
-    async with trainer(tmp_path, {"steps": 10**6, "delay": 0.02}, ByRank(), memory_reserve_bytes=GB) as talk:
+    async with trainer(tmp_path, {"steps": 10**6, "delay": 0.02}, ByRank(), memory_reserve_bytes=GIB) as talk:
         name = await train(talk, "", 20)
         await talk.until(name, lambda event: event.step_metrics.step == 1)
         _, cpu = await capacity(talk)
-        assert cpu.memory.promised_bytes == 20 * GB
-        assert [(each.job, each.promised_bytes) for each in cpu.memory.jobs] == [(name, 20 * GB)]
-        assert (cpu.memory.available_bytes, cpu.memory.used_by_others_bytes) == (3 * GB, 40 * GB)
+        assert cpu.memory.promised_bytes == 20 * GIB
+        assert [(each.job, each.promised_bytes) for each in cpu.memory.jobs] == [(name, 20 * GIB)]
+        assert (cpu.memory.available_bytes, cpu.memory.used_by_others_bytes) == (3 * GIB, 40 * GIB)
         assert [(each.slot, each.job) for each in cpu.slot_uses] == [(0, name)]
-        machine.others = 55 * GB
+        machine.others = 55 * GIB
         events = await talk.until(name, lambda event: event.alert.code == "PROMISED_MEMORY_TAKEN")
         assert "55.0 by other programs" in events[-1].alert.message
         await talk.until(name, lambda event: event.seq > events[-1].seq and event.HasField("step_metrics"))

@@ -14,6 +14,8 @@ from finetree_api.trainer.v1 import event_pb2
 
 PERIOD_SECONDS = 1.0
 """Time between two samples of the GPU."""
+GIB = 1 << 30
+"""Bytes of a GiB, in which memory is told; files are told in GB."""
 _PAGE = 4096
 _GROUP = Path("/sys/fs/cgroup")
 _OUT_OF_MEMORY = (

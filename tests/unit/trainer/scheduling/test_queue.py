@@ -222,8 +222,8 @@ async def test_a_job_waits_for_memory_that_others_hold_while_smaller_ones_pass(q
     assert await turn(queue) == [("small", ["n/cpu/0"])]
     position = queue.position("large")
     assert position.code == "MEMORY_IN_USE"
-    assert "needs 21.5 GB" in position.blocked_by
-    assert "60.1 by other programs" in position.blocked_by
+    assert "needs 20.0 GiB" in position.blocked_by
+    assert "56.0 by other programs" in position.blocked_by
     # Of what is free, three are promised: another small one would take what the first has not taken yet.
     enqueue("next", CPU, needs=6 << 30)
     assert await turn(queue) == []
@@ -304,7 +304,7 @@ async def test_a_gpu_whose_memory_others_hold_is_waited_for(queue, enqueue):
     assert await turn(queue) == []
     position = queue.position("a")
     assert position.code == "MEMORY_IN_USE"
-    assert "75.2 by other programs" in position.blocked_by
+    assert "70.0 by other programs" in position.blocked_by
     queue.meter.set(gpus={"cuda:0": full, "cuda:1": GpuUse(80 << 30, 78 << 30)})
     assert await turn(queue) == [("a", ["n/cuda:1/0"])]
 

@@ -33,7 +33,7 @@ from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.models import locate, weight_settings
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
-from finetree_trainer.scheduling.demand import figures_of
+from finetree_trainer.scheduling.demand import GIB, figures_of
 from finetree_trainer.scheduling.devices import CPU, Device, matching, resolve_hardware
 
 _TRAIN, _PREPARE = "job.train", "job.prepare"
@@ -246,8 +246,8 @@ class Planner:
             return
         who = f"each of the {sharers} processes" if sharers > 1 else "the run"
         text = (
-            f"{who} needs {figures[-1] / 1e9:.1f} GB at least, and no job can have more than {capacity / 1e9:.1f} "
-            f"of the {device.total_bytes / 1e9:.1f} GB of {device.display_name}; shorten rows, lower the micro-batch, "
+            f"{who} needs {figures[-1] / GIB:.1f} GiB at least, and no job can have more than {capacity / GIB:.1f} "
+            f"of the {device.total_bytes / GIB:.1f} GiB of {device.display_name}; shorten rows, lower the micro-batch, "
             "or take another device or model"
         )
         metadata = {

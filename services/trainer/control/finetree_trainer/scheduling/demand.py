@@ -11,7 +11,9 @@ from finetree_runtime.errors import DomainError
 from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
 from finetree_trainer.scheduling.order.positions import Group
 
-PREPARE_BYTES = 2 * 1024**3
+GIB = 1 << 30
+"""Bytes of a GiB, in which memory is told; disks and files are told in GB."""
+PREPARE_BYTES = 2 * GIB
 """Memory that is promised to a job whose need nobody has estimated: its process has 0.9 GB after its imports, and had
 0.8 GB more at the peak of preparing a million rows (benchmarks/results/worker/data_memory.json has the slope)."""
 

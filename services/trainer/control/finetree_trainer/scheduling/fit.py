@@ -10,7 +10,7 @@ from typing import Protocol
 
 from finetree_runtime.ids import project_in
 
-from finetree_trainer.scheduling.demand import Demand, needed
+from finetree_trainer.scheduling.demand import GIB, Demand, needed
 from finetree_trainer.scheduling.devices import CPU, Slot
 from finetree_trainer.scheduling.memory import Budget, Budgets
 from finetree_trainer.scheduling.order.backfill import HOST, Kept, Passed
@@ -229,8 +229,8 @@ def _most_on_a_node(places: Iterable[tuple[str, str]]) -> int:
 def _memory_in_use(device: str, bytes_: int, budget: Budget, *, ours: bool = False) -> Blocked:
     where = "the machine" if device == CPU else device
     text = (
-        f"it needs {bytes_ / 1e9:.1f} GB of memory and {where} has {budget.available / 1e9:.1f} to give "
-        f"of {budget.total / 1e9:.1f}: {budget.in_words()}"
+        f"it needs {bytes_ / GIB:.1f} GiB of memory and {where} has {budget.available / GIB:.1f} to give "
+        f"of {budget.total / GIB:.1f}: {budget.in_words()}"
     )
     figures = {"needed_bytes": bytes_, "free_bytes": budget.available, "others_bytes": budget.used_by_others}
     metadata = {"device": device} | {name: str(figure) for name, figure in figures.items()}

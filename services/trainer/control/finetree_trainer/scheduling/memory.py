@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from finetree_trainer.scheduling.demand import Demand, needed
+from finetree_trainer.scheduling.demand import GIB, Demand, needed
 from finetree_trainer.scheduling.devices import CPU, Device
 from finetree_trainer.scheduling.machine.meter import Meter, Reading, Session
 from finetree_trainer.scheduling.machine.nvml import GpuUse
@@ -92,7 +92,7 @@ class Budget:
         return max(0, self.outstanding - self.free)
 
     def in_words(self) -> str:
-        """Who holds it, for people, in GB."""
+        """Who holds it, for people, in GiB."""
         parts = (
             (sum(each.used for each in self.held), "used by running jobs"),
             (self.outstanding, "promised to them"),
@@ -100,7 +100,7 @@ class Budget:
             (self.used_by_others, "by other programs"),
             (self.reserve, "kept in reserve"),
         )
-        return ", ".join(f"{size / 1e9:.1f} {text}" for size, text in parts if size >= 5e7)
+        return ", ".join(f"{size / GIB:.1f} {text}" for size, text in parts if size >= 0.05 * GIB)
 
 
 GONE = Budget(0, 0, 0, fault="its node has gone")

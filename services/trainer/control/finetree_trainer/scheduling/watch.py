@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
+from finetree_trainer.scheduling.demand import GIB
 from finetree_trainer.scheduling.devices import CPU
 from finetree_trainer.scheduling.memory import Budget, Budgets, MemoryLedger
 from finetree_trainer.scheduling.queue import JobQueue
@@ -62,8 +63,8 @@ class MachineWatch:
             for held in budget.held:
                 if held.outstanding:
                     found[held.job, MEMORY_TAKEN] = (
-                        f"{held.promised / 1e9:.1f} GB of memory were promised to this job and it uses "
-                        f"{held.used / 1e9:.1f}, but {name} has only {budget.free / 1e9:.1f} GB free: "
+                        f"{held.promised / GIB:.1f} GiB of memory were promised to this job and it uses "
+                        f"{held.used / GIB:.1f}, but {name} has only {budget.free / GIB:.1f} GiB free: "
                         f"{budget.in_words()}. It goes on, and fails if it needs more than is left; "
                         "end what else runs there, or pause the job."
                     )

@@ -21,7 +21,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from finetree_worker import card
 from finetree_worker.atomic_files import atomic_folder, hashes
 from finetree_worker.control import Control, Steering
-from finetree_worker.device_memory import free_memory_bytes
+from finetree_worker.device_memory import GIB, free_memory_bytes
 from finetree_worker.errors import MemoryExhaustedError, TaskError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.export.card import of_export
@@ -253,8 +253,8 @@ def require_memory(folder: Path) -> None:
     if free and needed > free:
         raise MemoryExhaustedError(
             "OUT_OF_MEMORY_LOADING",
-            f"An export computes in float32 on the CPU, for which this model takes {needed / 1e9:.1f} GB; "
-            f"{free / 1e9:.1f} GB are free.",
+            f"An export computes in float32 on the CPU, for which this model takes {needed / GIB:.1f} GiB; "
+            f"{free / GIB:.1f} GiB are free.",
             field="export",
             remedy="Wait until other jobs have ended, or export on a machine with more memory.",
         )

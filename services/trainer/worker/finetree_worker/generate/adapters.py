@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from finetree_worker.device_memory import free_memory_bytes
+from finetree_worker.device_memory import GIB, free_memory_bytes
 from finetree_worker.errors import MemoryExhaustedError, ModelError, PlanError
 from finetree_worker.generate.targets import bottleneck, lora, prefix, whole
 from finetree_worker.generate.targets.target import Change, Target
@@ -237,10 +237,10 @@ def _check_memory(needed: int, model: PreTrainedModel) -> None:
 
 def no_memory(model: PreTrainedModel, needed: int = 0) -> MemoryExhaustedError:
     """Return the error for weights that the memory does not hold; `needed` is in bytes, 0 where it is not known."""
-    wanted = f"The target's weights need {needed / 1e9:.2f} GB" if needed else "The target's weights do not fit"
+    wanted = f"The target's weights need {needed / GIB:.2f} GiB" if needed else "The target's weights do not fit"
     return MemoryExhaustedError(
         "OUT_OF_MEMORY_PREFLIGHT",
-        f"{wanted}, and {free_memory_bytes(model.device) / 1e9:.2f} GB of the device's memory are free.",
+        f"{wanted}, and {free_memory_bytes(model.device) / GIB:.2f} GiB of the device's memory are free.",
         field="target",
         remedy="Unload another target, or serve with a lower max_parallel or max_context_tokens.",
     )

@@ -18,7 +18,7 @@ import torch
 from finetree_api.trainer.v1 import serving_pb2
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetree_worker.device_memory import free_cache, free_memory_bytes, is_out_of_memory
+from finetree_worker.device_memory import GIB, free_cache, free_memory_bytes, is_out_of_memory
 from finetree_worker.errors import MemoryExhaustedError, PlanError, TaskError
 from finetree_worker.generate import sampling
 from finetree_worker.generate.adapters import BASE, Adapters
@@ -421,10 +421,10 @@ def _too_long(tokens: int, limit: int) -> PlanError:
 
 
 def _no_memory(needed: int, free: int) -> MemoryExhaustedError:
-    wanted = f"the answers need {needed / 1e9:.2f} GB, and" if needed else "memory ran out on the way, and now"
+    wanted = f"the answers need {needed / GIB:.2f} GiB, and" if needed else "memory ran out on the way, and now"
     return MemoryExhaustedError(
         "OUT_OF_MEMORY_PREFLIGHT",
-        f"The device's memory does not hold the keys and values: {wanted} {free / 1e9:.2f} GB are free.",
+        f"The device's memory does not hold the keys and values: {wanted} {free / GIB:.2f} GiB are free.",
         field="sampling.max_new_tokens",
         remedy="Ask with a shorter prompt, lower max_new_tokens, or fewer targets.",
     )

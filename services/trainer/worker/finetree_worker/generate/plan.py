@@ -10,6 +10,7 @@ from finetree_api.trainer.v1 import serving_pb2
 from finetree_api.worker.v1 import worker_pb2
 from transformers import BitsAndBytesConfig
 
+from finetree_worker.device_memory import GIB
 from finetree_worker.errors import MemoryExhaustedError, PlanError
 from finetree_worker.generate.engine import Limits
 from finetree_worker.methods.qlora import QUANTIZATIONS, Qlora
@@ -86,7 +87,8 @@ class ServePlan:
         if free and needed > free:
             raise MemoryExhaustedError(
                 "OUT_OF_MEMORY_PREFLIGHT",
-                f"The base model needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB of the device's memory are free.",
+                f"The base model needs {needed / GIB:.2f} GiB, and {free / GIB:.2f} GiB of the device's memory "
+                "are free.",
                 field="model",
                 remedy="Set quantization or PRECISION_BF16, wait for what runs beside it, or serve a smaller model.",
             )

@@ -18,7 +18,7 @@ from transformers import (
     modeling_utils,
 )
 
-from finetree_worker.device_memory import free_cache, free_memory_bytes, is_out_of_memory
+from finetree_worker.device_memory import GIB, free_cache, free_memory_bytes, is_out_of_memory
 from finetree_worker.errors import MemoryExhaustedError, ModelError
 from finetree_worker.models import checks
 
@@ -124,8 +124,8 @@ def _too_large(folder: Path, device: torch.device, dtype: torch.dtype, *, quanti
     smaller = "" if quantized else "qlora, bfloat16 weights, " if dtype is torch.float32 else "qlora, "
     return MemoryExhaustedError(
         "OUT_OF_MEMORY_LOADING",
-        f"The model {folder.name!r} does not fit in this device's memory: its files hold {stored / 1e9:.2f} GB, and "
-        f"{free_memory_bytes(device) / 1e9:.2f} GB are free.",
+        f"The model {folder.name!r} does not fit in this device's memory: its files hold {stored / GIB:.2f} GiB, and "
+        f"{free_memory_bytes(device) / GIB:.2f} GiB are free.",
         field="model",
         remedy=f"Use {smaller}a smaller model, or a device with more memory.",
     )

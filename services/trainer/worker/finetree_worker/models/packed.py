@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finetree_worker.device_memory import free_memory_bytes
+from finetree_worker.device_memory import GIB, free_memory_bytes
 
 _ROWS = 32
 """Rows that the layout is for. oneDNN chooses one for 8 to 32 that suits a single row and a whole prompt as well."""
@@ -68,7 +68,7 @@ def pack(model: PreTrainedModel) -> int:
     needed = sum(layer.weight.numel() * layer.weight.element_size() for layer in layers.values())
     free = free_memory_bytes(model.device)
     if free and needed > free:
-        _log.info("weights stay as they are stored: %.2f GB are free, %.2f GB needed", free / 1e9, needed / 1e9)
+        _log.info("weights stay as they are stored: %.2f GiB are free, %.2f GiB needed", free / GIB, needed / GIB)
         return 0
     for name, layer in layers.items():
         parent, _, own = name.rpartition(".")

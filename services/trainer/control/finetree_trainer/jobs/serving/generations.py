@@ -25,6 +25,7 @@ from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.jobs.serving.leases import EXPIRED, YIELDED, Leases, lease_expired
 from finetree_trainer.jobs.serving.memory import target_bytes
 from finetree_trainer.models.weights import WeightsLocator, require_loadable
+from finetree_trainer.scheduling.demand import GIB
 from finetree_trainer.scheduling.devices import Device
 from finetree_trainer.store import request_ids
 from finetree_trainer.store.jobs import JobRow
@@ -221,8 +222,8 @@ class Generations:
             for device_id in placement.device_ids:
                 device = devices.get((placement.node, device_id))
                 if device is not None and (free := self._free(device)) < needed:
-                    text = f"target: its weights need {needed / 1e9:.2f} GB, and {device.display_name} has "
-                    text += f"{free / 1e9:.2f} GB free; unload targets, or wait for what runs beside it."
+                    text = f"target: its weights need {needed / GIB:.2f} GiB, and {device.display_name} has "
+                    text += f"{free / GIB:.2f} GiB free; unload targets, or wait for what runs beside it."
                     metadata = {"needed_bytes": str(needed), "free_bytes": str(free)}
                     raise ResourceExhausted("OUT_OF_MEMORY_PREFLIGHT", text, metadata=metadata)
 

@@ -22,6 +22,7 @@ from finetree_data.weights.safetensors_file import StoredTensor, read_header
 
 from finetree_trainer.models.json_file import json_object
 from finetree_trainer.models.weights import LocatedWeights
+from finetree_trainer.scheduling.demand import GIB
 
 PROCESS_BYTES = {"cpu": 900_000_000, "cuda": 600_000_000}
 """Of a process with the libraries loaded, before the model: on a CPU its resident memory, as PREPARE_BYTES of the queue
@@ -72,7 +73,7 @@ class ServingMemory:
         return self.weights + self.targets + self.cache + self.working + self.process
 
     def in_words(self) -> str:
-        """The parts, in GB, for people."""
+        """The parts, in GiB, for people."""
         parts = {
             "weights": self.weights,
             "targets": self.targets,
@@ -80,7 +81,7 @@ class ServingMemory:
             "activations": self.working,
             "process": self.process,
         }
-        return ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items() if size)
+        return ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items() if size)
 
 
 def memory_of(folder: Path, served: Served, *, device: str) -> ServingMemory:

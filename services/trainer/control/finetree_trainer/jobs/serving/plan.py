@@ -18,6 +18,7 @@ from finetree_trainer.jobs.serving.memory import Served, ServingMemory, memory_o
 from finetree_trainer.models import locate
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base, require_loadable
+from finetree_trainer.scheduling.demand import GIB
 from finetree_trainer.scheduling.devices import CPU, Device, matching
 
 LEASE_SECONDS, YIELD_SECONDS = 600.0, 60.0
@@ -124,10 +125,10 @@ class ServingPlanner:
 
 
 def does_not_fit(needed: ServingMemory, device: Device, *, free: int) -> ResourceExhausted:
-    """Build the error for a base model whose memory is not there; all figures in GB."""
+    """Build the error for a base model whose memory is not there; all figures in GiB."""
     text = (
-        f"serving needs {needed.total / 1e9:.2f} GB ({needed.in_words()}), and {device.display_name} has "
-        f"{free / 1e9:.2f} GB free of {device.total_bytes / 1e9:.2f}; lower max_parallel or max_context_tokens, "
+        f"serving needs {needed.total / GIB:.2f} GiB ({needed.in_words()}), and {device.display_name} has "
+        f"{free / GIB:.2f} GiB free of {device.total_bytes / GIB:.2f}; lower max_parallel or max_context_tokens, "
         "or wait for what runs beside it"
     )
     metadata = {"needed_bytes": str(needed.total), "free_bytes": str(free), "total_bytes": str(device.total_bytes)}
@@ -153,7 +154,7 @@ def _memory_check(needed: ServingMemory, device: Device) -> check_pb2.Check:
         limit=float(device.total_bytes),
         unit=check_pb2.CHECK_UNIT_BYTES,
         field_path="max_parallel",
-        message=f"Serving needs {needed.total / 1e9:.2f} GB: {needed.in_words()}.",
+        message=f"Serving needs {needed.total / GIB:.2f} GiB: {needed.in_words()}.",
     )
     check.measured.expected = check.measured.low = check.measured.high = needed.total
     return check
@@ -166,7 +167,9 @@ def _require_settings(task: serving_pb2.ServeTask) -> None:
         names = " or ".join(training_pb2.Precision.Name(known) for known in _PRECISIONS)
         raise invalid_field(f"{_SERVE}.precision", f"must be {names}: nothing is trained", reason)
     if task.HasField("quantization") and task.quantization not in capabilities.CAPABILITIES.quantizations:
-        raise invalid_field(f"{_SERVE}.quantization", "cannot be loaded; GetCapacity lists what can", reason)
+        raise invalid_field(
+            f"{_SERVE}.quantization", "cannot be loaded; the capacity of the trainer lists what can", reason
+        )
     if task.hardware.count > 1 or task.hardware.nodes > 1:
         text = "must be one device: a base model is served on one"
         raise InvalidArgument(reason, f"{_SERVE}.hardware: {text}.", violations=[(f"{_SERVE}.hardware", text, reason)])

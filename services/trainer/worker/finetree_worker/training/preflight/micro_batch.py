@@ -9,7 +9,7 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 from torch.optim import Optimizer
 
-from finetree_worker.device_memory import free_memory_bytes, is_out_of_memory, peak_memory_bytes
+from finetree_worker.device_memory import GIB, free_memory_bytes, is_out_of_memory, peak_memory_bytes
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.tokenize.example import Example
@@ -132,14 +132,14 @@ def _check(rows: Sequence[Example], where: str, amounts: tuple[int, int], *, fit
         limit=peak + free,
         unit=check_pb2.CHECK_UNIT_BYTES,
         field_path="training.micro_batch_size",
-        message=f"the largest micro-batch{where}, {size}, {verdict}: peak {peak / 1e9:.2f} GB, "
-        f"{free / 1e9:.2f} GB free",
+        message=f"the largest micro-batch{where}, {size}, {verdict}: peak {peak / GIB:.2f} GiB, "
+        f"{free / GIB:.2f} GiB free",
     )
 
 
 def _refused(rows: Sequence[Example], gradients: Gradients) -> MemoryExhaustedError:
     device = gradients.subject.device
-    peak, free = (amount / 1e9 for amount in (peak_memory_bytes(device), free_memory_bytes(device)))
+    peak, free = (amount / GIB for amount in (peak_memory_bytes(device), free_memory_bytes(device)))
     longest = max(map(len, rows))
     # Ranks in lockstep cannot try a smaller one: whoever leaves a pass leaves the others waiting in it.
     several = gradients.ranks.lockstep and len(rows) > 1
@@ -148,8 +148,8 @@ def _refused(rows: Sequence[Example], gradients: Gradients) -> MemoryExhaustedEr
     lower = f"micro_batch_size below {len(rows)}" if several else f"sequence_length below {longest}"
     return MemoryExhaustedError(
         "OUT_OF_MEMORY_PREFLIGHT",
-        f"{what if several else one} in this device's memory{gradients.ranks.named}: at most {peak:.2f} GB were in use "
-        f"before it ran out, and {free:.2f} GB are free without {'those rows' if several else 'that row'}.",
+        f"{what if several else one} in this device's memory{gradients.ranks.named}: at most {peak:.2f} GiB were in "
+        f"use before it ran out, and {free:.2f} GiB are free without {'those rows' if several else 'that row'}.",
         field="training.micro_batch_size" if several else "training.sequence_length",
         remedy=f"Lower {lower}, {gradients.advice}.",
     )
