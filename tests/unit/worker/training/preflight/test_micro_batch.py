@@ -16,7 +16,7 @@ from finetree_worker.training import gradients, optimizers
 from finetree_worker.training.loss import target_loss
 from finetree_worker.training.preflight import micro_batch
 from finetree_worker.training.run import train
-from worker_harness import METHODS, Recorder, difference, elsewhere, optimization, run, tuned, weights
+from worker_harness import METHODS, Recorder, difference, elsewhere, loop_of, optimization, run, tuned, weights
 
 CUDA = torch.device("cuda")
 
@@ -153,6 +153,15 @@ def test_a_run_that_cannot_fit_is_advised_nothing_that_it_does_or_may_not_do(
     remedy = caught.value.remedy
     assert remedy.startswith("Lower sequence_length below ")
     assert remedy.partition(", ")[2] == advice
+
+
+def test_on_a_gpu_what_can_move_to_the_host_is_advised_first(plan: Plan) -> None:
+    gradients = loop_of(tuned(plan, gradient_checkpointing=Checkpointing.FULL)).gradients
+    assert gradients.advice == "use qlora, or use a smaller model"
+    gradients.subject = replace(gradients.subject, device=torch.device("cuda"))
+    first, _, others = gradients.advice.partition(", ")
+    assert first == "keep the inputs of layers in the host's memory (gradient_checkpointing: offloaded)"
+    assert others == "use qlora, or use a smaller model"
 
 
 def test_an_optimizer_whose_state_does_not_fit_is_found_before_the_first_step(
