@@ -63,8 +63,8 @@ def places(found):
     return [(change.event.job_uid, change.event.seq) for change in found]
 
 
-async def test_a_call_returns_when_the_state_is_reached_or_can_no_longer_be(tmp_path):
-    async with trainer(tmp_path, {"steps": 10**6, "delay": 0.01}) as talk:
+async def test_a_call_returns_when_the_state_is_reached_or_can_no_longer_be(serve, tmp_path):
+    async with serve(tmp_path, {"steps": 10**4, "delay": 0.01}) as talk:
         job = await talk.train()
         waiting = asyncio.create_task(wait(talk, job.name))
         running = await wait(talk, job.name, job_pb2.JOB_STATE_RUNNING)
@@ -79,6 +79,20 @@ async def test_a_call_returns_when_the_state_is_reached_or_can_no_longer_be(tmp_
         never = await wait(talk, job.name, job_pb2.JOB_STATE_SUCCEEDED)
         assert (never.reached, never.job.state) == (False, job_pb2.JOB_STATE_CANCELLED)
         assert (await wait(talk, job.name)).reached
+
+
+async def test_a_call_that_waits_in_vain_ends_with_its_time_and_counts_among_the_watchers(serve, tmp_path):
+    async with serve(tmp_path, {"steps": 10**4, "delay": 0.01}, max_watchers_per_caller=1) as talk:
+        job = await talk.train()
+        asked = waiting_pb2.WaitJobRequest(name=job.name, states=[job_pb2.JOB_STATE_PAUSED], wait_seconds=1)
+        assert not (await talk.stub.WaitJob(asked, timeout=60)).reached
+        stream = talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=job.name))
+        await stream.read()
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.WaitJob(asked, timeout=60)
+        assert refusal(error.value)[1] == "TOO_MANY_WATCHERS"
+        stream.cancel()
+        await talk.cancel(job.name)
 
 
 async def test_waiting_counts_among_the_watchers_and_ends_with_the_server(tmp_path):

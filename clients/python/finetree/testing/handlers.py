@@ -49,6 +49,16 @@ class Handlers(grpc.GenericRpcHandler):
             handle, response_serializer=method.response.SerializeToString
         )
 
+    def waiting(self, method: Rpc[Q, R], function: Callable[[Q, grpc.ServicerContext], R]) -> None:
+        """Serve an rpc of one request and one answer, which waits for others to be served meanwhile."""
+
+        def handle(raw: bytes, context: grpc.ServicerContext) -> R:
+            return self._guarded(method, context, lambda: function(_read(method, raw), context))
+
+        self._handlers[method.path] = grpc.unary_unary_rpc_method_handler(
+            handle, response_serializer=method.response.SerializeToString
+        )
+
     def upload(self, method: Rpc[Q, R], function: Callable[[Iterator[Q]], R]) -> None:
         """Serve an rpc of a client stream."""
 

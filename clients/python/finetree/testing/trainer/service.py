@@ -16,6 +16,7 @@ from finetree_api.trainer.v1 import (
     job_pb2,
     lifecycle_pb2,
     trainer_pb2,
+    waiting_pb2,
 )
 from finetree_api.types.v1 import server_pb2, training_data_pb2
 
@@ -98,6 +99,7 @@ class FakeTrainer:
         handlers.unary(rpcs.PAUSE_JOB, self._pause)
         handlers.unary(rpcs.RESUME_JOB, self._resume)
         handlers.stream(rpcs.WATCH_JOB, lambda r, context: self.watches.stream(r, self.find(r.name), context))
+        handlers.waiting(rpcs.WAIT_JOB, self._wait)
         handlers.unary(rpcs.LIST_EVENTS, lambda r: list_events(r, self.find(r.name)))
         handlers.unary(rpcs.QUERY_METRICS, lambda r: query_metrics(r, self.find(r.name)))
         handlers.unary(rpcs.LIST_ARTIFACTS, self._artifacts)
@@ -221,6 +223,11 @@ class FakeTrainer:
             plan=planned.plan,
             remarks=planned.remarks,
         )
+
+    def _wait(self, request: waiting_pb2.WaitJobRequest, context: grpc.ServicerContext) -> waiting_pb2.WaitJobResponse:
+        reached = self.watches.reached(request, self.find(request.name), context)
+        with self._clock.changed:
+            return waiting_pb2.WaitJobResponse(job=self.find(request.name).message, reached=reached)
 
     def _create(self, request: trainer_pb2.CreateJobRequest) -> trainer_pb2.CreateJobResponse:
         project = project_of(request.parent)

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 
 import grpc
-from finetree_api.trainer.v1 import event_log_pb2, event_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2, waiting_pb2
 
 from finetree.errors import (
     FailedPrecondition,
@@ -22,7 +23,7 @@ from finetree.errors import (
 from finetree.joblog.metrics import StepSampler
 from finetree.testing.clock import Clock
 from finetree.testing.requests import invalid
-from finetree.testing.trainer.job import FakeJob
+from finetree.testing.trainer.job import ENDED, FakeJob
 
 BATCH = 10
 HEARTBEAT = 10.0
@@ -67,16 +68,50 @@ class Watches:
             FinetreeError: what WatchJob documents.
         """
         seq = self._start(request, job)
+        with self._admitted(job, context):
+            with self._clock.changed:
+                self.attached += 1
+                self._clock.changed.notify_all()
+            yield from self._batches(request, job, seq, context)
+
+    def reached(self, request: waiting_pb2.WaitJobRequest, job: FakeJob, context: grpc.ServicerContext) -> bool:
+        """Wait until a job comes to one of the states that a request asks for; False where it cannot or does not.
+
+        The time is over when the suite's clock or real time says so.
+
+        Raises:
+            FinetreeError: what WaitJob documents.
+        """
+        wanted = frozenset(request.states) or ENDED
+        real_end = time.monotonic() + request.wait_seconds
+        end = self._clock.micros() + request.wait_seconds * 1_000_000
+        with self._admitted(job, context), self._clock.changed:
+            job.pump()
+            seen, after = {job.message.state}, job.message.last_seq
+            while not seen & wanted:
+                over = time.monotonic() >= real_end or self._clock.micros() >= end
+                if over or job.ended or self.stopping or not context.is_active():
+                    return False
+                moments = [end, *([job.next_due] if job.next_due else [])]
+                waits = [self._clock.real_seconds_until(moment) for moment in moments]
+                waits.append(real_end - time.monotonic())
+                self._clock.changed.wait(max(0.001, min(wait for wait in waits if wait is not None)))
+                job.pump()
+                seen = {event.state_changed.current for event in job.after(after) if event.HasField("state_changed")}
+                after = job.message.last_seq
+            return True
+
+    @contextlib.contextmanager
+    def _admitted(self, job: FakeJob, context: grpc.ServicerContext) -> Iterator[None]:
+        """Count a caller among the watchers while it waits. Raises ResourceExhausted TOO_MANY_WATCHERS."""
         with self._clock.changed:
             if self._open.total() >= self.max_watchers:
                 text = f"At most {self.max_watchers} watches may be open at once; end some, or use ListEvents."
                 raise ResourceExhausted(text, reason="TOO_MANY_WATCHERS", retry_after=RETRY_AFTER)
             self._open[job.message.uid] += 1
-            self.attached += 1
-            self._clock.changed.notify_all()
         context.add_callback(self._clock.wake)
         try:
-            yield from self._batches(request, job, seq, context)
+            yield
         finally:
             with self._clock.changed:
                 self._open[job.message.uid] -= 1
