@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.report import report_collection_diff
 from xdist.scheduler import LoadFileScheduling
 
@@ -28,6 +29,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Two trainings with two threads each on two cores took three to four times as long as with one each.
     for _name in ("OMP_NUM_THREADS", "FINETREE_TRAINER_CPU_THREADS"):
         os.environ.setdefault(_name, "1")
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("finetree", deadline=None)
+settings.load_profile("finetree")
 
 # No test reads the configuration file of whoever runs it, nor uses a profile or a token of theirs.
 os.environ["XDG_CONFIG_HOME"] = str(Path(__file__).parent / "no-configuration")

@@ -122,7 +122,7 @@ HEADS = (
     b"\xff\xfe",
 )
 MOST_CPU_SECONDS = 2.0
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def read(tmp_path, data, reading):

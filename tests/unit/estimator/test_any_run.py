@@ -140,7 +140,7 @@ def requests(draw):
     return request
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(requests())
 def test_any_valid_request_is_answered_soundly_or_refused_with_a_reason(request):
     validate(request)
@@ -225,7 +225,7 @@ LIMITS = {
 POLICIES = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in LIMITS.items()})
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(requests(), POLICIES.filter(bool))
 def test_any_plan_passes_or_says_what_would_pass_or_why_nothing_would(request, limits):
     asked = check_plan_pb2.CheckPlanRequest(run=request)

@@ -20,7 +20,7 @@ def test_a_number_without_doubt_fits_or_does_not():
     assert [probability_below(exact(5.0), limit) for limit in (4.9, 5.0, 5.1)] == [0.0, 1.0, 1.0]
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(SIZES, SHARES, SHARES, st.lists(st.floats(0.0, 1e16), min_size=2, max_size=8))
 def test_a_larger_device_is_never_less_probable(expected, below, above, limits):
     peak = around(expected, below=below, above=above)

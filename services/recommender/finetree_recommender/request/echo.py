@@ -60,8 +60,8 @@ def _echoed(path: str, value: str | None) -> Echoed:
 
 
 def _data_words(profile: training_data_pb2.DatasetProfile) -> str:
-    tokens = f", {profile.total_tokens} tokens" if profile.total_tokens else ""
-    return f"{profile.examples} examples{tokens}"
+    tokens = f", {profile.total_tokens:,} tokens" if profile.total_tokens else ""
+    return f"{profile.examples:,} examples{tokens}"
 
 
 def _answer_words(name: str, answer: str, *, given: bool) -> str | None:
@@ -73,7 +73,7 @@ def _answer_words(name: str, answer: str, *, given: bool) -> str | None:
 def _model_words(source: model_pb2.ModelSource, model: Model | None) -> str:
     kind = source.WhichOneof("source")
     words = source.name if kind == "name" else source.hub.id if kind == "hub" else _UNNAMED[kind == "path"]
-    return f"{words}, {model.parameters} parameters" if model is not None and model.parameters else words
+    return f"{words}, {model.parameters:,} parameters" if model is not None and model.parameters else words
 
 
 _UNNAMED = ("a shape", "a local model")

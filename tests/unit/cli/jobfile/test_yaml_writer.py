@@ -7,7 +7,7 @@ from finetree_cli.jobfile.job import parse_job
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.type import money_pb2
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 VALUES = {
@@ -46,7 +46,6 @@ def fill(draw, message, field):
             setattr(message, field.name, value)
 
 
-@settings(deadline=None)  # how long an example takes says nothing on a busy machine
 @given(spec=filled(run_spec_pb2.RunSpec))
 def test_any_spec_reads_back(spec):
     text = yaml_writer.to_yaml(spec)

@@ -21,7 +21,7 @@ VALUES = st.recursive(
 REQUESTS = [method.request for method in methods()]
 
 
-ANY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+ANY = settings(derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 @ANY

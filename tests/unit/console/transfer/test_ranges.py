@@ -41,7 +41,7 @@ def test_a_range_behind_the_end(header, size):
     assert (caught.value.status, caught.value.headers) == (416, {"Content-Range": f"bytes */{size}"})
 
 
-@settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.from_regex(r"bytes=[0-9]{0,4}-[0-9]{0,4}", fullmatch=True), st.integers(0, 2000))
 def test_a_part_is_inside_of_the_file(header, size):
     with contextlib.suppress(HttpError):

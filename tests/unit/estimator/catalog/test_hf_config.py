@@ -193,7 +193,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     changes=st.dictionaries(NAMES, NUMBERS | VALUES, max_size=6),

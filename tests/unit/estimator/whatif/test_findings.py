@@ -13,7 +13,7 @@ from finetree_estimator.whatif.fallbacks import Answer, answer_request
 from finetree_estimator.whatif.findings import Finding, Verdict
 from finetree_estimator.whatif.policy import Level, Limit, Metric, Policy, Severity, Undecided, with_base
 from google.protobuf import json_format
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 DURATION, FIT = Limit(Metric.DURATION_SECONDS), Limit(Metric.FIT)
@@ -51,7 +51,6 @@ def test_a_limit_passes_above_the_range_fails_below_it_and_is_undecided_inside(b
     assert findings.judge(span(6.1, 8.4, 12.0), bound) is verdict
 
 
-@settings(deadline=None)  # a slow machine is no fault of the code
 @given(st.lists(st.floats(0, 1e12), min_size=3, max_size=3), st.floats(0, 1e12), st.floats(0, 1e12))
 def test_a_looser_limit_is_never_judged_worse(ends, one, other):
     order = [Verdict.FAIL, Verdict.UNDECIDED, Verdict.PASS]

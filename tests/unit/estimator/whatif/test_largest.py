@@ -133,7 +133,7 @@ def test_of_a_device_of_unknown_memory_nothing_is_said():
     assert search(parsed) is None
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     settings_=st.fixed_dictionaries(
         {

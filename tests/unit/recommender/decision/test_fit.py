@@ -116,7 +116,7 @@ def test_the_trace_of_the_fit_stage_names_numbers_and_the_overruled_rule(pack, e
 STATES = st.sampled_from(["FITS", "TIGHT", "DOES_NOT_FIT", "UNKNOWN", None])
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(data=st.data())
 def test_no_verdict_was_shown_not_to_fit(pack, evidence, data):
     words = vocabulary(pack.rules)

@@ -12,7 +12,7 @@ from finetree_recommender.method import Method
 from finetree_recommender.recommend import conclude
 from finetree_recommender.rule_pack.answers import Answers
 from finetree_recommender.rule_pack.pack import builtin_packs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 GIB = 2**30
@@ -87,7 +87,6 @@ def on(memory: float, peaks: tuple[float, float, float, float]) -> Evidence:
     return Evidence(rows, evidence_pb2.Revision(), None)
 
 
-@settings(deadline=None)  # a slow machine is no fault of the code
 @given(needs)
 def test_more_memory_never_takes_the_smaller_method(peaks):
     """Also of two that both fit tightly, whose upper ends decide: of mixtures of experts QLoRA has the higher."""

@@ -73,7 +73,7 @@ FILE_REASONS = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200) | st.lists(st.text(max_size=30)).map(lambda t: json.dumps(t).encode()))
 def test_whatever_the_bytes_are_the_answer_is_a_profile_or_a_named_row(tmp_path, content):
     try:

@@ -2,17 +2,15 @@
 import pytest
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument
 from finetree_trainer.joblog import cursor
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
-@settings(deadline=None)  # a slow machine is no fault of the code
 @given(seq=st.integers(0, 2**53 - 1))
 def test_a_cursor_comes_back_as_it_was(seq):
     assert cursor.decode(cursor.encode("ab12", "job", seq), "ab12", "job") == seq
 
 
-@settings(deadline=None)  # a slow machine is no fault of the code
 @given(seq=st.integers(0, 2**50), seen=st.integers(0, 2**50))
 def test_the_number_of_an_event_seen_after_it_counts(seq, seen):
     base = cursor.encode("ab12", "job", seq)
@@ -28,7 +26,6 @@ def test_a_number_behind_anything_else_is_refused(text):
         cursor.decode(text, "ab12", "job")
 
 
-@settings(deadline=None)  # a slow machine is no fault of the code
 @given(text=st.text(max_size=60).filter(lambda text: "~" not in text))
 def test_nothing_else_is_taken_for_a_cursor(text):
     with pytest.raises(InvalidArgument, match="not a cursor"):

@@ -98,7 +98,7 @@ def forge(entries, chance):
     return [*entries[:place], (file, record), *entries[place:]]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from([change_a_byte, rewrite_with_a_hash, remove, swap, repeat, forge]),
     st.integers(3, 25),

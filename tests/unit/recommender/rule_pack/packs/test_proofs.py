@@ -173,7 +173,7 @@ REQUESTS = st.fixed_dictionaries({}, optional=FIELDS)
 STATES = st.sampled_from(["FITS", "TIGHT", "DOES_NOT_FIT", "UNKNOWN", None])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(fields=REQUESTS, states=st.lists(STATES, min_size=5, max_size=5), name=st.sampled_from(BUILTIN))
 def test_any_request_has_an_answer_with_all_five_methods(evidence, fields, states, name):
     request = json_format.ParseDict(fields, recommendation_pb2.RecommendRequest())
