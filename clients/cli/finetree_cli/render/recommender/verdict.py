@@ -35,8 +35,12 @@ _NOTES = ("MODEL_SIZE_UNKNOWN", "SERVING_NOTE")
 """Cautions that are only to be noted: told after those about a harm."""
 SMALL_MODEL = "smollm2-135m-instruct"
 """Example of a model where the user's is unknown and only a small one may fit."""
+USUAL_GPU, SOME_ROWS = "rtx-4090", "1000"
+"""Examples of a GPU and of a number of rows where the user has named none."""
 _YOURS = {
     "--model": "the model is an example: yours is of `finetree models list --catalog`, a hub (org/name) or a ./FOLDER",
+    "--gpu": "the GPU is an example: yours is of `finetree gpus`; or take --cpu or --this-machine in its place",
+    "--examples": "the number of rows is an example",
     "--memory-gb": "the memory is this computer's: state that of the one that trains",
 }
 """What to put in place of a value that was filled in, by its option."""
@@ -235,7 +239,10 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
     elif asked.job_file:
         return
     elif not spec.HasField("model") or not spec.hardware.WhichOneof("device"):
-        yield f"Next: {' '.join([again, *_recipe_lacks(response, renting=CAN_RENT in asked.arguments)])}"
+        lacking, examples = _recipe_lacks(response, renting=CAN_RENT in asked.arguments)
+        filled = [word for pair in lacking.items() for word in pair]
+        yield f"Next: {shlex.join(['finetree', *asked.arguments, *filled])}"
+        yield from (f"      {_HANGING}{_YOURS[option]}" for option in lacking if option in examples)
     else:
         yield f"Next: {again} --output job.yaml"
         # What this suite does not train is a recipe for another program.
@@ -253,21 +260,27 @@ def _lacking(response: recommendation_pb2.RecommendResponse, asked: Asked) -> di
     return found
 
 
-def _recipe_lacks(response: recommendation_pb2.RecommendResponse, *, renting: bool) -> Iterator[str]:
-    """Options without which a recipe is not estimated.
+def _recipe_lacks(
+    response: recommendation_pb2.RecommendResponse, *, renting: bool
+) -> tuple[dict[str, str], frozenset[str]]:
+    """Options without which a recipe is not estimated, with values that can be pasted, and which of them are examples.
 
-    Hardware is named by the first offer to rent; where there may be offers, they need the number of rows first.
+    Hardware is named by the first offer to rent; where there may be offers, they need the number of rows first. Where
+    no offer has the memory, no example would have it: the user has to name one.
     """
     spec = response.spec
     unnamed, uncounted = not spec.hardware.WhichOneof("device"), not spec.dataset.WhichOneof("source")
     not_offered = renting and unnamed and uncounted
+    found, known = dict[str, str](), set[str]()
     if not spec.HasField("model"):
-        yield "--model NAME"
+        found["--model"] = SMALL_MODEL
     if unnamed and not not_offered:
         offered = next((item.hardware.accelerator for item in response.cautions if item.code == RENT), "")
-        yield f"--gpu {shlex.quote(offered or 'NAME')}"
+        found["--gpu"] = offered or ("NAME" if renting else USUAL_GPU)
+        known |= {"--gpu"} if offered or renting else set()
     if not_offered or (uncounted and any(item.code in _UNCHECKED for item in response.cautions)):
-        yield "--examples N"
+        found["--examples"] = SOME_ROWS
+    return found, frozenset(found) - known
 
 
 def _changed(arguments: Sequence[str], options: Sequence[str]) -> list[str]:

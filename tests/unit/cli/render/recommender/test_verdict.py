@@ -103,14 +103,18 @@ def test_what_may_be_rented_is_named_in_the_next_command_as_soon_as_the_rows_are
     asked = Asked(("recommend", "--model", "llama-3.1-8b", "--can-rent"))
     response = answer(spec=run_spec_pb2.RunSpec(model=model_pb2.ModelSource(name="llama-3.1-8b")))
     response.ClearField("estimate")
-    assert "Next: finetree recommend --model llama-3.1-8b --can-rent --examples N\n" in printed(capsys, response, asked)
+    assert "Next: finetree recommend --model llama-3.1-8b --can-rent --examples 1000\n" in printed(
+        capsys, response, asked
+    )
     response.spec.dataset.profile.examples = 5000
     response.cautions.add(code="RENT", message="LoRA on a rented l4", hardware={"accelerator": "l4", "count": 1})
     response.cautions.add(code="RENT", message="LoRA on a rented a10", hardware={"accelerator": "a10", "count": 1})
     out = printed(capsys, response, asked)
     assert "Next: finetree recommend --model llama-3.1-8b --can-rent --gpu l4\n" in out
     del response.cautions[:]  # no GPU of the price book has the memory
-    assert "Next: finetree recommend --model llama-3.1-8b --can-rent --gpu NAME\n" in printed(capsys, response, asked)
+    out = printed(capsys, response, asked)
+    assert "Next: finetree recommend --model llama-3.1-8b --can-rent --gpu NAME\n" in out
+    assert "example" not in out
 
 
 def test_what_is_missing_is_asked_for_with_its_option(capsys):
@@ -122,7 +126,8 @@ def test_what_is_missing_is_asked_for_with_its_option(capsys):
     unnamed.ClearField("estimate")
     out = printed(capsys, unnamed, Asked(("recommend",)))
     assert "not estimated: add --model NAME and --gpu NAME, --cpu or --this-machine" in out
-    assert "Next: finetree recommend --model NAME --gpu NAME\n" in out
+    assert "Next: finetree recommend --model smollm2-135m-instruct --gpu rtx-4090\n" in out
+    assert out.count(" is an example") == 2
 
 
 @pytest.mark.parametrize(
@@ -239,9 +244,10 @@ def test_limits_that_need_the_number_of_rows_ask_for_it(capsys):
     response = answer(cautions=[pb.Caution(code="BUDGET_UNCHECKED", message="unknown")])
     response.ClearField("estimate")
     response.spec.ClearField("hardware")
-    assert "Next: finetree recommend --gpu NAME --examples N\n" in printed(capsys, response, Asked(("recommend",)))
+    asked = Asked(("recommend",))
+    assert "Next: finetree recommend --gpu rtx-4090 --examples 1000\n" in printed(capsys, response, asked)
     response.spec.dataset.profile.examples = 5
-    assert "Next: finetree recommend --gpu NAME\n" in printed(capsys, response, Asked(("recommend",)))
+    assert "Next: finetree recommend --gpu rtx-4090\n" in printed(capsys, response, asked)
 
 
 def test_an_explanation_too_says_what_would_train_and_what_to_type_next(capsys):
