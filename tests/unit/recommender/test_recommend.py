@@ -63,7 +63,7 @@ async def test_one_batch_estimates_every_method_and_adaptation(pack, evidence):
     (rows,) = estimator.asked
     assert set(rows) == set(Method)
     counts = {method: len(row.fallbacks) for method, row in rows.items()}
-    assert counts == {Method.FULL: 3, Method.LORA: 2, Method.QLORA: 2, Method.PREFIX: 1, Method.ADAPTER: 3}
+    assert counts == {Method.FULL: 4, Method.LORA: 3, Method.QLORA: 3, Method.PREFIX: 1, Method.ADAPTER: 4}
     for method, row in rows.items():
         assert row.spec.WhichOneof("method") == method.field
         assert row.dataset_profile.examples == 500

@@ -43,9 +43,9 @@ ON_24, FULL, LORA = {"hardware": GPU24}, {"full": "FITS"}, {"lora": "FITS"}
 FACTS = {"task_domain": "TASK_DOMAIN_KNOWLEDGE"}
 EIGHT = {"hardware": {**GPU24, "count": 8}}
 LONG, LONGER = rows(400, 100, bounds=(3000, 8192)), rows(9, bounds=(9000,))
-CUT = {"qlora": "DOES_NOT_FIT DOES_NOT_FIT DOES_NOT_FIT FITS"}
+CUT = {"qlora": "DOES_NOT_FIT DOES_NOT_FIT DOES_NOT_FIT DOES_NOT_FIT FITS"}
 # Of rows as long as these no more than one is taken at a time anyway.
-LONG_CUT = {"qlora": "DOES_NOT_FIT DOES_NOT_FIT FITS"}
+LONG_CUT = {"qlora": "DOES_NOT_FIT DOES_NOT_FIT DOES_NOT_FIT FITS"}
 # One row in two hundred is longer than what keeps 99 of 100 whole, and has nearly all of the tokens.
 TAIL = rows(199, 1, bounds=(500, 200_000))
 BEST = ON_24 | rows(20_000) | {"quality": "QUALITY_NEED_MAXIMUM"}

@@ -83,7 +83,7 @@ def test_each_methods_recipe_is_asked_for_as_small_as_it_gets_without_cutting_ro
         assert row.spec.hardware.unknown_accelerator.marketed_memory_gb == rental_offers.ANY_GPU_GB
         assert row.spec.training.micro_batch_size == 1
         assert row.spec.training.sequence_length == 2048
-        recomputed = row.spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_FULL
+        recomputed = row.spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED
         assert recomputed is (method is not Method.PREFIX)
 
 

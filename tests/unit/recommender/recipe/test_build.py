@@ -159,34 +159,41 @@ def test_several_devices_share_the_batch(pack, read):
 def test_adaptations_come_in_the_packs_order(pack, read):
     gpu, cpu = read(hardware=GPU24), read(hardware=CPU)
     names = {m: [rule.id for rule in build.adaptations(pack, gpu, m)] for m in Method}
-    assert names["FULL"] == ["fit.gradient_checkpointing", "fit.micro_batch_1", "fit.optimizer_8bit"]
-    assert names["LORA"] == ["fit.gradient_checkpointing", "fit.micro_batch_1"]
+    lossless = ["fit.gradient_checkpointing", "fit.micro_batch_1", "fit.offloaded_inputs"]
+    assert names["FULL"] == [*lossless, "fit.optimizer_8bit"]
+    assert names["LORA"] == lossless
     assert names["QLORA"] == [*names["LORA"], "fit.rows_1024", "fit.rows_512"]
     assert names["PREFIX"] == ["fit.micro_batch_1"]
-    assert [rule.id for rule in build.adaptations(pack, cpu, Method.FULL)] == names["LORA"]
+    # A CPU has the inputs of layers in the host's memory as they are.
+    assert [rule.id for rule in build.adaptations(pack, cpu, Method.FULL)] == lossless[:2]
 
 
 def test_adaptations_add_up(pack, read):
     inputs = read(hardware=GPU24)
-    plain, recomputed, single, small = (spec_of(pack, inputs, Method.FULL, adapted=count) for count in range(4))
+    plain, recomputed, single, offloaded, small = (
+        spec_of(pack, inputs, Method.FULL, adapted=count) for count in range(5)
+    )
     assert plain.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFF
     assert recomputed.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_FULL
     assert recomputed.training.micro_batch_size == plain.training.micro_batch_size > 1
     assert single.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_FULL
     assert single.training.micro_batch_size == 1
-    assert single.optimizer == training_pb2.OPTIMIZER_ADAMW
+    for spec in (offloaded, small):
+        assert spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED
+        assert spec.training.micro_batch_size == 1
+    assert offloaded.optimizer == training_pb2.OPTIMIZER_ADAMW
     assert small.optimizer == training_pb2.OPTIMIZER_ADAMW_8BIT
 
 
 @pytest.mark.parametrize(
     ("bound", "whole", "cuts"),
     [
-        (300, 3, []),
-        (700, 3, [512]),
-        (1024, 3, [512]),
-        (3000, 3, [2048, 1024, 512]),
+        (300, 4, []),
+        (700, 4, [512]),
+        (1024, 4, [512]),
+        (3000, 4, [2048, 1024, 512]),
         # Rows that are taken one at a time anyway are not made fewer.
-        (8192, 2, [4096, 2048, 1024, 512]),
+        (8192, 3, [4096, 2048, 1024, 512]),
     ],
 )
 def test_rows_are_cut_last_and_only_where_they_are_longer(pack, read, bound, whole, cuts):

@@ -55,7 +55,7 @@ def test_the_rules_method_and_the_smallest_one_are_asked_about(evidence):
     anywhere = rows[Asked(Kind.ANOTHER_GPU, Method.LORA)]
     assert {row.view for row in rows.values()} == {estimate_pb2.ESTIMATE_VIEW_SUMMARY}
     assert anywhere.searches == [estimate_pb2.ESTIMATE_SEARCH_SMALLEST_HARDWARE]
-    assert anywhere.spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_FULL
+    assert anywhere.spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED
     nothing = replace(evidence(), parameters=70_000_000_000)
     full = ways_out_questions(PACK, asked(quality="QUALITY_NEED_MAXIMUM"), nothing)
     # Float32 weights are kept where there is a choice of hardware.

@@ -176,14 +176,14 @@ def test_float32_weights_are_given_up_last_and_never_on_a_gpu_without_bfloat16()
         request = recommendation_pb2.RecommendRequest(model={"name": "m"}, hardware={"accelerator": "card"})
         inputs = normalize(request, EVIDENCE, catalog)
         rules = adaptations(EVIDENCE, inputs, Method.FULL)
-        specs = [build(EVIDENCE, inputs, Method.FULL, parameters=8_000_000_000, adapted=n).spec for n in range(6)]
-        assert specs[3].optimizer == training_pb2.OPTIMIZER_ADAMW_8BIT
-        assert specs[4].optimizer == training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT
-        assert specs[4].precision == specs[0].precision == (training_pb2.PRECISION_BF16_MIXED if native else last)
+        specs = [build(EVIDENCE, inputs, Method.FULL, parameters=8_000_000_000, adapted=n).spec for n in range(7)]
+        assert specs[4].optimizer == training_pb2.OPTIMIZER_ADAMW_8BIT
+        assert specs[5].optimizer == training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT
+        assert specs[5].precision == specs[0].precision == (training_pb2.PRECISION_BF16_MIXED if native else last)
         assert specs[-1].precision == last
-        assert len(rules) == (5 if native else 4)
+        assert len(rules) == (6 if native else 5)
         # What is rented has room for float32 weights.
-        assert lossless(rules) == rules[:4]
+        assert lossless(rules) == rules[:5]
 
 
 def test_the_share_of_updates_that_rounding_takes_is_the_measured_one():
