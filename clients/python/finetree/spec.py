@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from finetree_api.estimator.v1 import estimate_pb2
@@ -69,6 +69,19 @@ def recommendation_of(answer: recommendation_pb2.RecommendResponse) -> job_pb2.J
     )
 
 
+def kept_sources(
+    sources: Iterable[check_pb2.SettingSource], recommended: run_spec_pb2.RunSpec, spec: run_spec_pb2.RunSpec
+) -> list[check_pb2.SettingSource]:
+    """Choose the reasons of a recommendation that hold for a spec which a caller has changed: those of equal values.
+
+    Args:
+        sources: where the recommended values come from.
+        recommended: the spec with those values.
+        spec: the spec that is to be trained. The trainer counts what has no source here as stated by the request.
+    """
+    return [each for each in sources if _equal(spec, recommended, each.field_path)]
+
+
 def model_of(job: job_pb2.Job) -> model_pb2.ModelSource:
     """Take the base model of a job that trains, at the commit that the job used: a branch may have moved on since."""
     source = job.train.spec.model
@@ -97,6 +110,15 @@ def coerce(cls: type[M], value: M | Mapping[str, Any], *, prefix: str = "") -> M
     if isinstance(value, cls):
         return value
     return message_from_dict(cls, value, prefix=prefix)  # type: ignore[arg-type]  # what else it may be is refused there
+
+
+def _equal(one: Any, other: Any, path: str) -> bool:
+    """Tell whether two messages have the same value at a path; one that is not of plain fields counts as such."""
+    for name in path.split("."):
+        if not isinstance(one, Message) or name not in one.DESCRIPTOR.fields_by_name:
+            return True
+        one, other = getattr(one, name), getattr(other, name)
+    return bool(one == other)
 
 
 def _fill(message: Message, data: Any, path: str) -> None:

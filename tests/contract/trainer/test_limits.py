@@ -5,7 +5,7 @@ import time
 
 import pytest
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
-from finetree_api.types.v1 import training_pb2
+from finetree_api.types.v1 import check_pb2, training_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.type import money_pb2
 from trainer_harness import ROWS, assert_whole, job_request, jsonl, server, states, trainer, trainer_pb2
@@ -95,5 +95,14 @@ async def test_what_may_be_lost_follows_from_the_estimate_the_price_or_the_reque
         assert await resolved(max_lost_cost=euros(0.05), max_lost_time=Duration(seconds=40)) == pytest.approx(30)
         task = job_pb2.TrainTask()
         task.spec.checkpoints.MergeFrom(training_pb2.Checkpoints(every_steps=5))
-        request = trainer_pb2.CreateJobRequest(job=job_request(dataset, task=task, suspended=True))
-        assert not (await talk.stub.CreateJob(request)).job.limits.HasField("max_lost_time")
+        # A client that copies a recommendation's sources says so of a value that it has changed, too.
+        copied = check_pb2.SettingSource(
+            field_path="checkpoints.every_steps", rule_id="default.checkpoints.every_steps"
+        )
+        for sources in ([], [copied]):
+            del task.setting_sources[:]
+            task.setting_sources.extend(sources)
+            request = trainer_pb2.CreateJobRequest(job=job_request(dataset, task=task, suspended=True))
+            job = (await talk.stub.CreateJob(request)).job
+            assert not job.limits.HasField("max_lost_time")
+            assert job.train.spec.checkpoints.every_steps == 5

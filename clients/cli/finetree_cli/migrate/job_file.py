@@ -81,13 +81,14 @@ def sources_of(
     recommended: "run_spec_pb2.RunSpec", spec: "run_spec_pb2.RunSpec", sources: "Iterable[check_pb2.SettingSource]"
 ) -> "list[check_pb2.SettingSource]":
     """Say of each training setting where it comes from: the recommender, or the OpenAI job."""
+    from finetree.spec import kept_sources
     from finetree_api.types.v1 import check_pb2
 
     names = ("epochs", "effective_batch_size", "micro_batch_size", "seed", "learning_rate")
     changed = {
         f"training.{name}" for name in names if getattr(spec.training, name) != getattr(recommended.training, name)
     }
-    kept = [each for each in sources if each.field_path not in changed]
+    kept = kept_sources(sources, recommended, spec)
     return [*kept, *(check_pb2.SettingSource(field_path=path, reason=REQUEST) for path in sorted(changed))]
 
 

@@ -34,7 +34,7 @@ from finetree._shared.status import error_of_status
 from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, Violation
 from finetree.exports.target import FORMATS, Format
 from finetree.exports.target import KINDS as EXPORTED
-from finetree.spec import coerce, recommendation_of
+from finetree.spec import coerce, kept_sources, recommendation_of
 
 TaskLike = (
     job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | evaluation_pb2.EvaluateTask | serving_pb2.ServeTask
@@ -108,7 +108,7 @@ def train_task(
     if empty and not task.spec.HasField("init_from"):  # else what is unset is the weights' own
         raise _no_recipe(recommendation)
     if isinstance(recommendation, recommendation_pb2.RecommendResponse):
-        task.setting_sources.extend(recommendation.setting_sources)
+        task.setting_sources.extend(kept_sources(recommendation.setting_sources, recommendation.spec, task.spec))
         task.recommendation.CopyFrom(recommendation_of(recommendation))
     elif recommendation is not None:
         task.recommendation.CopyFrom(recommendation)

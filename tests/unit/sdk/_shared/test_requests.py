@@ -6,8 +6,9 @@ import pytest
 from finetree._shared.requests import enum_number, plan_policy
 from finetree._shared.trainer_requests import full_name, job_template, model_source, train_task
 from finetree_api.estimator.v1 import check_plan_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.types.v1 import check_pb2, evidence_pb2, run_spec_pb2
 from google.protobuf import json_format
 
 METRICS = check_plan_pb2.PolicyMetric
@@ -88,3 +89,31 @@ def test_an_approved_plan_may_be_proto_json():
         digest="sha256:" + "0" * 64,
     )
     assert train_task(plan.spec, approved_plan=finetree.to_json(plan)).approved_plan == plan
+
+
+def test_a_value_that_was_changed_after_the_recommendation_is_the_callers_own():
+    answer = recommendation_pb2.RecommendResponse(
+        spec=run_spec_pb2.RunSpec(
+            model={"name": "x"},
+            lora={"rank": 8},
+            training={"learning_rate": 1e-4, "epochs": 3},
+            checkpoints={"every_steps": 100},
+        ),
+        setting_sources=[
+            check_pb2.SettingSource(field_path=path, rule_id=f"recipe.{path}")
+            for path in ("lora.rank", "training.learning_rate", "training.epochs", "checkpoints.every_steps")
+        ],
+    )
+    changed = run_spec_pb2.RunSpec()
+    changed.CopyFrom(answer.spec)
+    assert list(train_task(changed, recommendation=answer).setting_sources) == list(answer.setting_sources)
+    changed.checkpoints.every_steps = 2
+    changed.training.ClearField("epochs")
+    kept = train_task(changed, recommendation=answer).setting_sources
+    assert [each.field_path for each in kept] == ["lora.rank", "training.learning_rate"]
+    changed.full.SetInParent()
+    assert [each.field_path for each in train_task(changed, recommendation=answer).setting_sources] == [
+        "training.learning_rate"
+    ]
+    as_dict = finetree.to_json(answer.spec) | {"checkpoints": {"every_steps": 2}}
+    assert len(train_task(as_dict, recommendation=answer).setting_sources) == 3

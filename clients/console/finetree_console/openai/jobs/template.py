@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import finetree
 from finetree import InvalidArgument
 from finetree.errors import InvalidSpec
-from finetree.spec import message_from_dict, recommendation_of
+from finetree.spec import kept_sources, message_from_dict, recommendation_of
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import capacity_pb2, dataset_pb2, job_pb2
-from finetree_api.types.v1 import check_pb2, hardware_pb2, run_spec_pb2, training_data_pb2
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_data_pb2
 from google.protobuf.message import Message
 
 from finetree_console.openai.errors import refusal
@@ -53,7 +52,10 @@ async def template_of(client: finetree.AsyncClient, asked: CreateRequest) -> job
     template = _template(asked, task)
     if asked.learning_rate_multiplier is not None:
         await _multiply_learning_rate(client, template, asked.learning_rate_multiplier)
-    _keep_sources(task=template.train, recommended=recommended)
+    # The recommender's reasons are left out for values that the request has replaced.
+    kept = kept_sources(template.train.setting_sources, recommended, template.train.spec)
+    del template.train.setting_sources[:]
+    template.train.setting_sources.extend(kept)
     return template
 
 
@@ -172,18 +174,6 @@ async def _multiply_learning_rate(
     training.learning_rate *= multiplier
 
 
-def _keep_sources(task: job_pb2.TrainTask, recommended: run_spec_pb2.RunSpec) -> None:
-    """Leave out the recommender's reasons for values that the request has replaced."""
-    kept = [each for each in task.setting_sources if _same(task.spec, recommended, each.field_path)]
-    _replace(task.setting_sources, kept)
-
-
-def _replace(sources: Any, kept: Iterable[check_pb2.SettingSource]) -> None:
-    found = list(kept)
-    del sources[:]
-    sources.extend(found)
-
-
 def _states(spec: Any, path: str) -> bool:
     """Tell whether a spec states the field at a path."""
     *parents, last = path.split(".")
@@ -195,15 +185,6 @@ def _states(spec: Any, path: str) -> bool:
     if field is None:
         return False
     return bool(spec.HasField(last) if field.has_presence else getattr(spec, last))
-
-
-def _same(one: Any, other: Any, path: str) -> bool:
-    """Tell whether two specs have the same value at a path; a path that is not one of plain fields counts as such."""
-    for name in path.split("."):
-        if not isinstance(one, Message) or name not in one.DESCRIPTOR.fields_by_name:
-            return True
-        one, other = getattr(one, name), getattr(other, name)
-    return bool(one == other)
 
 
 def _message(cls: Any, data: Any, prefix: str) -> Any:

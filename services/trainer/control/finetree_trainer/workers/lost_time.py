@@ -3,6 +3,7 @@
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.money import to_decimal
+from finetree_runtime.runspec.defaults import CHECKPOINT_EVERY_STEPS
 
 from finetree_trainer.estimator import hourly_price
 
@@ -32,5 +33,10 @@ def max_lost_seconds(record: job_pb2.Job) -> float | None:
 
 
 def counts_no_steps(task: job_pb2.TrainTask) -> bool:
-    """Return whether nobody has said after how many steps checkpoints are saved: the spec has the default."""
+    """Return whether nobody has said after how many steps checkpoints are saved: the spec has the default.
+
+    A source alone does not say so: clients may send those of a recommendation with a spec that they have changed.
+    """
+    if task.spec.checkpoints.every_steps != CHECKPOINT_EVERY_STEPS:
+        return False
     return any(it.field_path == STEPS and it.rule_id.startswith("default.") for it in task.setting_sources)
