@@ -125,6 +125,11 @@ def test_a_second_signal_ends_the_process_at_once(program):
         (["--address", "[::]:0"], "INSECURE_ADDRESS"),
         (["--tls-cert", "cert.pem"], "TLS_INCOMPLETE"),
         (["--log-level", "loud"], "SETTING_INVALID"),
+        (["--address", "localhost"], "SETTING_INVALID"),
+        (["--address", "https://127.0.0.1:1"], "SETTING_INVALID"),
+        (["--metrics-address", "127.0.0.1"], "SETTING_INVALID"),
+        (["--metrics-address", "127.0.0.1:99999"], "SETTING_INVALID"),
+        (["--ready-file", "no-such-folder/ready.json"], "READY_FILE_UNUSABLE"),
     ],
 )
 def test_a_service_that_is_set_wrongly_ends_with_one_line(flags, reason):

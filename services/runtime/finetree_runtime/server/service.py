@@ -20,7 +20,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -212,7 +212,11 @@ def _page(service: Service) -> Page | None:
 
 async def _until_signal(service: Service) -> None:
     if service.settings.ready_file is not None:
-        service.settings.ready_file.unlink(missing_ok=True)  # an earlier run's file would report this one as ready
+        scratch = _scratch(service.settings.ready_file)
+        with _ready_file_in_use():
+            service.settings.ready_file.unlink(missing_ok=True)  # an earlier run's file would report this one as ready
+            scratch.touch()
+            scratch.unlink()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -310,9 +314,23 @@ def _announce(service: Service, address: str) -> None:
     if ready_file is None:
         print(line, flush=True)  # noqa: T201  # the one line of standard output
         return
-    scratch = ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
-    scratch.write_text(line + "\n", encoding="utf-8")
-    scratch.replace(ready_file)
+    scratch = _scratch(ready_file)
+    with _ready_file_in_use():
+        scratch.write_text(line + "\n", encoding="utf-8")
+        scratch.replace(ready_file)
+
+
+def _scratch(ready_file: Path) -> Path:
+    return ready_file.with_name(f"{ready_file.name}.{os.getpid()}")
+
+
+@contextlib.contextmanager
+def _ready_file_in_use() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        text = f"--ready-file: {error.strerror}; name a file in a folder that exists and that this service may write"
+        raise SettingsError("READY_FILE_UNUSABLE", text) from None
 
 
 def _largest_message(settings: ServiceSettings) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import ipaddress
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ its time left (as ACME clients and cert-manager do), and warned of from then on.
 REPEAT_SECONDS = 86400.0
 """Time between two warnings of an expiry."""
 
+_ADDRESS = re.compile(r"unix:.+|(\[[^]]+]|[^]:/[]+):[0-9]{1,5}")
 _FLAGS = ("--tls-cert", "--tls-key", "--tls-client-ca")
 _Stamps = tuple[tuple[int, int, int] | None, ...]
 
@@ -71,6 +73,9 @@ def server_certificates(settings: ServiceSettings) -> ServerCertificates | None:
 
 
 def _require_protection(settings: ServiceSettings) -> None:
+    if not _ADDRESS.fullmatch(settings.address):
+        text = f"address: {settings.address!r} is no HOST:PORT, [IPV6]:PORT or unix:PATH to listen on"
+        raise SettingsError("SETTING_INVALID", f"{text}; a variable for clients (FINETREE_…_ADDRESS) sets it, too")
     if is_local(settings.address) or settings.insecure:
         return
     missing = [

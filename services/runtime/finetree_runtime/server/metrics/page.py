@@ -46,7 +46,9 @@ class Page:
         host, _, port = address.rpartition(":")
         try:
             self._server = _Server(host.strip("[]") or "127.0.0.1", int(port), _pages(meter, ready, loop))
-        except (OSError, ValueError, OverflowError):
+        except (ValueError, OverflowError):
+            raise SettingsError("SETTING_INVALID", f"metrics_address: {address!r} is no HOST:PORT") from None
+        except OSError:
             raise SettingsError("ADDRESS_UNAVAILABLE", f"cannot serve metrics on {address}: is it in use?") from None
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics-page", daemon=True)
         self._thread.start()
