@@ -63,6 +63,9 @@ class Content:
 def _opened(source: Source) -> BinaryFile:
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    if isinstance(source, io.TextIOBase):
+        text = 'it is a file opened as text; open it with "rb", or give its path'
+        raise InvalidArgument(f"source: {text}", reason="UNREADABLE_SOURCE", violations=(Violation("source", text),))
     if hasattr(source, "read"):
         return cast("BinaryIO", source)
     if isinstance(source, str | Path):

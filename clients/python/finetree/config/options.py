@@ -32,6 +32,12 @@ class TLS:
     key: bytes | Path | None = field(default=None, repr=False)
     server_name: str = ""
 
+    def __post_init__(self) -> None:
+        """Take a text for a path, as everybody who does not check types expects."""
+        for name in ("ca", "certificate", "key"):
+            if isinstance(value := getattr(self, name), str):
+                object.__setattr__(self, name, Path(value))
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

@@ -2,6 +2,7 @@
 """The bytes of an upload, and which of them come next."""
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def test_rows_become_json_lines():
         ([{"a": 1}, {"a": {1, 2}}], "MALFORMED_ROW", "row 2 is not JSON"),
         ([{"a": float("nan")}], "MALFORMED_ROW", "row 1"),
         ("no/such/file.jsonl", "UNREADABLE_SOURCE", "No such file"),
+        (io.StringIO("{}"), "UNREADABLE_SOURCE", 'open it with "rb"'),
     ],
 )
 def test_what_cannot_be_uploaded(source, reason, text):

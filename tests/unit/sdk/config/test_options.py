@@ -2,6 +2,7 @@
 """Where a client goes, and when it encrypts."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 from finetree import TLS, Client, InvalidArgument
@@ -143,3 +144,8 @@ def test_certificates_come_from_the_environment_and_switch_encryption_on(monkeyp
 def test_a_private_keys_path_pickles_and_its_bytes_do_not(tmp_path):
     client = Client("host:1", tls=TLS(key=tmp_path / "key.pem"))
     assert pickle.loads(pickle.dumps(client)).options.targets["trainer"].tls.key == tmp_path / "key.pem"
+
+
+def test_paths_of_certificates_may_be_texts():
+    asked = {"ca": "ca.pem", "certificate": "own.pem", "key": "own.key"}
+    assert TLS(**asked) == TLS(ca=Path("ca.pem"), certificate=Path("own.pem"), key=Path("own.key"))
