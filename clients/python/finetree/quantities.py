@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from finetree_api.types.v1 import evidence_pb2
 
@@ -55,7 +56,8 @@ def duration_words(interval: evidence_pb2.Interval, *, low_if: str = "") -> str:
         interval: seconds.
         low_if: what makes it as short as the lower end, where that is known.
     """
-    return _range(interval, _duration, outwards=(_shorter, _longer), low_if=low_if)
+    outwards = partial(_duration, rounded=math.floor), partial(_duration, rounded=math.ceil)
+    return _range(interval, _duration, outwards=outwards, low_if=low_if)
 
 
 def cost_words(interval: evidence_pb2.MoneyInterval, *, low_if: str = "") -> str:
@@ -102,14 +104,6 @@ def _memory(count: float) -> tuple[str, str]:
     if count >= 0.95 * _GIB:
         return f"{count / _GIB:.1f}".removesuffix(".0"), "GiB"
     return f"{max(10, round(count / _MIB, -1)):.0f}", "MiB"
-
-
-def _shorter(seconds: float) -> tuple[str, str]:
-    return _duration(seconds, rounded=math.floor)
-
-
-def _longer(seconds: float) -> tuple[str, str]:
-    return _duration(seconds, rounded=math.ceil)
 
 
 def _duration(seconds: float, *, rounded: Callable[[float], int] = round) -> tuple[str, str]:

@@ -40,14 +40,8 @@ class Handlers(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
     def unary(self, method: Rpc[Q, R], function: Callable[[Q], R]) -> None:
-        """Serve an rpc of one request and one answer."""
-
-        def handle(raw: bytes, context: grpc.ServicerContext) -> R:
-            return self._guarded(method, context, lambda: self._exclusive(function, _read(method, raw)))
-
-        self._handlers[method.path] = grpc.unary_unary_rpc_method_handler(
-            handle, response_serializer=method.response.SerializeToString
-        )
+        """Serve an rpc of one request and one answer, while nothing else is served."""
+        self.waiting(method, lambda request, _: self._exclusive(function, request))
 
     def waiting(self, method: Rpc[Q, R], function: Callable[[Q, grpc.ServicerContext], R]) -> None:
         """Serve an rpc of one request and one answer, which waits for others to be served meanwhile."""

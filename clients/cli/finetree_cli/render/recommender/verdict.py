@@ -239,10 +239,10 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
     elif asked.job_file:
         return
     elif not spec.HasField("model") or not spec.hardware.WhichOneof("device"):
-        lacking, examples = _recipe_lacks(response, renting=CAN_RENT in asked.arguments)
-        filled = [word for pair in lacking.items() for word in pair]
+        lacks = list(_recipe_lacks(response, renting=CAN_RENT in asked.arguments))
+        filled = [word for option, value, _ in lacks for word in (option, value)]
         yield f"Next: {shlex.join(['finetree', *asked.arguments, *filled])}"
-        yield from (f"      {_HANGING}{_YOURS[option]}" for option in lacking if option in examples)
+        yield from (f"      {_HANGING}{note}" for _, _, note in lacks if note)
     else:
         yield f"Next: {again} --output job.yaml"
         # What this suite does not train is a recipe for another program.
@@ -260,10 +260,8 @@ def _lacking(response: recommendation_pb2.RecommendResponse, asked: Asked) -> di
     return found
 
 
-def _recipe_lacks(
-    response: recommendation_pb2.RecommendResponse, *, renting: bool
-) -> tuple[dict[str, str], frozenset[str]]:
-    """Options without which a recipe is not estimated, with values that can be pasted, and which of them are examples.
+def _recipe_lacks(response: recommendation_pb2.RecommendResponse, *, renting: bool) -> Iterator[tuple[str, str, str]]:
+    """Options without which a recipe is not estimated, each with a value to paste and what to say of an example.
 
     Hardware is named by the first offer to rent; where there may be offers, they need the number of rows first. Where
     no offer has the memory, no example would have it: the user has to name one.
@@ -271,16 +269,14 @@ def _recipe_lacks(
     spec = response.spec
     unnamed, uncounted = not spec.hardware.WhichOneof("device"), not spec.dataset.WhichOneof("source")
     not_offered = renting and unnamed and uncounted
-    found, known = dict[str, str](), set[str]()
     if not spec.HasField("model"):
-        found["--model"] = SMALL_MODEL
+        yield "--model", SMALL_MODEL, _YOURS["--model"]
     if unnamed and not not_offered:
         offered = next((item.hardware.accelerator for item in response.cautions if item.code == RENT), "")
-        found["--gpu"] = offered or ("NAME" if renting else USUAL_GPU)
-        known |= {"--gpu"} if offered or renting else set()
+        known = offered or ("NAME" if renting else "")
+        yield "--gpu", known or USUAL_GPU, "" if known else _YOURS["--gpu"]
     if not_offered or (uncounted and any(item.code in _UNCHECKED for item in response.cautions)):
-        found["--examples"] = SOME_ROWS
-    return found, frozenset(found) - known
+        yield "--examples", SOME_ROWS, _YOURS["--examples"]
 
 
 def _changed(arguments: Sequence[str], options: Sequence[str]) -> list[str]:

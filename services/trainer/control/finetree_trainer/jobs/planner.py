@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from finetree.display.units import GIB
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.trainer.v1 import evaluation_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import (
@@ -33,7 +34,7 @@ from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.models import locate, weight_settings
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
-from finetree_trainer.scheduling.demand import GIB, figures_of
+from finetree_trainer.scheduling.demand import figures_of
 from finetree_trainer.scheduling.devices import CPU, Device, matching, resolve_hardware
 
 _TRAIN, _PREPARE = "job.train", "job.prepare"

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finetree.display.units import GIB
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import evidence_pb2, hardware_pb2
 from finetree_runtime.errors import DomainError
@@ -11,8 +12,6 @@ from finetree_runtime.errors import DomainError
 from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
 from finetree_trainer.scheduling.order.positions import Group
 
-GIB = 1 << 30
-"""Bytes of a GiB, in which memory is told; disks and files are told in GB."""
 PREPARE_BYTES = 2 * GIB
 """Memory that is promised to a job whose need nobody has estimated: its process has 0.9 GB after its imports, and had
 0.8 GB more at the peak of preparing a million rows (benchmarks/results/worker/data_memory.json has the slope)."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Protocol
 
+from finetree.display.units import GIB
 from finetree_runtime.ids import project_in
 
-from finetree_trainer.scheduling.demand import GIB, Demand, needed
+from finetree_trainer.scheduling.demand import Demand, needed
 from finetree_trainer.scheduling.devices import CPU, Slot
 from finetree_trainer.scheduling.memory import Budget, Budgets
 from finetree_trainer.scheduling.order.backfill import HOST, Kept, Passed

@@ -9,7 +9,9 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from finetree_trainer.scheduling.demand import GIB, Demand, needed
+from finetree.display.units import GIB
+
+from finetree_trainer.scheduling.demand import Demand, needed
 from finetree_trainer.scheduling.devices import CPU, Device
 from finetree_trainer.scheduling.machine.meter import Meter, Reading, Session
 from finetree_trainer.scheduling.machine.nvml import GpuUse

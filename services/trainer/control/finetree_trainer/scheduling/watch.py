@@ -8,13 +8,13 @@ more, and again only after it has been there in between.
 import asyncio
 from contextlib import suppress
 
+from finetree.display.units import GIB
 from finetree_api.trainer.v1 import event_pb2
 from finetree_runtime.errors import DomainError
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
-from finetree_trainer.scheduling.demand import GIB
 from finetree_trainer.scheduling.devices import CPU
 from finetree_trainer.scheduling.memory import Budget, Budgets, MemoryLedger
 from finetree_trainer.scheduling.queue import JobQueue

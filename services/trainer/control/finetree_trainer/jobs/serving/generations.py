@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, NoReturn
 
+from finetree.display.units import GIB
 from finetree_api.trainer.v1 import job_pb2, serving_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime import errors
@@ -25,7 +26,6 @@ from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.jobs.serving.leases import EXPIRED, YIELDED, Leases, lease_expired
 from finetree_trainer.jobs.serving.memory import target_bytes
 from finetree_trainer.models.weights import WeightsLocator, require_loadable
-from finetree_trainer.scheduling.demand import GIB
 from finetree_trainer.scheduling.devices import Device
 from finetree_trainer.store import request_ids
 from finetree_trainer.store.jobs import JobRow

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetree.display.units import GIB
 from finetree_api.trainer.v1 import artifact_pb2, serving_pb2
 from finetree_api.types.v1 import method_pb2, training_pb2
 from finetree_data.weights import checkpoint
@@ -22,7 +23,6 @@ from finetree_data.weights.safetensors_file import StoredTensor, read_header
 
 from finetree_trainer.models.json_file import json_object
 from finetree_trainer.models.weights import LocatedWeights
-from finetree_trainer.scheduling.demand import GIB
 
 PROCESS_BYTES = {"cpu": 900_000_000, "cuda": 600_000_000}
 """Of a process with the libraries loaded, before the model: on a CPU its resident memory, as PREPARE_BYTES of the queue

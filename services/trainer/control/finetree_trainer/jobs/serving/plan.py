@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from finetree.display.units import GIB
 from finetree_api.trainer.v1 import serving_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument, ResourceExhausted, invalid_field
@@ -18,7 +19,6 @@ from finetree_trainer.jobs.serving.memory import Served, ServingMemory, memory_o
 from finetree_trainer.models import locate
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base, require_loadable
-from finetree_trainer.scheduling.demand import GIB
 from finetree_trainer.scheduling.devices import CPU, Device, matching
 
 LEASE_SECONDS, YIELD_SECONDS = 600.0, 60.0
