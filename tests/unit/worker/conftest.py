@@ -66,7 +66,37 @@ def tokenizer() -> Any:
     return fast
 
 
+_HYBRIDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3.5": (
+        "Qwen3_5TextConfig",
+        {
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 16,
+        },
+    ),
+    "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"]}),
+    "granite-4": (
+        "GraniteMoeHybridConfig",
+        {
+            "num_local_experts": 0,
+            "layer_types": ["mamba", "attention"],
+            "shared_intermediate_size": 48,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_n_groups": 1,
+        },
+    ),
+}
+"""Models whose layers mix tokens by a state or a convolution too: name of the configuration, and its own values."""
+
+
 def _config(kind: str, **more: Any) -> Any:
+    import transformers
     from transformers import LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen2MoeConfig, Qwen3Config
 
     shape = {
@@ -89,12 +119,15 @@ def _config(kind: str, **more: Any) -> Any:
     if kind == "qwen2-moe":
         sizes = {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}
         return Qwen2MoeConfig(num_experts=4, num_experts_per_tok=2, **sizes, **shape)
+    if kind in _HYBRIDS:
+        name, sizes = _HYBRIDS[kind]
+        return getattr(transformers, name)(**shape | sizes)
     return {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}[kind](**shape)
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Any]:
-    """Makes a random model: tiny("llama"), tiny("qwen2"), tiny("mixtral")."""
+    """Makes a random model: tiny("llama"), tiny("mixtral"), tiny("qwen3.5")."""
 
     def make(kind: str = "llama", **more: Any) -> Any:
         import torch

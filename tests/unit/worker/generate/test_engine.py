@@ -291,11 +291,11 @@ def test_numbers_that_are_not_finite_are_an_error_and_no_answer(serving: Callabl
     assert greedy(engine, "hello", "base")
 
 
-@pytest.mark.parametrize("kind", ["mistral", "qwen3", "mixtral"])
+@pytest.mark.parametrize("kind", ["mistral", "qwen3", "mixtral", "qwen3.5", "lfm2", "granite-4"])
 def test_other_architectures_answer_what_transformers_generates(
     tiny: Callable[..., Any], tokenizer: Any, kind: str
 ) -> None:
-    """A sliding window shorter than the prompt, norms of heads, experts; rows of unequal length in one batch."""
+    """A short window, norms of heads, experts, states; rows of unequal length in one batch."""
     from finetree_worker.generate.adapters import Adapters
 
     model = tiny(kind, **({"sliding_window": 9} if kind == "mistral" else {}))
@@ -306,12 +306,32 @@ def test_other_architectures_answer_what_transformers_generates(
         assert texts(answer) == [tokenizer.decode(wanted, skip_special_tokens=True)]
 
 
+@pytest.mark.parametrize("kind", ["qwen3.5", "lfm2", "granite-4"])
+def test_states_stay_with_their_answers(
+    tiny: Callable[..., Any], tokenizer: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts are read in parts, slots are given away and moved, and another answer begins in one that was used."""
+    from finetree_worker.generate.adapters import Adapters
+
+    monkeypatch.setattr(engines, "PROMPT_TOKENS", 10)
+    model = tiny(kind)
+    engine = Engine(model, tokenizer, Adapters(model), limits=engines.Limits(parallel=3))
+    lengths = (3, 16, 7, 12, 9, 1)
+    texts_asked = [*PROMPTS, "hello", "x"]
+    asked = [request(text, max_new_tokens=most) for text, most in zip(texts_asked, lengths, strict=True)]
+    said = run(engine, *asked)
+    for text, most, answer in zip(texts_asked, lengths, said, strict=True):
+        wanted = generated(model, engine._prompts.tokens(request(text)), most)
+        assert texts(answer) == [tokenizer.decode(wanted, skip_special_tokens=True)]
+    assert engine.cache_bytes == 0
+
+
 def test_a_model_that_keeps_other_states_is_refused(tokenizer: Any) -> None:
     from finetree_worker.errors import ModelError
     from finetree_worker.generate.adapters import Adapters
-    from transformers import AutoModelForCausalLM, MambaConfig
+    from transformers import AutoModelForCausalLM, RwkvConfig
 
-    config = MambaConfig(vocab_size=272, hidden_size=16, num_hidden_layers=2, state_size=4)
+    config = RwkvConfig(vocab_size=272, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16)
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(ModelError) as refused:
         Engine(model, tokenizer, Adapters(model))

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from finetree_worker.data.packing import collate
-from finetree_worker.errors import ModelError
 from finetree_worker.tokenize.example import Example
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.loss import hidden_states
@@ -56,15 +55,3 @@ def test_a_sliding_window_is_kept(tiny: Callable[..., Any]) -> None:
         packed = model.get_output_embeddings()(hidden_states(model, collate(examples)))
     expected = torch.cat([_alone(model, example) for example in examples])
     torch.testing.assert_close(packed[: len(expected)], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_attention_that_cannot_be_computed_is_refused(tiny: Callable[..., Any]) -> None:
-    from finetree_worker.training.attention import attend_documents, group
-
-    states = torch.zeros(1, 2, 8, 4)
-    groups = group([8], states.device)
-    sinking = torch.nn.Module()
-    sinking.sinks = torch.nn.Parameter(torch.zeros(2))
-    with pytest.raises(ModelError) as caught:
-        attend_documents(sinking, states, states, states, None, document_groups=groups)
-    assert caught.value.reason == "UNSUPPORTED_ATTENTION"

@@ -22,6 +22,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from finetree_worker.errors import ModelError
+from finetree_worker.generate.state_cache import LayerStates, Rows
 
 COLUMNS = 256
 """Columns are added in multiples of it, so that memory is copied seldom."""
@@ -142,6 +143,7 @@ class KeyValueCache(Cache):
         """Free the memory."""
         self.slots = self.columns = 0
         self._own = [_Layer(self) for _ in range(self._count)]
+        self._states = [LayerStates() for _ in range(self._count)]
         self.layers = [*self._own]
         self._indices = {}
 
@@ -170,6 +172,32 @@ class KeyValueCache(Cache):
         """Write a layer's states into the window, as transformers' own `update` does after looking for an offload."""
         return self._own[layer_idx].update(key_states, value_states)
 
+    def _rows(self) -> Rows:
+        window = self.window
+        return Rows(window.first, window.rows, self.slots, begin=max(window.starts) == 0)
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """Return the last inputs of a layer's convolution for the window's rows; None where they begin."""
+        return self._states[layer_idx].get("inputs", state_idx, self._rows())
+
+    def update_conv_state(self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **settings: Any) -> Tensor:
+        """Take a convolution's new inputs (rows, channels, tokens); return them behind those before."""
+        return self._states[layer_idx].put_inputs(state_idx, self._rows(), conv_states, settings["conv_kernel_size"])
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """Return a layer's recurrent state for the window's rows; None where they begin."""
+        return self._states[layer_idx].get("recurrent", state_idx, self._rows())
+
+    def update_recurrent_state(
+        self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **_: object
+    ) -> Tensor:
+        """Store a layer's recurrent state for the window's rows."""
+        return self._states[layer_idx].put("recurrent", state_idx, self._rows(), recurrent_states)
+
+    def is_recording_past(self, *_: object, **__: object) -> bool:
+        """Return False: states are never rolled back."""
+        return False
+
     def scatter_index(self, states: Tensor) -> Tensor:
         """Return the columns of the window's one token in each row, shaped like its states."""
         shape = tuple(states.shape)
@@ -191,6 +219,8 @@ class KeyValueCache(Cache):
                 for part in layer.held or ():
                     if source < part.shape[0]:
                         part[target, :, :tokens] = part[source, :, :tokens]
+            for states in self._states:
+                states.move(source, target)
 
     def wipe(self, slot: int) -> None:
         """Set a slot to zero: numbers that are not finite would reach whoever has it next."""
@@ -199,6 +229,8 @@ class KeyValueCache(Cache):
                 for part in layer.held or ():
                     if slot < part.shape[0]:
                         part[slot].zero_()
+            for states in self._states:
+                states.wipe(slot)
 
     def growth(self, slots: int, columns: int) -> int:
         """Return the tokens that memory is needed for to reserve so much; 0 where there is room already."""
@@ -209,9 +241,10 @@ class KeyValueCache(Cache):
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of all keys and values."""
+        """Bytes of all keys, values and states."""
         held = [part for layer in self._own for part in layer.held or ()]
-        return sum(part.numel() * part.element_size() for part in held)
+        states = sum(layer.bytes for layer in self._states)
+        return states + sum(part.numel() * part.element_size() for part in held)
 
 
 def _attend(
@@ -317,5 +350,5 @@ def _unsupported(model: PreTrainedModel) -> ModelError:
         "MODEL_ARCHITECTURE_UNSUPPORTED",
         f"Models of the type {model.config.model_type!r} cannot be served here: they keep more than keys and values.",
         field="model",
-        remedy="Choose a model with plain softmax attention, such as Llama, Qwen, Mistral or SmolLM.",
+        remedy="Choose a model of another family, such as Llama, Qwen, Mistral, Gemma or SmolLM.",
     )

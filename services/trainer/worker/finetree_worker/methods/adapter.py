@@ -39,8 +39,9 @@ FORMAT = BOTTLENECK_FORMAT
 """Name and version of the format."""
 PARALLEL_SCALE = 4.0
 """Scale of an adapter beside the MLP (He et al. 2022, section 4)."""
-_ATTENTION = ("self_attn", "attn", "attention")
-_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
+_ATTENTION = ("self_attn", "attn", "attention", "linear_attn", "conv", "mamba")
+"""Names of attention in a layer, or of what stands in its place in some layers of hybrid models."""
+_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "shared_mlp")
 
 
 class AdapterPlacement(StrEnum):

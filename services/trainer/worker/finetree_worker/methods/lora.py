@@ -2,6 +2,7 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685) through peft, with counter-based dropout and 16-bit adapter products."""
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, cast
 
@@ -157,7 +158,7 @@ class Lora(Method):
             use_rslora=self.rank_stabilized,
             use_dora=self.weight_decomposed,
             fan_in_fan_out=transposed(model),
-            target_modules=linear_names(model, self.targets, modules=self.modules, path=path, required=not experts),
+            target_modules=self._linear_names(model, path, required=not experts),
             target_parameters=experts or None,
             bias="none",
             task_type="CAUSAL_LM",
@@ -169,6 +170,19 @@ class Lora(Method):
         for name, parameter in adapted.named_parameters():
             parameter.requires_grad = "lora_" in name
         return adapted, cast("PreTrainedModel", adapted.get_base_model())
+
+    def _linear_names(self, model: PreTrainedModel, path: str, *, required: bool) -> list[str]:
+        names = linear_names(model, self.targets, modules=self.modules, path=path, required=required)
+        kept = [name for name in names if not peft_format.means_experts(model, name)]
+        if kept == names or (kept and not self.modules):
+            return kept
+        taken = sorted({short_name(name) for name in names} - {short_name(name) for name in kept})
+        raise PlanError(
+            "TARGET_NOT_FOUND",
+            f"peft {version('peft')} takes {', '.join(taken)} of this model for its experts, wherever they are.",
+            field=f"{path}.target_modules" if self.modules else f"{path}.targets",
+            remedy="Leave them out: attention's projections can be adapted, and experts with include_experts.",
+        )
 
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype

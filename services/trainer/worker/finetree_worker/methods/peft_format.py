@@ -5,10 +5,12 @@ import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, get_peft_model_state_dict
+from transformers import PreTrainedModel
 
 from finetree_worker.plan import BaseModel
 from finetree_worker.portable import ADAPTER_WEIGHTS, Portable, names_by_storage
@@ -50,3 +52,18 @@ def quiet_peft() -> Iterator[None]:
         for name in ("is_gradient_checkpointing", "past_key_values"):
             warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
         yield
+
+
+def means_experts(model: PreTrainedModel, name: str) -> bool:
+    """Return whether peft takes a linear layer's name for that of experts, in training and when the adapter is loaded.
+
+    Where transformers 5 stacked the experts of a mixture, peft reads their former names, such as "gate_proj", as the
+    stacked parameters: also those of a shared expert or of dense layers, which are linear layers as before.
+    """
+    try:
+        conversion: Any = import_module("peft.utils.transformers_weight_conversion")
+    except ImportError:  # peft before 0.19 converts nothing
+        return False
+    pattern = conversion._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, "")  # noqa: SLF001 - peft has no getter
+    former = conversion._MOE_TARGET_MODULE_MAPPING.get(pattern, {})  # noqa: SLF001 - likewise
+    return name.rpartition(".")[2] in former

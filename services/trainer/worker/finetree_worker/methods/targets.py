@@ -14,8 +14,13 @@ from finetree_worker.errors import PlanError
 ATTENTION = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv"),
     *("out_proj", "dense", "attn.c_proj"),
+    # Latent attention (DeepSeek).
+    *("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"),
+    # Linear attention and state-space layers. Their gates (in_proj_a, in_proj_b, in_proj_ba) stay as they are: a few
+    # numbers for each head, which decide what it forgets.
+    *("in_proj", "in_proj_qkv", "in_proj_qkvz", "in_proj_z"),
 )
-"""Names of attention projections in transformers' decoder models."""
+"""Names of the projections of attention, or of what stands in its place, in transformers' decoder models."""
 QUERY_VALUE = ("q_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv")
 """Names of query and value projections, or of the fused projection that holds them."""
 MLP = (

@@ -25,6 +25,8 @@ _ABOUT_READING = ("is_local", "local_files_only", "backend")
 """How transformers 5 read the tokenizer on this machine; it writes this into the file."""
 _BY_LAYER_TYPE = {"full_attention", "sliding_attention"}
 """Layer types with rotary positions of their own for which 4.x has names (Gemma 3)."""
+_OLD_KINDS = {"default", "linear", "dynamic", "yarn", "longrope", "llama3"}
+"""Kinds of rotary positions that 4.x has."""
 _OLD_NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
 """Names in 4.x of the base frequency and the rotated share, where they are not the usual ones."""
 
@@ -102,6 +104,10 @@ def newer_only(config: dict[str, Any]) -> str:
     rope = config.get("rope_parameters")
     if isinstance(rope, dict) and _nested(rope) and set(rope) != _BY_LAYER_TYPE:
         return "needs transformers 5 or newer: its rotary positions differ by layer type, which 4.x cannot be told"
+    if isinstance(rope, dict):
+        kinds = {str(part.get("rope_type", "default")) for part in (rope.values() if _nested(rope) else (rope,))}
+        if kinds - _OLD_KINDS:
+            return f"needs transformers 5 or newer: 4.x has no rotary positions of the kind {min(kinds - _OLD_KINDS)!r}"
     return ""
 
 

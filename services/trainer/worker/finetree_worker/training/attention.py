@@ -10,7 +10,7 @@ document, so no mask is needed, and a batch of short documents costs one call a 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,111 +19,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from finetree_worker.errors import ModelError
+from finetree_worker.data.stacking import DocumentGroup, stack, unstack
 from finetree_worker.training.fused.causal_attention import causal_attention, suits
-from finetree_worker.training.fused.shared_attention import attend_in_blocks, attend_with_scores
+from finetree_worker.training.fused.shared_attention import attend_in_blocks, attend_with_scores, weights_of
+from finetree_worker.training.token_mixers import mixing_by_document
 
 NAME = "finetree_documents"
 """Name under which the function is registered with transformers."""
 EAGER = "finetree_documents_eager"
 """Name for a model that was loaded with eager attention, whose scores are kept in memory."""
-PLAIN_ATTENTION = "Choose a model with plain softmax attention, such as Llama, Qwen, Mistral or SmolLM."
+PLAIN_ATTENTION = "Choose a model of another family, such as Llama, Qwen, Mistral, Gemma or SmolLM."
 """What to do about a model whose rows cannot be packed."""
 SHORT_TOKENS = 256
 """Up to this length plain matrix products beat the fused CPU kernel (measured, 9 heads of 64, forward and backward:
 36 tokens 0.8 against 2.1 ms, 128 tokens 3.1 against 6.8 ms, 512 tokens 16.7 against 14.7 ms)."""
-_FILL = 0.6
-"""A document joins a group when it fills at least this share of the group's length: bounds the wasted products."""
-
-_LENGTH_MULTIPLE = 16  # like packing.TOKEN_MULTIPLE, for the shapes of the attention products
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentGroup:
-    """Documents stacked to (documents, length).
-
-    `gather` (documents * length,) are token positions in the packed row, padding pointing at the document's first
-    token; `valid` (documents, length, 1) is 0 in padding and 1 elsewhere; `scatter` (tokens of the group,) are the
-    places of the real tokens among the stacked ones. `first` is the group's first token in the packed row. `behind`
-    are the first place and the number of tokens of a prefix that they share; None: nothing.
-    """
-
-    documents: int
-    length: int
-    gather: Tensor
-    valid: Tensor
-    scatter: Tensor
-    first: int
-    tokens: int
-    behind: tuple[int, int] | None = None
-
-
-def group(
-    lengths: Sequence[int], device: torch.device, *, first: int = 0, behind: tuple[int, int] | None = None
-) -> tuple[DocumentGroup, ...]:
-    """Group consecutive documents of similar length; micro-batches are packed longest first, so this finds most.
-
-    `first` is the place of their first token; `behind` are place and tokens of a prefix that stands before each.
-    """
-    groups, start = [], 0
-    while start < len(lengths):
-        stop = start + 1
-        longest = shortest = lengths[start]
-        while stop < len(lengths):
-            low, high = min(shortest, lengths[stop]), max(longest, lengths[stop])
-            if low < _FILL * high:
-                break
-            shortest, longest, stop = low, high, stop + 1
-        padded = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
-        stacked = _stack(lengths[start:stop], longest=padded, first=first, device=device)
-        groups.append(replace(stacked, behind=behind))
-        first += sum(lengths[start:stop])
-        start = stop
-    return tuple(groups)
-
-
-def _stack(lengths: Sequence[int], *, longest: int, first: int, device: torch.device) -> DocumentGroup:
-    sizes = torch.tensor(lengths)
-    starts = sizes.cumsum(0) - sizes + first
-    columns = torch.arange(longest)
-    valid = columns[None, :] < sizes[:, None]
-    gather = torch.where(valid, starts[:, None] + columns, starts[:, None]).flatten()
-    scatter = valid.flatten().nonzero().squeeze(1)
-    return DocumentGroup(
-        len(lengths), longest, gather.to(device), valid[..., None].to(device), scatter.to(device), first, sum(lengths)
-    )
-
-
-class _Stack(torch.autograd.Function):
-    """(tokens, features) to (documents * length, features).
-
-    Each real token has one place, so the backward pass is a selection too, where autograd's own for an index is an
-    accumulation.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, packed: Tensor, documents: DocumentGroup) -> Tensor:
-        ctx.documents = documents
-        return packed.index_select(0, documents.gather - documents.first)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0].index_select(0, ctx.documents.scatter), None
-
-
-class _Unstack(torch.autograd.Function):
-    """The inverse of `_Stack`; what comes back for padding is zero."""
-
-    @staticmethod
-    def forward(ctx: Any, stacked: Tensor, documents: DocumentGroup) -> Tensor:
-        ctx.documents = documents
-        return stacked.index_select(0, documents.scatter)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        documents: DocumentGroup = ctx.documents
-        back = grads[0].index_select(0, documents.gather - documents.first)
-        return back * documents.valid.reshape(-1, 1).to(back.dtype), None
 
 
 def attend_documents(
@@ -143,19 +52,15 @@ def attend_documents(
     """Compute causal attention of query (1, heads, tokens, d) to key and value (1, kv heads, tokens, d) by document.
 
     `prefix_states` (layers * 2, kv heads, prefix tokens, d) holds keys and values that stand before each document.
-    `softcap` bounds the scores to (-softcap, softcap), as Gemma 2 does. Returns (1, tokens, heads, d) and no weights.
+    `softcap` bounds the scores to (-softcap, softcap), as Gemma 2 does; a module's `sinks` (heads,) are scores of a key
+    without a value, as in gpt-oss. Returns (1, tokens, heads, d) and no weights.
     """
-    if getattr(module, "sinks", None) is not None:
-        raise ModelError(
-            "UNSUPPORTED_ATTENTION",
-            "This model uses attention sinks, which packed attention does not compute.",
-            field="model",
-            remedy=PLAIN_ATTENTION,
-        )
     layer: Any = module.layer_idx if prefix_states is not None else None
     before = None if prefix_states is None else (prefix_states[2 * layer], prefix_states[2 * layer + 1])
     eager = module.config._attn_implementation == EAGER  # type: ignore[union-attr]  # noqa: SLF001 - no getter
-    rule = _Rule(scaling, sliding_window or None, softcap, eager=eager or softcap is not None)
+    sinks: Tensor | None = getattr(module, "sinks", None)
+    eager = eager or softcap is not None or sinks is not None
+    rule = _Rule(scaling, sliding_window or None, softcap, sinks, eager=eager)
     filling = query.shape[2] - sum(documents.tokens for documents in document_groups)
     cut = [_cut(states, document_groups, filling) for states in (query, key, value)]
     parts = [_attend(cut, place, document_groups, before=before, rule=rule) for place in range(len(document_groups))]
@@ -174,11 +79,12 @@ def _cut(states: Tensor, groups: Sequence[DocumentGroup], filling: int) -> tuple
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A layer's attention: scale of the scores, window, bound of the scores, whether they are kept in memory."""
+    """A layer's attention: scale, window, bound and sinks of the scores, and whether they are kept in memory."""
 
     scaling: float | None
     window: int | None
     softcap: float | None
+    sinks: Tensor | None
     eager: bool
 
 
@@ -230,7 +136,7 @@ def _packed(out: Tensor, documents: DocumentGroup) -> Tensor:
     heads, size = out.shape[1], out.shape[3]
     stacked = out.transpose(1, 2).reshape(documents.documents * documents.length, heads * size)
     if documents.tokens != stacked.shape[0]:
-        stacked = _Unstack.apply(stacked, documents)  # type: ignore[no-untyped-call]  # torch types no Function
+        stacked = unstack(stacked, documents)
     return stacked.view(documents.tokens, heads, size)
 
 
@@ -270,7 +176,7 @@ def _sharing(states: tuple[Tensor, Tensor, Tensor], prefix: tuple[Tensor, Tensor
     windowed = rule.window is not None and tokens + length > rule.window
     unequal = queries.shape[-1] != values.shape[-1]  # the fused kernel takes heads of one size
     if seen is not None and (rule.eager or windowed or unequal or tokens + length <= SHORT_TOKENS):
-        return attend_with_scores(states, prefix, seen=seen, scale=scale, softcap=rule.softcap)
+        return attend_with_scores(states, prefix, seen=seen, scale=scale, softcap=rule.softcap, sinks=rule.sinks)
     return attend_in_blocks(states, prefix, scale=scale)
 
 
@@ -288,7 +194,7 @@ def _eager(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None
         scores = torch.tanh(scores / rule.softcap) * rule.softcap
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
-    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
+    return weights_of(scores, rule.sinks, axis=1).to(values.dtype) @ values
 
 
 def _stacked(own: Tensor, documents: DocumentGroup) -> Tensor:
@@ -296,7 +202,7 @@ def _stacked(own: Tensor, documents: DocumentGroup) -> Tensor:
     _, heads, size = own.shape
     if documents.tokens == documents.documents * documents.length:
         return own.reshape(documents.documents, documents.length, heads, size).transpose(1, 2)
-    flat: Tensor = _Stack.apply(own.reshape(documents.tokens, heads * size), documents)  # type: ignore[no-untyped-call]  # likewise
+    flat = stack(own.reshape(documents.tokens, heads * size), documents)
     return flat.view(documents.documents, documents.length, heads, size).transpose(1, 2)
 
 
@@ -317,13 +223,14 @@ def _mask(length: int, prefix: int, *, rule: _Rule, device: torch.device) -> Ten
 
 @contextmanager
 def by_document(model: PreTrainedModel) -> Iterator[None]:
-    """Make the model attend by document inside the block; generation outside it uses its own implementation."""
+    """Make the model attend and mix tokens by document inside the block; generation outside it uses its own way."""
     before = model.config._attn_implementation  # noqa: SLF001 - transformers has a setter but no getter
     name = EAGER if before == "eager" else NAME
     AttentionInterface.register(name, attend_documents)
     model.set_attn_implementation(name)
     try:
-        yield
+        with mixing_by_document(model):
+            yield
     finally:
         model.set_attn_implementation(before)
 

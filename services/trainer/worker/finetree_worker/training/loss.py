@@ -11,9 +11,10 @@ from transformers import PreTrainedModel
 
 from finetree_worker.data.packing import MicroBatch
 from finetree_worker.data.prefixes import Sharing
+from finetree_worker.data.stacking import DocumentGroup, group
 from finetree_worker.methods.prefix import states as prefix_states
-from finetree_worker.training.attention import DocumentGroup, group
 from finetree_worker.training.fused.cross_entropy import LogitRule, cross_entropy_sum, suits
+from finetree_worker.training.token_mixers import mixes_tokens
 
 CHUNK_TARGETS = 1024
 """Number of targets whose logits exist at once: 1024 x 49,152 float32 logits are 201 MB, their gradient as much."""
@@ -39,10 +40,12 @@ def sharing(model: PreTrainedModel) -> Sharing | None:
     """Return which documents of a pack may share what they begin with; None where it is not done.
 
     It is not on a GPU, nor where a model attends in code of its own (Falcon, GPT-Neo): packed documents are kept apart
-    there by their positions, and what follows a shared prefix would not see it. A model with an attention window shares
-    within documents that the window holds whole, a prefix included.
+    there by their positions, and what follows a shared prefix would not see it; nor where a state goes from token to
+    token, which each document begins anew. A model with an attention window shares within documents that the window
+    holds whole, a prefix included.
     """
-    if model.device.type != "cpu" or not model._supports_attention_backend:  # noqa: SLF001 - transformers has no getter
+    attends = model._supports_attention_backend  # noqa: SLF001 - transformers has no getter
+    if model.device.type != "cpu" or not attends or mixes_tokens(model):
         return None
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     if not window:

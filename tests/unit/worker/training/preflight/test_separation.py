@@ -31,8 +31,35 @@ _SHAPE: dict[str, Any] = {
 _GROUPED = _SHAPE | {"num_key_value_heads": 2}
 _EXPERTS = _GROUPED | {"num_experts_per_tok": 2, "num_local_experts": 4, "num_experts": 4, "moe_intermediate_size": 32}
 _GPT2 = {"vocab_size": 260, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
-_LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
-_STATE = {"state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1}
+_LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
+_TWO_SHAPES = {
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 64,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": 260,
+    "num_kv_shared_layers": 0,
+}
+_LATENT = {
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 16,
+    "first_k_dense_replace": 1,
+}
 
 ATTENTION: dict[str, dict[str, Any]] = {
     "LlamaConfig": _GROUPED,
@@ -51,6 +78,10 @@ ATTENTION: dict[str, dict[str, Any]] = {
     "OPTConfig": _SHAPE | {"ffn_dim": 64, "word_embed_proj_dim": 32},
     "MixtralConfig": _EXPERTS,
     "Qwen2MoeConfig": _EXPERTS | {"shared_expert_intermediate_size": 32},
+    "GptOssConfig": _EXPERTS | {"head_dim": 16, "sliding_window": 64},
+    "Ministral3Config": _GROUPED | {"head_dim": 16},
+    "Gemma4TextConfig": _GROUPED | _TWO_SHAPES,
+    "DeepseekV3Config": _EXPERTS | _LATENT,
 }
 """Families whose attention is computed by document."""
 OWN_ATTENTION: dict[str, dict[str, Any]] = {
@@ -64,28 +95,30 @@ OWN_ATTENTION: dict[str, dict[str, Any]] = {
     },
 }
 """Families that attend in code of their own, by a mask that transformers makes from the positions."""
+HYBRID: dict[str, dict[str, Any]] = {
+    "Qwen3_5TextConfig": _GROUPED | _LINEAR,
+    "Qwen3NextConfig": _EXPERTS | _LINEAR | {"head_dim": 16, "shared_expert_intermediate_size": 32},
+    "Lfm2Config": _GROUPED | {"layer_types": ["conv", "full_attention"]},
+    "GraniteMoeHybridConfig": _GROUPED
+    | _MAMBA
+    | {"layer_types": ["mamba", "attention"], "shared_intermediate_size": 64, "num_local_experts": 0},
+    "FalconH1Config": _GROUPED | _MAMBA | {"mamba_d_ssm": 64},
+    "BambaConfig": _GROUPED | _MAMBA | {"attn_layer_indices": [1]},
+}
+"""Families that mix tokens by convolutions and states too, which are computed by document."""
 MIXED: dict[str, dict[str, Any]] = {
     "MambaConfig": _SHAPE | {"state_size": 8},
-    "Mamba2Config": _SHAPE | _STATE,
     "FalconMambaConfig": _SHAPE | {"state_size": 8},
     "RwkvConfig": _SHAPE | {"context_length": 256, "attention_hidden_size": 32},
-    "Lfm2Config": _GROUPED | {"layer_types": ["conv", "full_attention"]},
-    "Qwen3NextConfig": _EXPERTS
-    | _LINEAR
-    | {
-        "head_dim": 16,
-        "shared_expert_intermediate_size": 32,
-        "layer_types": ["linear_attention", "full_attention"],
-    },
     "BloomConfig": {"vocab_size": 260, "hidden_size": 32, "n_layer": 2, "n_head": 4},
     "MptConfig": {"vocab_size": 260, "d_model": 32, "n_layers": 2, "n_heads": 4},
 }
-"""Models with a state, a convolution, or a bias by place in the row."""
+"""Models with a state that transformers computes in a method of a layer, or a bias by place in the row."""
 
 
 def model_of(config: str, dtype: torch.dtype = torch.float32) -> Any:
     """A tiny random model whose layers do something: as they are made, a leak would hardly change its logits."""
-    shape = (ATTENTION | OWN_ATTENTION | MIXED)[config]
+    shape = (ATTENTION | OWN_ATTENTION | HYBRID | MIXED)[config]
     torch.manual_seed(0)
     made = transformers.AutoModelForCausalLM.from_config(getattr(transformers, config)(**shape), dtype=torch.float32)
     with torch.no_grad():
@@ -95,7 +128,7 @@ def model_of(config: str, dtype: torch.dtype = torch.float32) -> Any:
     return made.to(dtype).eval()
 
 
-@pytest.mark.parametrize("config", [*ATTENTION, *OWN_ATTENTION])
+@pytest.mark.parametrize("config", [*ATTENTION, *OWN_ATTENTION, *HYBRID])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_model_that_keeps_rows_apart_is_taken(config: str, dtype: torch.dtype) -> None:
     separation.check(model_of(config, dtype))
@@ -110,7 +143,7 @@ def test_a_model_that_mixes_rows_is_refused_with_the_difference(config: str) -> 
     assert caught.value.remedy
 
 
-@pytest.mark.parametrize("config", ["Lfm2Config", "RwkvConfig", "Qwen3NextConfig", "BloomConfig"])
+@pytest.mark.parametrize("config", ["RwkvConfig", "BloomConfig"])
 def test_what_passes_between_rows_is_told_from_rounding_in_bfloat16(config: str) -> None:
     with pytest.raises(ModelError, match="at its first token"):
         separation.check(model_of(config, torch.bfloat16))
@@ -159,7 +192,7 @@ def test_the_check_leaves_the_model_as_it_was() -> None:
 def test_a_run_is_refused_before_its_rows_are_read(plan: Plan, tmp_path: Path) -> None:
     folder, recorder = tmp_path / "mixing", Recorder()
     shutil.copytree(plan.base.folder, folder)
-    model_of("Lfm2Config").save_pretrained(folder)
+    model_of("BloomConfig").save_pretrained(folder)
     with pytest.raises(ModelError) as caught:
         run(replace(plan, base=replace(plan.base, folder=folder)), recorder)
     assert caught.value.reason == "UNSUPPORTED_ATTENTION"

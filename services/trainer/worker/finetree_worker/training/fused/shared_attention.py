@@ -23,11 +23,13 @@ def attend_with_scores(
     seen: Tensor,
     scale: float,
     softcap: float | None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Attend with the scores in memory, softmax in float32.
 
     `states` are queries, keys and values (documents, heads, length, d), `prefix` keys and values (heads, tokens, d);
-    `seen` (length, tokens + length) is True where a token may attend. `softcap` bounds the scores.
+    `seen` (length, tokens + length) is True where a token may attend. `softcap` bounds the scores; `sinks` are those of
+    `weights_of`.
     """
     queries, keys, values = (part.transpose(0, 1) for part in states)
     heads, documents, length, _ = queries.shape
@@ -38,10 +40,24 @@ def attend_with_scores(
     scores = torch.cat([ahead, queries @ keys.transpose(-1, -2)], dim=-1) * scale
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    weights = torch.softmax(scores.masked_fill(~seen, -math.inf), dim=-1, dtype=torch.float32).to(values.dtype)
+    weights = weights_of(scores.masked_fill(~seen, -math.inf), sinks, axis=0).to(values.dtype)
     ahead, own = weights[..., :first], weights[..., first:]
     attended = (ahead.reshape(heads, documents * length, first) @ prefix[1]).view(heads, documents, length, -1)
     return (attended + own @ values).transpose(0, 1)
+
+
+def weights_of(scores: Tensor, sinks: Tensor | None, *, axis: int) -> Tensor:
+    """Return the softmax of scores over their last axis, float32.
+
+    `sinks` (heads,) are scores of one more key for each head, which takes its weight from the others and has no value;
+    `axis` is the axis of the heads.
+    """
+    if sinks is None:
+        return torch.softmax(scores, dim=-1, dtype=torch.float32)
+    shape = [1] * scores.ndim
+    shape[axis] = -1
+    sunk = sinks.view(shape).expand(*scores.shape[:-1], 1).to(scores.dtype)
+    return torch.softmax(torch.cat([scores, sunk], dim=-1), dim=-1, dtype=torch.float32)[..., :-1]
 
 
 def attend_in_blocks(states: tuple[Tensor, Tensor, Tensor], prefix: tuple[Tensor, Tensor], *, scale: float) -> Tensor:
