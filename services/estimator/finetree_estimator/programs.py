@@ -113,6 +113,8 @@ class Program:
     """Whether adapted projections, without dropout, are functions of the program's own that cast nothing (Unsloth's
     kernels/fast_lora.py). An MLP with all three adapted is one of them: it keeps its input and the halves before the
     gate, and overwrites them in the backward pass."""
+    mixes_tokens_by_torch: bool = False
+    """Whether linear attention is computed by torch's operations rather than by flash-linear-attention's kernels."""
     expands_kv: bool = False
     """Whether grouped keys and values are repeated to one per query head before attention."""
     hands_over_groups: bool = False
@@ -131,6 +133,7 @@ FINETREE = Program(
     "finetree",
     rms_norm_bytes=4,
     fused_optimizer=True,
+    mixes_tokens_by_torch=True,
     expands_kv=True,
     attends_by_document=True,
     gathers_stored=True,

@@ -33,7 +33,7 @@ def config_of(shape: Shape) -> PretrainedConfig:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    settings |= _switches(shape) | _experts(shape)
+    settings |= _switches(shape) | _experts(shape) | _linear_attention(shape)
     if shape.family == "falcon":
         newer = shape.norms_per_layer == 2
         settings |= {"new_decoder_architecture": newer, "num_kv_heads": shape.kv_heads, "multi_query": not newer}
@@ -74,6 +74,22 @@ def _experts(shape: Shape) -> dict[str, Any]:
         "n_shared_experts": shared,
         "first_k_dense_replace": shape.dense_layers,
         "interleave_moe_layer_step": 1,
+    }
+
+
+def _linear_attention(shape: Shape) -> dict[str, Any]:
+    linear = shape.linear
+    if linear is None:
+        return {}
+    kinds = {place: kind for kind in shape.layer_kinds for place in kind.places}
+    names = [kinds[place].linears[0].name for place in range(shape.layers)]
+    return {
+        "layer_types": ["linear_attention" if "linear" in name else "full_attention" for name in names],
+        "linear_num_key_heads": linear.key_heads,
+        "linear_key_head_dim": linear.key_head_dim,
+        "linear_num_value_heads": linear.value_heads,
+        "linear_value_head_dim": linear.value_head_dim,
+        "linear_conv_kernel_dim": linear.conv_kernel,
     }
 
 

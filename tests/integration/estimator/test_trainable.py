@@ -47,7 +47,8 @@ def small(family: str) -> Shape:
     """A model of a family with few layers, from the catalog where it has one."""
     for entry in models():
         if (shape := entry.shape).family == family:
-            return replace(shape, layers=LAYERS, extra=shape.extra // shape.layers * LAYERS)
+            linear = replace(shape.linear, layers=LAYERS - 1) if shape.linear else None
+            return replace(shape, layers=LAYERS, linear=linear, extra=shape.extra // shape.layers * LAYERS)
     return hf_config.parse({"model_type": family} | TINY | MIXTURES_OF_NO_ENTRY.get(family, {})).shape
 
 

@@ -29,6 +29,38 @@ class Linear:
         return self.d_in * self.d_out * self.copies
 
 
+@dataclass(frozen=True, slots=True)
+class LinearAttention:
+    """Dimensions of gated linear attention (Gated DeltaNet), and how many layers have it in place of attention."""
+
+    layers: int
+    key_heads: int
+    key_head_dim: int
+    value_heads: int
+    value_head_dim: int
+    conv_kernel: int = 4
+    """Tokens that the convolution of queries, keys and values sees."""
+
+    @property
+    def key_width(self) -> int:
+        """Features of all keys of a token, equal to those of all queries."""
+        return self.key_heads * self.key_head_dim
+
+    @property
+    def value_width(self) -> int:
+        """Features of all values of a token, equal to those of the output and of its gate."""
+        return self.value_heads * self.value_head_dim
+
+    @property
+    def mixed(self) -> int:
+        """Features that the convolution goes over: queries, keys and values."""
+        return 2 * self.key_width + self.value_width
+
+    def other_parameters(self, hidden: int) -> int:
+        """Parameters of a layer beside the large projections: convolution, decay, its and the update's gates, norm."""
+        return self.mixed * self.conv_kernel + 2 * self.value_heads * (hidden + 1) + self.value_head_dim
+
+
 @dataclass(frozen=True)
 class Shape:
     """Dimensions of a model as in config.json; unlike in the contract, `kv_heads` and `head_dim` are never zero."""
@@ -65,6 +97,10 @@ class Shape:
     """Tokens that a token attends to at most in layers with a sliding window, itself included; 0 where none has one."""
     full_attention_layers: int = 0
     """Layers that attend to the whole row although the others have a window."""
+    linear: LinearAttention | None = None
+    """Linear attention of some layers; None where all have attention."""
+    attention_gate: bool = False
+    """Whether the query projection gives a gate of attention's output, too."""
     family: str = ""
     """model_type of config.json; empty where unknown."""
     guessed: bool = False
@@ -85,31 +121,49 @@ class Shape:
         """Layers with a sliding window."""
         return self.layers - self.full_attention_layers if self.window else 0
 
+    @property
+    def linear_layers(self) -> int:
+        """Layers with linear attention."""
+        return self.linear.layers if self.linear else 0
+
     @cached_property
     def layer_kinds(self) -> "tuple[LayerKind, ...]":
-        """Kinds of decoder layers in forward order: one, or two where the first layers of a mixture are dense."""
-        dense = min(self.dense_layers, self.layers) if self.experts else 0
-        spans = ((0, dense, False), (dense, self.layers, self.experts > 0))
-        return tuple(_kind(self, first, end, mixture=mixture) for first, end, mixture in spans if end > first)
+        """Kinds of decoder layers in the order of their first ones.
+
+        One, or two where the first layers of a mixture are dense, and twice as many where some have linear attention.
+        """
+        dense = min(self.dense_layers, self.layers) if self.experts else self.layers
+        attending = _attending(self.layers, self.linear_layers)
+        found: dict[tuple[bool, bool], list[int]] = {}
+        for layer in range(self.layers):
+            found.setdefault((layer >= dense, layer not in attending), []).append(layer)
+        return tuple(
+            _kind(self, tuple(places), mixture=mixture, linear=linear) for (mixture, linear), places in found.items()
+        )
 
 
 @dataclass(frozen=True)
 class LayerKind:
-    """Range of equal decoder layers, `first` to `end - 1`."""
+    """Equal decoder layers, by their numbers."""
 
-    first: int
-    end: int
+    places: tuple[int, ...]
     linears: tuple[Linear, ...]
     attention_biases: int
+    """Parameters of attention beside its projections: biases, and of linear attention the convolution and gates."""
     mlp_biases: int
     router: int
     norms: int
     extra: int
 
     @property
+    def first(self) -> int:
+        """The lowest of the layers."""
+        return self.places[0]
+
+    @property
     def layers(self) -> int:
         """Number of layers."""
-        return self.end - self.first
+        return len(self.places)
 
     @cached_property
     def attention(self) -> int:
@@ -131,10 +185,11 @@ def width(shape: Shape, role: Role, intermediate: int) -> tuple[int, int]:
     """Input and output features of a projection; `intermediate` is the width of its MLP."""
     hidden = shape.hidden
     return {
-        Role.QUERY: (hidden, shape.q_width),
+        Role.QUERY: (hidden, shape.q_width * (2 if shape.attention_gate else 1)),
         Role.KEY: (hidden, shape.kv_width),
         Role.VALUE: (hidden, shape.kv_width),
         Role.QKV: (hidden, shape.q_width + 2 * shape.kv_width),
+        Role.OUTPUT_GATE: (hidden, shape.q_width),
         Role.OUTPUT: (shape.q_width, hidden),
         Role.GATE: (hidden, intermediate),
         Role.UP: (hidden, intermediate),
@@ -143,26 +198,48 @@ def width(shape: Shape, role: Role, intermediate: int) -> tuple[int, int]:
     }[role]
 
 
-def _kind(shape: Shape, first: int, end: int, *, mixture: bool) -> LayerKind:
-    places = layout(shape.family)
-    parts = list(_parts(shape, places.attention, 0))
+def _attending(layers: int, linear: int) -> frozenset[int]:
+    """Layers with softmax attention among `linear` ones without: each behind an equal share of those."""
+    attending = layers - linear
+    return frozenset((number + 1) * layers // attending - 1 for number in range(attending))
+
+
+def _kind(shape: Shape, places: tuple[int, ...], *, mixture: bool, linear: bool) -> LayerKind:
+    modules = layout(shape.family)
+    parts = _linear_parts(shape, modules.linear_attention) if linear else list(_parts(shape, modules.attention, 0))
     if mixture:
-        parts += _expert_parts(shape, places)
+        parts += _expert_parts(shape, modules)
         biased = shape.intermediate
     else:
         # Only in a mixture can dense layers have another width.
         biased = (shape.dense_intermediate if shape.experts else 0) or shape.intermediate
-        parts += _parts(shape, places.mlp, biased)
+        parts += _parts(shape, modules.mlp, biased)
+    of_linear = shape.linear.other_parameters(shape.hidden) if linear and shape.linear else 0
+    head_norms = 2 * shape.head_dim if shape.head_norms and not linear else 0
     return LayerKind(
-        first,
-        end,
+        places,
         tuple(parts),
-        attention_biases=_attention_biases(shape),
+        attention_biases=of_linear if linear else _attention_biases(shape),
         mlp_biases=_mlp_biases(shape, biased) * (shape.experts if mixture else 1),
         router=shape.hidden * shape.experts if mixture else 0,
-        norms=shape.norms_per_layer * norm_parameters(shape) + (2 * shape.head_dim if shape.head_norms else 0),
+        norms=shape.norms_per_layer * norm_parameters(shape) + head_norms,
         extra=shape.extra // shape.layers,
     )
+
+
+def _linear_parts(shape: Shape, modules: Modules) -> list[Linear]:
+    """Projections of linear attention; of an unknown family, with the names of Qwen3.5."""
+    linear = shape.linear
+    if linear is None:
+        return []
+    known = modules or layout("qwen3_5_text").linear_attention
+    joint = all(role is not Role.OUTPUT_GATE for _, role in known)
+    widths = {
+        Role.QKV: (shape.hidden, linear.mixed + (linear.value_width if joint else 0)),
+        Role.OUTPUT_GATE: (shape.hidden, linear.value_width),
+        Role.OUTPUT: (linear.value_width, shape.hidden),
+    }
+    return [Linear(path, role, *widths[role]) for path, role in known]
 
 
 def _parts(shape: Shape, modules: Modules, intermediate: int) -> list[Linear]:
@@ -228,7 +305,20 @@ def contradiction(shape: Shape) -> Contradiction | None:
         return Contradiction("kv_heads", f"does not divide {shape.heads} attention heads")
     if 0 < shape.max_positions < SHORTEST_ROW:
         return Contradiction("max_position_embeddings", f"is less than the {SHORTEST_ROW} tokens of the shortest row")
+    if shape.linear is not None and (found := _of_linear(shape, shape.linear)) is not None:
+        return found
     return _of_experts(shape) if shape.experts else _of_dense(shape)
+
+
+def _of_linear(shape: Shape, linear: LinearAttention) -> Contradiction | None:
+    if linear.layers >= shape.layers:
+        text = f"must be less than the {shape.layers} layers: one at least has softmax attention"
+        return Contradiction("linear_attention.layers", text)
+    if linear.value_heads % linear.key_heads:
+        return Contradiction("linear_attention.value_heads", f"is not a multiple of {linear.key_heads} key_heads")
+    if shape.window:
+        return Contradiction("linear_attention", "cannot be together with sliding_window")
+    return None
 
 
 def _of_experts(shape: Shape) -> Contradiction | None:

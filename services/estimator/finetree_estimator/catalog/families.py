@@ -78,6 +78,23 @@ _GPT2 = Family(
     qkv_bias=True, output_bias=True, mlp_bias=True, gated=False, tied=True, norm_bias=True, position_offset=0
 )
 
+_HYBRID = Family(
+    mlp_bias=False,
+    head_norms=True,
+    defaults=MappingProxyType(
+        {
+            "head_dim": 256,
+            "linear_num_key_heads": 16,
+            "linear_num_value_heads": 32,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
+            "linear_conv_kernel_dim": 4,
+            "full_attention_interval": 4,
+        }
+    ),
+)
+"""Qwen3-Next and what came of it: linear attention, and attention whose query projection gives a gate too."""
+
 FAMILIES: dict[str, Family] = {
     "llama": Family(),
     "mistral": _MISTRAL,
@@ -89,6 +106,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen3": Family(mlp_bias=False, head_norms=True, defaults=MappingProxyType({"head_dim": 128}), window=_SWITCHED),
     "qwen3_moe": Family(mlp_bias=False, head_norms=True, window=Window(switched=True, first=0)),
+    "qwen3_next": _HYBRID,
+    "qwen3_5_text": _HYBRID,
+    "qwen3_5_moe_text": _HYBRID,
     "gemma": _gemma(2),
     "gemma2": replace(_gemma(4), window=Window(4096, full_every=2)),
     # config.json of the multimodal releases holds only values that differ from these.
@@ -180,6 +200,8 @@ FAMILIES: dict[str, Family] = {
 ALIASES = {
     "gemma3": "gemma3_text",
     "llama4": "llama4_text",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
     "RefinedWebModel": "falcon",
     "RefinedWeb": "falcon",
 }

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetree_estimator.catalog.architecture import Shape, contradiction
+from finetree_estimator.catalog.architecture import LinearAttention, Shape, contradiction
 from finetree_estimator.catalog.families import ALIASES, FAMILIES, Family, Switch
+from finetree_estimator.catalog.projections import layout
 from finetree_estimator.remarks import Remark
 
 _LIMITS = {
@@ -26,6 +27,12 @@ _LIMITS = {
     "num_ln_in_parallel_attn": 2,
     "sliding_window": 1 << 30,
     "max_window_layers": 4096,
+    "linear_num_key_heads": 8192,
+    "linear_num_value_heads": 8192,
+    "linear_key_head_dim": 1 << 16,
+    "linear_value_head_dim": 1 << 16,
+    "linear_conv_kernel_dim": 64,
+    "full_attention_interval": 4096,
 }
 """Largest accepted values, those of the contract's ModelShape."""
 SPELLINGS = {
@@ -90,6 +97,8 @@ _CONTRACT_NAMES = {
     "kv_heads": "num_key_value_heads",
     "active_experts": "num_experts_per_tok",
     "dense_layers": "first_k_dense_replace",
+    "linear_attention.layers": "layer_types",
+    "linear_attention.value_heads": "linear_num_value_heads",
 }
 """Names in config.json of fields of the contract's ModelShape."""
 _OTHER_LAYERS = {
@@ -102,6 +111,8 @@ _OTHER_LAYERS = {
     "hidden_size_per_layer_input": "embeddings per layer",
 }
 """Settings of unsupported kinds of layers."""
+_GATED_SHARED_EXPERTS = ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text")
+"""Families whose shared expert has a gate."""
 _VARIANTS = {"do_layer_norm_before": True, "no_bias": True, "qk_layernorm": False, "add_cross_attention": False}
 """Only supported values of settings whose other value adds layers that are not counted."""
 _OTHER_HEADS = ("MaskedLM", "PreTraining", "SequenceClassification", "TokenClassification", "QuestionAnswering")
@@ -181,7 +192,7 @@ def _remarks(config: dict[str, Any], name: str) -> Iterator[Remark]:
 def _refuse_other_kinds(config: dict[str, Any], name: str) -> None:
     """Raise ConfigError for models that the formulas do not describe."""
     for key, kind in _OTHER_LAYERS.items():
-        if config.get(key):
+        if config.get(key) and not (kind == "linear attention" and layout(name).linear_attention):
             raise ConfigError(f"{key}: {kind} is not supported; give model.shape with the nearest dimensions")
     if config.get("is_encoder_decoder") is True:
         raise ConfigError("is_encoder_decoder: only decoder-only models are supported")
@@ -243,6 +254,8 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
     if name in ("falcon", "gpt_bigcode"):
         shape = _with_shared_keys(config, shape)
     shape = _with_window(config, family, shape)
+    if layout(name).linear_attention:
+        shape = _with_linear_attention(config, family, shape)
     if flag(config, "use_parallel_residual", default=False) and name == "stablelm":
         shape = replace(shape, norms_per_layer=1)
     return replace(shape, extra=_extra(config, family, shape))
@@ -271,6 +284,24 @@ def _with_window(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
         every = len(every) if isinstance(every, str) else every
         full = shape.layers // every if isinstance(every, int) and every > 0 else 0
     return replace(shape, window=window, full_attention_layers=full) if full < shape.layers else shape
+
+
+def _with_linear_attention(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
+    """Add linear attention to a shape: by the list of layer types, or in all but every so manieth layer."""
+    listed = config.get("layer_types")
+    if isinstance(listed, list) and len(listed) == shape.layers:
+        layers = sum(kind == "linear_attention" for kind in listed)
+    else:
+        layers = shape.layers - shape.layers // number(config, family, "full_attention_interval")
+    linear = LinearAttention(
+        layers=layers,
+        key_heads=number(config, family, "linear_num_key_heads"),
+        key_head_dim=number(config, family, "linear_key_head_dim"),
+        value_heads=number(config, family, "linear_num_value_heads"),
+        value_head_dim=number(config, family, "linear_value_head_dim"),
+        conv_kernel=number(config, family, "linear_conv_kernel_dim"),
+    )
+    return replace(shape, linear=linear if layers else None, attention_gate=True)
 
 
 def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
@@ -324,7 +355,7 @@ def _extra(config: dict[str, Any], family: Family, shape: Shape) -> int:
     if shape.family == "gpt_oss":
         # A sink per head and a bias per expert in the router.
         extra += mixtures * (shape.heads + shape.experts)
-    if shape.family == "qwen2_moe" and shape.shared_expert:
+    if shape.family in _GATED_SHARED_EXPERTS and shape.shared_expert:
         # The gate of the shared expert.
         extra += mixtures * shape.hidden
     return extra

@@ -8,7 +8,7 @@ from functools import cache
 
 from finetree_runtime.runspec import model_names
 
-from finetree_estimator.catalog.architecture import Shape
+from finetree_estimator.catalog.architecture import LinearAttention, Shape
 from finetree_estimator.catalog.names import UnknownNameError, split, table
 
 
@@ -60,8 +60,20 @@ _SWITCHES = {
     "norm_bias": "norm_bias",
     "head_norms": "head_norms",
     "lm_head_bias": "lm_head_bias",
+    "attention_gate": "attention_gate",
 }
 """Boolean columns of the data file (1 means true), with the fields of Shape."""
+
+
+_LINEAR = {
+    "linear_layers": "layers",
+    "linear_key_heads": "key_heads",
+    "linear_key_head_dim": "key_head_dim",
+    "linear_value_heads": "value_heads",
+    "linear_value_head_dim": "value_head_dim",
+    "linear_conv_kernel": "conv_kernel",
+}
+"""Columns of linear attention, with the fields of LinearAttention; 0 where the model has none."""
 
 
 @cache
@@ -85,14 +97,20 @@ def _model_index() -> Mapping[str, ModelEntry]:
 
 def _model(row: dict[str, str]) -> ModelEntry:
     numbers = {field: int(row[column] or 0) for column, field in _NUMBERS.items()}
+    linear = {field: int(row[column]) for column, field in _LINEAR.items()}
     switches = {field: row[column] == "1" for column, field in _SWITCHES.items()}
     return ModelEntry(
         name=row["name"],
         hub_id=row["hub_id"],
         family=row["family"],
         license=row["license"],
-        # mypy cannot see which fields the tables name.
-        shape=Shape(family=row["model_type"], **numbers, **switches),  # type: ignore[arg-type]
+        shape=Shape(
+            family=row["model_type"],
+            linear=LinearAttention(**linear) if linear["layers"] else None,
+            # mypy cannot see which fields the tables name.
+            **numbers,  # type: ignore[arg-type]
+            **switches,
+        ),
         published=row["published_parameters"],
         stored_besides=int(row["stored_besides"]),
         aliases=split(row["aliases"]),

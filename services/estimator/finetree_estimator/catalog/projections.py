@@ -16,6 +16,7 @@ class Role(Enum):
     KEY = "key"
     VALUE = "value"
     QKV = "query, key and value"
+    OUTPUT_GATE = "gate of the attention output"
     OUTPUT = "attention output"
     GATE = "gate"
     UP = "up"
@@ -26,7 +27,7 @@ class Role(Enum):
     __hash__ = object.__hash__
 
 
-ATTENTION_ROLES = frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.QKV, Role.OUTPUT})
+ATTENTION_ROLES = frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.QKV, Role.OUTPUT_GATE, Role.OUTPUT})
 """Projections of attention; the others are the MLP's."""
 
 Modules = tuple[tuple[str, Role], ...]
@@ -39,6 +40,8 @@ class Layout:
 
     attention: Modules
     mlp: Modules
+    linear_attention: Modules = ()
+    """Projections of a layer with linear attention, those of its gates left out."""
     experts: str = "mlp.experts"
     """Module with the stacked parameters `gate_up_proj` and `down_proj` of all routed experts."""
     shared: str = "mlp.shared_expert"
@@ -51,6 +54,13 @@ class Layout:
     """Whether keys and values are repeated to one per query head before caching, which widens prefixes."""
 
 
+_LINEAR: Modules = (
+    ("linear_attn.in_proj_qkv", Role.QKV),
+    ("linear_attn.in_proj_z", Role.OUTPUT_GATE),
+    ("linear_attn.out_proj", Role.OUTPUT),
+)
+_JOINT_LINEAR: Modules = (("linear_attn.in_proj_qkvz", Role.QKV), ("linear_attn.out_proj", Role.OUTPUT))
+"""Qwen3-Next's, whose one projection gives the output's gate too."""
 _QKVO: Modules = (
     ("self_attn.q_proj", Role.QUERY),
     ("self_attn.k_proj", Role.KEY),
@@ -89,6 +99,8 @@ LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(("smollm3", "granite", "stablelm", "olmo2", "olmo3", "cohere", "cohere2", "internlm3"), LLAMA),
     **dict.fromkeys(("ernie4_5", "seed_oss", "exaone4", "hunyuan_v1_dense", "nemotron"), LLAMA),
     **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "gpt_oss"), LLAMA),
+    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text"), replace(LLAMA, linear_attention=_LINEAR)),
+    "qwen3_next": replace(LLAMA, linear_attention=_JOINT_LINEAR),
     "glm4_moe": Layout(_QKVO, _below("mlp", GATED_MLP), shared="mlp.shared_experts"),
     "llama4_text": Layout(
         _QKVO,
@@ -137,5 +149,7 @@ def roles_of(name: str) -> frozenset[Role]:
     return frozenset(role for path, role in _MODULES if ends_with(path, name))
 
 
-_MODULES = frozenset(module for known in LAYOUTS.values() for module in known.attention + known.mlp)
+_MODULES = frozenset(
+    module for known in LAYOUTS.values() for module in known.attention + known.linear_attention + known.mlp
+)
 """Paths of the projections of all families."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from finetree_estimator import constants as c
 from finetree_estimator.memory.attention_scores import score_bytes
+from finetree_estimator.memory.linear_attention import attending_share, mean_of_layers
 from finetree_estimator.run import Run
 
 PLAIN_GELU = frozenset({"gpt2", "phi", "gptj", "codegen"})
@@ -28,7 +29,7 @@ class LayerActivations:
     """Bytes per token that a decoder layer keeps and needs, where nothing else is said."""
 
     norms: float
-    attention: int
+    attention: float
     """Queries, keys, values, output and the softmax's normalizer."""
     mlp: float
     trained_inputs: float
@@ -54,10 +55,10 @@ def layer_activations(run: Run) -> LayerActivations:
     expert_copies, expert_copy = run.method.expert_copies(run)
     return LayerActivations(
         norms=_norms(run),
-        attention=_attention(run),
+        attention=mean_of_layers(run, _attention(run)),
         mlp=_mlp(run),
         trained_inputs=run.method.saved_inputs(run),
-        scores=score_bytes(run),
+        scores=attending_share(run.shape) * score_bytes(run),
         gradients=run.stream_bytes * (_wide_features(run) + 4 * run.shape.hidden),
         expert_copies=expert_copies,
         expert_copy=expert_copy,
@@ -73,7 +74,7 @@ def _norms(run: Run) -> float:
     scales = trained if run.method.trains_base and not (s.norm_bias or run.program.fused_norms) else 0
     heads = (s.q_width + s.kv_width) if s.head_norms or s.family in {"olmo2", "olmo3"} else 0
     inputs = 1 if s.family in _PARALLEL_NORMS else s.norms_per_layer
-    return float((kept + scales) * (inputs * s.hidden + heads))
+    return float((kept + scales) * (inputs * s.hidden + attending_share(s) * heads))
 
 
 def _attention(run: Run) -> int:

@@ -2,6 +2,7 @@
 """Tensors of the worker on a CPU, in bytes per token: what a layer keeps, and what exists inside one for a moment."""
 
 from finetree_estimator import constants as c
+from finetree_estimator.memory.linear_attention import attending_share, mean_of_layers
 from finetree_estimator.methods.base import FirstLayer
 from finetree_estimator.run import Rows, Run
 
@@ -37,7 +38,8 @@ def kept_per_token(run: Run) -> float:
     kernel = not run.eager_attention and not short and size == FLOAT
     apart = run.method.trains_base and (not kernel or padding > 1)
     output = size * shape.q_width if apart else 0
-    return _kept_outside_attention(run) + output + padding * (attended + shape.heads * scores)
+    attention = output + padding * (attended + shape.heads * scores)
+    return _kept_outside_attention(run) + mean_of_layers(run, attention)
 
 
 def _kept_outside_attention(run: Run) -> float:
@@ -61,9 +63,9 @@ def norm_bytes(run: Run) -> int:
     return FLOAT + (stream_bytes(run) if run.method.trains_base else 0)
 
 
-def _head_norms(run: Run) -> int:
-    """Features of queries and keys that norms of their own go over."""
-    return run.shape.q_width + run.shape.kv_width if run.shape.head_norms else 0
+def _head_norms(run: Run) -> float:
+    """Features of queries and keys that norms of their own go over, in the mean of all layers."""
+    return attending_share(run.shape) * (run.shape.q_width + run.shape.kv_width) if run.shape.head_norms else 0.0
 
 
 def document_length(rows: Rows | None, limit: int) -> tuple[float, float]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of ListModels, ListAccelerators and ListPrices."""
 
+from dataclasses import asdict
+
 from finetree_api.estimator.v1 import catalog_pb2
 from finetree_api.types.v1 import model_pb2
 from finetree_runtime.money import to_money
@@ -115,4 +117,6 @@ def _shape(shape: Shape) -> model_pb2.ModelShape:
         dense_intermediate_size=shape.dense_intermediate or None,
         extra_parameters=shape.extra,
         family=shape.family,
+        linear_attention=model_pb2.LinearAttention(**asdict(shape.linear)) if shape.linear else None,
+        attention_gate=shape.attention_gate,
     )

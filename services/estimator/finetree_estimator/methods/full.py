@@ -35,7 +35,7 @@ class Full(Method):
         if self.frozen_layers == 0:
             return count(shape).total
         kinds = shape.layer_kinds
-        layers = sum(kind.total * max(0, min(kind.end, self.frozen_layers) - kind.first) for kind in kinds)
+        layers = sum(kind.total * sum(place < self.frozen_layers for place in kind.places) for kind in kinds)
         return count(shape).total - layers - shape.vocab * shape.hidden
 
     @property

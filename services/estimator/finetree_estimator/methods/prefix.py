@@ -9,6 +9,12 @@ from finetree_estimator.catalog.projections import layout
 from finetree_estimator.methods.base import ELEMENTWISE_TRAFFIC, FEW_MEASURED, Method, Setup
 from finetree_estimator.remarks import Remark
 
+_NOT_TRAINED = Remark(
+    "PREFIX_NOT_TRAINED",
+    "prefix tuning needs keys and values in every layer, which linear attention does not have: the trainer refuses it",
+    "spec.prefix",
+)
+
 
 @dataclass(frozen=True)
 class Prefix(Method):
@@ -28,9 +34,9 @@ class Prefix(Method):
         """Half-width, as a share, of the interval of what is counted: 8 rows were measured."""
         return 0.05
 
-    def remarks(self, setup: Setup) -> tuple[Remark, ...]:  # noqa: ARG002
-        """Remarks for people: how little was measured."""
-        return (FEW_MEASURED,)
+    def remarks(self, setup: Setup) -> tuple[Remark, ...]:
+        """Remarks for people: how little was measured, and that hybrid models are not trained so."""
+        return (FEW_MEASURED, _NOT_TRAINED) if setup.shape.linear else (FEW_MEASURED,)
 
     def trainable_parameters(self, shape: Shape) -> int:
         """Parameters of a key and a value for each virtual token and layer."""

@@ -25,6 +25,7 @@ SAME_INPUT = {
     Role.KEY: Role.QUERY,
     Role.VALUE: Role.QUERY,
     Role.QKV: Role.QUERY,
+    Role.OUTPUT_GATE: Role.QUERY,
     Role.UP: Role.GATE,
     Role.GATE_UP: Role.GATE,
 }
@@ -67,9 +68,9 @@ def adapted(shape: Shape, targets: tuple[str, ...]) -> tuple[tuple[int, Linear, 
         name, only = _split(target)
         found = False
         for kind in shape.layer_kinds:
-            if only is not None and not kind.first <= only < kind.end:
+            if only is not None and only not in kind.places:
                 continue
-            layers = range(kind.first, kind.end) if only is None else (only,)
+            layers = kind.places if only is None else (only,)
             for part in _named(shape, kind, name):
                 chosen.setdefault((kind.first, part.name, part.role), (part, set()))[1].update(layers)
                 found = True

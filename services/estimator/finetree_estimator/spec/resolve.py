@@ -11,7 +11,7 @@ from finetree_runtime.runspec import device_names
 
 from finetree_estimator.catalog import devices, hf_config
 from finetree_estimator.catalog.accelerators import AcceleratorEntry, accelerator, other_memories
-from finetree_estimator.catalog.architecture import Shape, contradiction
+from finetree_estimator.catalog.architecture import LinearAttention, Shape, contradiction
 from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.families import ALIASES
 from finetree_estimator.catalog.hf_config import ConfigError, Described
@@ -181,6 +181,8 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
         extra=given.extra_parameters,
         window=given.sliding_window,
         full_attention_layers=given.full_attention_layers,
+        linear=_linear_attention(given.linear_attention) if given.HasField("linear_attention") else None,
+        attention_gate=given.attention_gate,
         family=family,
         guessed=bool(family) and family not in LAYOUTS,
     )
@@ -193,6 +195,17 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
         return Described(shape)
     text = f"the family {family!r} is unknown: module names are assumed to be those of Llama"
     return Described(shape, (Remark("MODEL_FAMILY_UNKNOWN", text, "spec.model.shape.family"),))
+
+
+def _linear_attention(given: model_pb2.LinearAttention) -> LinearAttention:
+    return LinearAttention(
+        layers=given.layers,
+        key_heads=given.key_heads,
+        key_head_dim=given.key_head_dim,
+        value_heads=given.value_heads,
+        value_head_dim=given.value_head_dim,
+        conv_kernel=given.conv_kernel or 4,
+    )
 
 
 def _shape_of_path(path: str, root: Path | None) -> Described:

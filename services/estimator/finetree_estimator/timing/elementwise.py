@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.projections import Role, layout
 from finetree_estimator.memory.activations import PLAIN_GELU
+from finetree_estimator.memory.linear_attention import attending_share, kept_per_token
 from finetree_estimator.run import Run
 
 _NO_ROTARY = frozenset({"mpt", "bloom", "gpt2", "gpt_bigcode", "opt"})
@@ -39,7 +40,7 @@ def layer_traffic(run: Run) -> Traffic:
     norms = run.program.compiled or run.program.fused_norms
     activation = run.program.compiled or run.program.fused_activation
     kernels = _norms(run, fused=norms) + _rotary(run, fused=norms) + _mlp(run, fused=activation)
-    return kernels + _residual(run) + _casts(run)
+    return kernels + _residual(run) + _casts(run) + _linear_attention(run)
 
 
 def cached_share(run: Run, tokens: float) -> float:
@@ -60,7 +61,8 @@ def _norms(run: Run, *, fused: bool) -> Traffic:
     the sum of both ways to the input (12).
     """
     s, stream = run.shape, run.stream_bytes
-    width = s.norms_per_layer * s.hidden + (s.q_width + s.kv_width if s.head_norms else 0)
+    heads = s.q_width + s.kv_width if s.head_norms else 0
+    width = s.norms_per_layer * s.hidden + attending_share(s) * heads
     scale = 2 * stream if run.method.trains_base else 0
     if s.norm_bias or fused or run.program.rms_norm_bytes == 2:
         return Traffic(2 * stream, 3 * stream + scale).times(width)
@@ -77,7 +79,16 @@ def _rotary(run: Run, *, fused: bool) -> Traffic:
     if s.learned_positions or s.family in _NO_ROTARY:
         return Traffic()
     numbers = Traffic(2, 2) if fused else Traffic(10, 15)
-    return numbers.times(run.compute_bytes * (s.q_width + s.kv_width))
+    return numbers.times(attending_share(s) * run.compute_bytes * (s.q_width + s.kv_width))
+
+
+def _linear_attention(run: Run) -> Traffic:
+    """Bytes per token of linear attention outside of its projections, in the mean of all layers: own assumption.
+
+    What is kept is written and read twice forward; backward, each with its gradient.
+    """
+    kept = kept_per_token(run) * (1.0 - attending_share(run.shape))
+    return Traffic(3.0, 6.0).times(kept)
 
 
 def _residual(run: Run) -> Traffic:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.parameters import active_parameters, count, linear_weights
+from finetree_estimator.memory import linear_attention
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.run import Rows, Run
 from finetree_estimator.timing import communication, elementwise, mixtures
@@ -79,7 +80,7 @@ def forward_flops(run: Run, rows: Rows) -> ForwardFlops:
     head = 2.0 * shape.vocab * shape.hidden * _alignment_factor(run)
     return ForwardFlops(
         dense=2.0 * (active_parameters(shape) - parameters.embeddings - parameters.lm_head),
-        attention=shape.q_width * _attention_spans(run, rows),
+        attention=shape.q_width * _attention_spans(run, rows) + linear_attention.forward_flops(shape),
         head=head * loss_share(run, rows),
     )
 
@@ -100,7 +101,7 @@ def _attention_spans(run: Run, rows: Rows) -> float:
     else:
         within = whole
     prefix = 4.0 * run.method.prefix_tokens * run.shape.layers
-    return (run.shape.layers - windowed) * whole + windowed * within + prefix
+    return (run.shape.layers - run.shape.linear_layers - windowed) * whole + windowed * within + prefix
 
 
 def training_flops(run: Run, rows: Rows, step: Step) -> float:

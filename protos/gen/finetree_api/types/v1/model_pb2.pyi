@@ -119,6 +119,8 @@ class ModelShape(_message.Message):
     FAMILY_FIELD_NUMBER: _builtins.int
     SLIDING_WINDOW_FIELD_NUMBER: _builtins.int
     FULL_ATTENTION_LAYERS_FIELD_NUMBER: _builtins.int
+    LINEAR_ATTENTION_FIELD_NUMBER: _builtins.int
+    ATTENTION_GATE_FIELD_NUMBER: _builtins.int
     hidden_size: _builtins.int
     """Width of the residual stream (hidden_size of config.json)."""
     layers: _builtins.int
@@ -177,6 +179,12 @@ class ModelShape(_message.Message):
     """
     full_attention_layers: _builtins.int
     """Layers that attend to the whole row although the others have a window. 0: all layers have it. Needs sliding_window."""
+    attention_gate: _builtins.bool
+    """Whether the query projection gives a gate of attention's output as well, which doubles it (attn_output_gate)."""
+    @_builtins.property
+    def linear_attention(self) -> Global___LinearAttention:
+        """Layers with linear attention in place of softmax attention. Unset: none."""
+
     def __init__(
         self,
         *,
@@ -207,10 +215,12 @@ class ModelShape(_message.Message):
         family: _builtins.str = ...,
         sliding_window: _builtins.int | None = ...,
         full_attention_layers: _builtins.int = ...,
+        linear_attention: Global___LinearAttention | None = ...,
+        attention_gate: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "dense_intermediate_size", b"dense_intermediate_size", "head_dim", b"head_dim", "kv_heads", b"kv_heads", "max_position_embeddings", b"max_position_embeddings", "norms_per_layer", b"norms_per_layer", "sliding_window", b"sliding_window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "dense_intermediate_size", b"dense_intermediate_size", "head_dim", b"head_dim", "kv_heads", b"kv_heads", "linear_attention", b"linear_attention", "max_position_embeddings", b"max_position_embeddings", "norms_per_layer", b"norms_per_layer", "sliding_window", b"sliding_window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_heads", b"attention_heads", "attention_output_bias", b"attention_output_bias", "dense_intermediate_size", b"dense_intermediate_size", "dense_layers", b"dense_layers", "experts", b"experts", "extra_parameters", b"extra_parameters", "family", b"family", "full_attention_layers", b"full_attention_layers", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "head_norms", b"head_norms", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "layers", b"layers", "learned_positions", b"learned_positions", "lm_head_bias", b"lm_head_bias", "max_position_embeddings", b"max_position_embeddings", "mlp_bias", b"mlp_bias", "norm_bias", b"norm_bias", "norms_per_layer", b"norms_per_layer", "shared_expert_size", b"shared_expert_size", "sliding_window", b"sliding_window", "tied_embeddings", b"tied_embeddings", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_gate", b"attention_gate", "attention_heads", b"attention_heads", "attention_output_bias", b"attention_output_bias", "dense_intermediate_size", b"dense_intermediate_size", "dense_layers", b"dense_layers", "experts", b"experts", "extra_parameters", b"extra_parameters", "family", b"family", "full_attention_layers", b"full_attention_layers", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "head_norms", b"head_norms", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "layers", b"layers", "learned_positions", b"learned_positions", "linear_attention", b"linear_attention", "lm_head_bias", b"lm_head_bias", "max_position_embeddings", b"max_position_embeddings", "mlp_bias", b"mlp_bias", "norm_bias", b"norm_bias", "norms_per_layer", b"norms_per_layer", "shared_expert_size", b"shared_expert_size", "sliding_window", b"sliding_window", "tied_embeddings", b"tied_embeddings", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dense_intermediate_size: _TypeAlias = _typing.Literal["dense_intermediate_size"]  # noqa: Y015
     _WhichOneofArgType__dense_intermediate_size: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size"]  # noqa: Y015
@@ -238,3 +248,49 @@ class ModelShape(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sliding_window) -> _WhichOneofReturnType__sliding_window | None: ...
 
 Global___ModelShape: _TypeAlias = ModelShape  # noqa: Y015
+
+@_typing.final
+class LinearAttention(_message.Message):
+    """Layers with gated linear attention (Gated DeltaNet, as in Qwen3.5). The other layers have softmax attention, one behind
+    as many linear ones as they allow.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYERS_FIELD_NUMBER: _builtins.int
+    KEY_HEADS_FIELD_NUMBER: _builtins.int
+    KEY_HEAD_DIM_FIELD_NUMBER: _builtins.int
+    VALUE_HEADS_FIELD_NUMBER: _builtins.int
+    VALUE_HEAD_DIM_FIELD_NUMBER: _builtins.int
+    CONV_KERNEL_FIELD_NUMBER: _builtins.int
+    layers: _builtins.int
+    """Layers that have it. One layer at least has softmax attention."""
+    key_heads: _builtins.int
+    """Heads of queries and of keys (linear_num_key_heads)."""
+    key_head_dim: _builtins.int
+    """Width of such a head (linear_key_head_dim)."""
+    value_heads: _builtins.int
+    """Heads of values, a multiple of key_heads (linear_num_value_heads)."""
+    value_head_dim: _builtins.int
+    """Width of such a head (linear_value_head_dim)."""
+    conv_kernel: _builtins.int
+    """Tokens that the convolution before it sees (linear_conv_kernel_dim). Unset: 4."""
+    def __init__(
+        self,
+        *,
+        layers: _builtins.int = ...,
+        key_heads: _builtins.int = ...,
+        key_head_dim: _builtins.int = ...,
+        value_heads: _builtins.int = ...,
+        value_head_dim: _builtins.int = ...,
+        conv_kernel: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_conv_kernel", b"_conv_kernel", "conv_kernel", b"conv_kernel"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_conv_kernel", b"_conv_kernel", "conv_kernel", b"conv_kernel", "key_head_dim", b"key_head_dim", "key_heads", b"key_heads", "layers", b"layers", "value_head_dim", b"value_head_dim", "value_heads", b"value_heads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__conv_kernel: _TypeAlias = _typing.Literal["conv_kernel"]  # noqa: Y015
+    _WhichOneofArgType__conv_kernel: _TypeAlias = _typing.Literal["_conv_kernel", b"_conv_kernel"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__conv_kernel) -> _WhichOneofReturnType__conv_kernel | None: ...
+
+Global___LinearAttention: _TypeAlias = LinearAttention  # noqa: Y015

@@ -21,7 +21,7 @@ ATTENTION = (
     *("in_proj", "in_proj_qkv", "in_proj_qkvz", "in_proj_z"),
 )
 """Names of the projections of attention, or of what stands in its place, in transformers' decoder models."""
-QUERY_VALUE = ("q_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv")
+QUERY_VALUE = ("q_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv", "in_proj_qkv", "in_proj_qkvz")
 """Names of query and value projections, or of the fused projection that holds them."""
 MLP = (
     *("gate_proj", "up_proj", "down_proj", "gate_up_proj"),
