@@ -50,7 +50,7 @@ CODES = {
 """Every code but those of respects in which the nearest measured run differs."""
 RESPECTS = {
     *("ACCELERATOR", "ARCHITECTURE", "ATTENTION", "BASE_BITS", "CHECKPOINTING", "DEVICE_COUNT", "EXPERTS"),
-    *("METHOD", "NODE_COUNT", "PROGRAM", "SHARDING"),
+    *("LINEAR_ATTENTION", "METHOD", "NODE_COUNT", "PROGRAM", "SHARDING"),
 }
 """Each has a code that ends in _DIFFERS and one that ends in _NOT_MEASURED."""
 

@@ -196,13 +196,15 @@ def of_shape(shape: model_pb2.ModelShape, where: str) -> catalog_pb2.Model:
 
     Raises:
         InvalidArgument: INVALID_REQUEST: its numbers contradict each other.
-        Unimplemented: NOT_IN_FAKE_SUITE: it has experts.
+        Unimplemented: NOT_IN_FAKE_SUITE: it has experts or linear attention.
     """
     wrong = next(_contradictions(shape), None)
     if wrong is not None:
         raise invalid(f"{where}.{wrong[0]}", wrong[1])
     if shape.experts:
         raise not_promised("counts no experts")
+    if shape.HasField("linear_attention"):
+        raise not_promised("counts no linear attention")
     heads, kv_heads = shape.attention_heads, shape.kv_heads or shape.attention_heads
     head_dim = shape.head_dim or shape.hidden_size // heads
     attention = shape.hidden_size * head_dim * (2 * heads + 2 * kv_heads)
@@ -224,12 +226,25 @@ def _contradictions(shape: model_pb2.ModelShape) -> Iterator[tuple[str, str]]:
         yield "kv_heads", f"does not divide {heads} attention heads"
     if 0 < shape.max_position_embeddings < _SHORTEST_ROW:
         yield "max_position_embeddings", f"is less than the {_SHORTEST_ROW} tokens of the shortest row"
+    if shape.HasField("linear_attention"):
+        yield from _contradictions_of_linear_attention(shape)
     if shape.experts:
         yield from _contradictions_of_experts(shape)
     else:
         yield from _contradictions_of_dense(shape)
     if not shape.head_dim and shape.hidden_size % heads:
         yield "head_dim", "is required: hidden_size is not a multiple of attention_heads"
+
+
+def _contradictions_of_linear_attention(shape: model_pb2.ModelShape) -> Iterator[tuple[str, str]]:
+    linear = shape.linear_attention
+    if linear.layers >= shape.layers:
+        text = f"must be less than the {shape.layers} layers: one at least has softmax attention"
+        yield "linear_attention.layers", text
+    if linear.value_heads % linear.key_heads:
+        yield "linear_attention.value_heads", f"is not a multiple of {linear.key_heads} key_heads"
+    if shape.sliding_window:
+        yield "linear_attention", "cannot be together with sliding_window"
 
 
 def _contradictions_of_experts(shape: model_pb2.ModelShape) -> Iterator[tuple[str, str]]:

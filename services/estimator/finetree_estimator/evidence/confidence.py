@@ -192,6 +192,11 @@ _RESPECTS = {
         "spec.attention",
         lambda setting: "with eager attention" if setting.eager else "with fused attention",
     ),
+    "hybrid": Respect(
+        "LINEAR_ATTENTION",
+        "spec.model",
+        lambda setting: "of a model with linear attention" if setting.hybrid else "of a model without linear attention",
+    ),
     "guessed": Respect(
         "ARCHITECTURE",
         "spec.model",

@@ -99,6 +99,7 @@ def case_of(run: Run) -> Case:
             program=run.program.name,
             mixture=run.shape.experts > 0,
             eager=run.eager_attention,
+            hybrid=run.shape.linear is not None,
             guessed=run.shape.guessed,
         ),
         parameters=math.log(count(run.shape).total),
@@ -175,7 +176,7 @@ def _row(place: int, row: dict[str, str]) -> MeasuredRun:
     name, architecture = _known(row["accelerator"], is_cpu=row["accelerator"] == CPU)
     return MeasuredRun(
         place=place,
-        # No mixture of experts, no eager attention and no guessed architecture was measured.
+        # No mixture of experts, no eager attention, no hybrid and no guessed architecture was measured.
         case=Case(
             setting=Setting(
                 method=row["method"],

@@ -42,6 +42,8 @@ class Setting:
     """Whether the model is a mixture of experts."""
     eager: bool = False
     """Whether attention keeps its scores."""
+    hybrid: bool = False
+    """Whether layers have linear attention: no measured run's have."""
     guessed: bool = False
     """Whether the model's architecture is guessed: no measured run's is."""
 
@@ -83,6 +85,7 @@ class Weights:
     program: float
     mixture: float
     eager: float
+    hybrid: float
     guessed: float
     parameters: float
     tokens: float
@@ -111,6 +114,7 @@ MEMORY = Weights(
     program=0.10,
     mixture=0.30,
     eager=0.25,
+    hybrid=0.35,
     guessed=0.35,
     parameters=0.20,
     tokens=0.20,
@@ -132,6 +136,7 @@ TIME = Weights(
     program=0.15,
     mixture=0.35,
     eager=0.20,
+    hybrid=0.40,
     guessed=0.25,
     parameters=0.15,
     tokens=0.20,
@@ -151,6 +156,7 @@ RESPECTS = (
     "program",
     "mixture",
     "eager",
+    "hybrid",
     "guessed",
 )
 """Respects in which settings differ, by the name of their field."""
@@ -179,6 +185,7 @@ def _setting_terms(one: Setting, other: Setting, weights: Weights) -> tuple[floa
         weights.program * (one.program != other.program),
         weights.mixture * (one.mixture != other.mixture),
         weights.eager * (one.eager != other.eager),
+        weights.hybrid * (one.hybrid != other.hybrid),
         weights.guessed * (one.guessed != other.guessed),
     )
 

@@ -3,7 +3,7 @@
 
 Counted from the modules' source, transformers 5.24's Gated DeltaNet: computed by torch's operations it keeps float32
 copies, with queries and keys repeated to one for each head of values, and scores and states by chunk; a traced layer
-keeps as much within 2 % (tests). A kernel of flash-linear-attention keeps what its backward pass reads.
+keeps as much within 4 % (tests). A kernel of flash-linear-attention keeps what its backward pass reads.
 """
 
 from finetree_estimator.catalog.architecture import Shape

@@ -248,3 +248,58 @@ def test_full_layers_need_a_window_and_are_no_more_than_all(full, window):
     shape = replace(hf_config.parse(LLAMA).shape, full_attention_layers=full, window=window)
 
     assert contradiction(shape).field == "full_attention_layers"
+
+
+QWEN35 = {
+    "model_type": "qwen3_5",
+    "tie_word_embeddings": False,
+    "text_config": {
+        "model_type": "qwen3_5_text", "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 12288,
+        "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 248320,
+        "max_position_embeddings": 262144, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+        "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
+    },
+    "vision_config": {"hidden_size": 1152},
+}  # fmt: skip
+
+
+def test_linear_attention_is_read_from_the_text_model_of_a_multimodal_one():
+    found = hf_config.parse(QWEN35)
+
+    assert found.shape == model("qwen3.5-9b").shape
+    assert [remark.code for remark in found.remarks] == ["TEXT_MODEL_ONLY"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "layers", "attending"),
+    [
+        ({}, 24, {3, 7, 11, 15, 19, 23, 27, 31}),
+        ({"full_attention_interval": 16}, 30, {15, 31}),
+        ({"layer_types": ["linear_attention", "full_attention"] * 16}, 16, set(range(1, 32, 2))),
+        ({"layer_types": ["full_attention"] * 32}, 0, set(range(32))),
+    ],
+)
+def test_layers_with_softmax_attention_are_those_of_the_configuration(changes, layers, attending):
+    shape = hf_config.parse(QWEN35["text_config"] | changes).shape
+
+    assert shape.linear_layers == layers
+    kinds = [kind for kind in shape.layer_kinds if kind.linears[0].name == "self_attn.q_proj"]
+    assert {place for kind in kinds for place in kind.places} == attending
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"linear_num_value_heads": 24}, "linear_num_value_heads"),
+        ({"layer_types": ["linear_attention"] * 32}, "layer_types"),
+        ({"linear_conv_kernel_dim": 65}, "linear_conv_kernel_dim"),
+    ],
+)
+def test_linear_attention_that_cannot_be_is_refused(changes, named):
+    with pytest.raises(hf_config.ConfigError, match=named):
+        hf_config.parse(QWEN35["text_config"] | changes)
+
+
+def test_linear_attention_of_another_family_is_refused_with_what_to_do():
+    with pytest.raises(hf_config.ConfigError, match=r"linear attention is not supported; give model\.shape"):
+        hf_config.parse(LLAMA | {"linear_num_value_heads": 8})

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator.catalog.accelerators import accelerator
+from finetree_estimator.catalog.architecture import LinearAttention
 from finetree_estimator.catalog.devices import known
 from finetree_estimator.catalog.models import model
 from finetree_estimator.evidence.confidence import (
@@ -56,6 +57,15 @@ def test_a_quantized_base_lowers_confidence_and_says_so(published):
 
     assert (found.memory, found.time) == (Level.MEDIUM, Level.MEDIUM)
     assert said(found)["BASE_BITS_NOT_MEASURED"] == "no measured peak or speed is of a 4-bit base"
+
+
+def test_linear_attention_lowers_confidence_and_says_so(published):
+    linear = LinearAttention(layers=1, key_heads=2, key_head_dim=16, value_heads=2, value_head_dim=16)
+    found = Nearest(replace(published, shape=replace(published.shape, linear=linear))).confidence()
+
+    assert found.memory is not Level.HIGH
+    assert found.time is not Level.HIGH
+    assert any("linear attention" in reason.message for reason in found.reasons)
 
 
 def test_a_guessed_architecture_lowers_confidence_and_says_so(published):

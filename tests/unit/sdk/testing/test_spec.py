@@ -93,6 +93,7 @@ OF_A_CARD = {
     "watts",
     "unsupported",
 }
+LINEAR = {"layers": 1, "key_heads": 2, "key_head_dim": 16, "value_heads": 4, "value_head_dim": 16}
 SHAPE = {"hidden_size": 64, "layers": 2, "intermediate_size": 128, "attention_heads": 4, "vocab_size": 100}
 
 
@@ -110,6 +111,9 @@ SHAPE = {"hidden_size": 64, "layers": 2, "intermediate_size": 128, "attention_he
         {"dense_layers": 1},
         {"full_attention_layers": 3},
         {"full_attention_layers": 1},
+        {"linear_attention": LINEAR | {"layers": 2}},
+        {"linear_attention": LINEAR | {"value_heads": 3}},
+        {"linear_attention": LINEAR, "sliding_window": 64},
     ],
     ids=str,
 )
