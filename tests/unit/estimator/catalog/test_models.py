@@ -99,7 +99,8 @@ def test_no_name_means_two_models():
         ("smollm2-135m-instruct", "smollm2-135m-instruct"),
         ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m-instruct"),
         ("Llama-3.2-3B-Instruct", "llama-3.2-3b"),
-        ("qwen/qwen2.5-7b-instruct", "qwen2.5-7b"),
+        ("qwen/qwen2.5-7b-instruct", "qwen2.5-7b-instruct"),
+        ("Qwen2.5-Coder-7B", "qwen2.5-7b-instruct"),
     ],
 )
 def test_a_model_is_found_by_name_hub_id_and_hub_name_in_any_case(asked, found):
