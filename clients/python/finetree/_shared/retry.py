@@ -59,7 +59,8 @@ class Backoff:
         """
         now = time.monotonic()
         if isinstance(error, DeadlineExceeded) and self.deadline is not None and now >= self.deadline:
-            raise out_of_time(error)
+            # The caller's own time is over: that is no word about the service, unless it failed before.
+            raise out_of_time(None if self._failing_since is None else error)
         if not self._helps(error):
             raise error
         self._failing_since = now if self._failing_since is None else self._failing_since

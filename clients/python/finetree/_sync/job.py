@@ -371,6 +371,7 @@ class Job(JobPush, JobLifecycle, JobWaiting, JobLogs):
 
         Raises:
             Internal: ARTIFACT_CORRUPT: a file does not have its hash; UNSAFE_PATH: a file would leave the folder.
+            OSError: the folder cannot be made or written, for example since a file has its name.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
         deadline = deadline_after(timeout)

@@ -98,6 +98,18 @@ def test_a_unary_call_has_so_many_further_attempts():
         assert grown / 2 <= delay <= grown
 
 
+def test_the_end_of_the_callers_own_time_is_no_trouble_of_the_service():
+    over, silent = time.monotonic() - 1, finetree.DeadlineExceeded("did not answer in time", reason="DEADLINE_EXCEEDED")
+    with pytest.raises(finetree.FinetreeTimeout) as own:
+        Backoff(patience=300, deadline=over).delay(silent)
+    assert "did not answer" not in own.value.message
+    failing = Backoff(patience=300, deadline=deadline_after(60))
+    failing.delay(BROKEN)
+    failing.deadline = over
+    with pytest.raises(finetree.FinetreeTimeout, match="last error: did not answer in time"):
+        failing.delay(silent)
+
+
 def test_attempts_share_one_deadline():
     attempts = Attempts(3, RetryBudget(), 100.0)
     assert 99 < attempts.timeout() <= 100
