@@ -44,8 +44,8 @@ async def test_spellings_of_model_and_system_are_understood_and_the_recipe_has_t
     assert reply.spec.model.name == "llama-3.1-8b"
     assert (reply.spec.hardware.accelerator, reply.spec.hardware.count) == ("a100-80gb", 8)
     assert reply.HasField("estimate")
-    tuned = await client.recommend({"model": {"name": "Qwen 2.5 7B Instruct"}, "hardware": {"accelerator": "4090"}})
-    assert tuned.spec.model.hub.id == "Qwen/Qwen2.5-7B-Instruct"
+    tuned = await client.recommend({"model": {"name": "Llama 3.2 3B Instruct"}, "hardware": {"accelerator": "4090"}})
+    assert tuned.spec.model.hub.id == "meta-llama/Llama-3.2-3B-Instruct"
 
 
 @pytest.mark.service_alone("verdict")

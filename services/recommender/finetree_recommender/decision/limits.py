@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of a method: time, cost, serving, and what the GPU can compute."""
+"""Limits of a method: time, cost, serving, and what the GPU and the model allow."""
 
 from collections.abc import Iterator
 
@@ -20,6 +20,7 @@ USD = "USD"
 """Currency of budgets and of the pack's prices."""
 NO_NF4 = "NO_NF4"
 NOT_SERVABLE = "NOT_SERVABLE"
+NO_KEYS_AND_VALUES = "NO_KEYS_AND_VALUES"
 _FORMS = {
     Method.FULL: Form.MODEL,
     Method.LORA: Form.LORA,
@@ -67,6 +68,9 @@ def _capability(pack: Pack, limits: Limits, method: Method) -> Iterator[Violatio
         has = f"{limits.capability:.1f}"
         text = f"cannot run: 4-bit bases need compute capability {rule.value:.1f}, and this GPU has {has}"
         yield Violation(NO_NF4, text, rule.id, hard=True)
+    if method is Method.PREFIX and limits.linear_attention:
+        text = "cannot be trained: it needs keys and values in every layer, and this model's linear attention has none"
+        yield Violation(NO_KEYS_AND_VALUES, text, "fit.keys_and_values", hard=True)
 
 
 def _serving(pack: Pack, limits: Limits, method: Method) -> Iterator[Violation]:

@@ -151,7 +151,15 @@ def _accelerator(card: catalog_pb2.Accelerator) -> Accelerator:
 
 def _model(item: catalog_pb2.Model) -> Model:
     names = (item.name, item.hub_id, *item.aliases)
-    return Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts, names, item.shape.family)
+    shape = item.shape
+    return Model(
+        item.parameters,
+        shape.max_position_embeddings,
+        shape.experts,
+        names,
+        shape.family,
+        linear_attention=shape.HasField("linear_attention"),
+    )
 
 
 def converted(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> Estimate | Refused:

@@ -153,6 +153,8 @@ class Model:
     """Its names in the catalog, the catalog's own first, then hub ids."""
     family: str = ""
     """model_type of its config.json; empty where unknown."""
+    linear_attention: bool = False
+    """Whether layers have linear attention, which keeps a state in place of keys and values."""
 
     @property
     def name(self) -> str:

@@ -139,13 +139,20 @@ def normalize(request: recommendation_pb2.RecommendRequest, pack: Pack, catalog:
         profile = request.dataset.profile
     device = read_device(request.hardware, pack, catalog)
     examples = profile.examples if profile is not None else None
+    model = _model(request.model, catalog)
+    limits = replace(
+        stated_limits(request),
+        capability=device.capability,
+        linear_attention=model is not None and model.linear_attention,
+        examples=examples,
+    )
     return Inputs(
         request=request,
         pack=pack,
         answers=_answers(request, pack, _memory(device, pack), examples),
-        limits=replace(stated_limits(request), capability=device.capability, examples=examples),
+        limits=limits,
         device=device,
-        model=_model(request.model, catalog),
+        model=model,
         profile=profile,
         evidence_profile=_wants_evidence(request, pack),
         catalog=catalog,
@@ -202,7 +209,8 @@ def _model(source: model_pb2.ModelSource, catalog: Catalog) -> Model | None:
     if kind == "shape":
         # The estimator counts the parameters of a shape.
         shape = source.shape
-        return Model(0, shape.max_position_embeddings, shape.experts, family=shape.family)
+        hybrid = shape.HasField("linear_attention")
+        return Model(0, shape.max_position_embeddings, shape.experts, family=shape.family, linear_attention=hybrid)
     name = source.hub.id if kind == "hub" else source.name
     return model_names.find(catalog.models, name)
 
