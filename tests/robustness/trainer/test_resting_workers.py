@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from finetree_api.trainer.v1 import capacity_pb2, job_pb2, sweep_pb2, trainer_pb2
-from finetree_api.types.v1 import run_spec_pb2, training_pb2
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_pb2
 from finetree_trainer.scheduling.machine.meter import MachineMeter
 from google.protobuf import json_format
 from trainer_harness import ROWS, job_request, jsonl, server, trainer
@@ -91,6 +91,21 @@ async def test_whoever_needs_another_base_gets_a_worker_of_its_own_and_the_memor
         assert not alive(third)
     # With the service.
     assert not alive(fourth)
+
+
+async def test_a_job_on_several_devices_takes_no_worker_at_rest_and_leaves_none(tmp_path: Path) -> None:
+    """Its processes talk to each other, which a worker that was started for another job may not."""
+    async with trainer(tmp_path, worker_command=command(tmp_path), exit_grace=15.0) as talk:
+        assert await ended(talk, await create(talk)) == job_pb2.JOB_STATE_SUCCEEDED
+        await rested(talk)
+        divided = run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(), count=2))
+        assert await ended(talk, await create(talk, divided)) == job_pb2.JOB_STATE_SUCCEEDED
+        assert await ended(talk, await create(talk)) == job_pb2.JOB_STATE_SUCCEEDED
+        await rested(talk)
+        first, second, third = processes(tmp_path)
+        assert len({first, second, third}) == 3
+        assert not alive(first)
+        assert not alive(second)
 
 
 async def test_a_cancelled_job_and_a_failed_one_leave_no_process(tmp_path: Path) -> None:

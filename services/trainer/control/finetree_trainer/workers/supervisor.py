@@ -106,12 +106,15 @@ class Supervisor:
         nothing.
         """
         task = await self._tasks.build(uid, slots)
-        task.may_rest = task.HasField("train") and self.resting.allowed
+        # The processes of a task on several devices talk to each other, and no worker gets or loses that on the way.
+        alone = task.HasField("train") and task.train.spec.hardware.count <= 1
+        task.may_rest = alone and self.resting.allowed
         row = await self._log.row(uid)
         expected = row.attempt + 1
         # Before the attempt exists: a full disk must not cost the job one.
         self._tasks.make_folders(uid, expected)
-        worker = self.resting.find(row, slots) or self._idle_worker(task) or self._launch(task, slots)
+        rested = self.resting.find(row, slots) if alone else None
+        worker = rested or self._idle_worker(task) or self._launch(task, slots)
         token = new_token()
         devices = ", ".join(slot.device for slot in slots)
 
