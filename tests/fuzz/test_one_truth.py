@@ -107,7 +107,8 @@ def wrong_words(text: str, table: Assessed, pack: Pack) -> Iterator[str]:
 @pytest.mark.parametrize("name", sorted(PACKS))
 async def test_no_text_of_a_reply_contradicts_its_table(name: str):
     draw, seen = random.Random(f"one truth {name}"), Counter[str]()
-    for _ in range(120 * TIMES):
+    # Of 240 requests some six reach the rarest kind of text.
+    for _ in range(240 * TIMES):
         request = drawn(draw, name)
         reply = recommendation(await RECOMMENDER.recommend(request))
         table = {method: item for method in Method for item in reply.methods if item.method == number(method)}
