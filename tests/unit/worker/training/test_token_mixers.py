@@ -22,7 +22,7 @@ def gradients(model: Any, batches: list[Any]) -> dict[str, torch.Tensor]:
     model.zero_grad()
     with by_document(model):
         for batch in batches:
-            target_loss(model, batch).backward()  # type: ignore[no-untyped-call]
+            target_loss(model, batch).backward()  # type: ignore[no-untyped-call]  # torch types its tensors, not this method
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 

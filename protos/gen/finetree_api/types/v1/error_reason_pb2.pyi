@@ -252,7 +252,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Weights have another shape than config.json says (INVALID_ARGUMENT, job errors). Correct the model's config.json."""
     ERROR_REASON_UNSUPPORTED_ATTENTION: _ErrorReason.ValueType  # 93
     """The model's layers do not keep rows apart that are packed together, or its attention cannot be computed on packed
-    rows (INVALID_ARGUMENT, job errors). Take a model with plain softmax attention.
+    rows (INVALID_ARGUMENT, job errors). Take a model of another family.
     """
     ERROR_REASON_MODEL_NOT_FINITE: _ErrorReason.ValueType  # 341
     """The untrained model's logits are not finite in the number format of the run (INVALID_ARGUMENT, job errors). Train in
@@ -1063,7 +1063,7 @@ ERROR_REASON_MODEL_WEIGHTS_MISMATCH: ErrorReason.ValueType  # 92
 """Weights have another shape than config.json says (INVALID_ARGUMENT, job errors). Correct the model's config.json."""
 ERROR_REASON_UNSUPPORTED_ATTENTION: ErrorReason.ValueType  # 93
 """The model's layers do not keep rows apart that are packed together, or its attention cannot be computed on packed
-rows (INVALID_ARGUMENT, job errors). Take a model with plain softmax attention.
+rows (INVALID_ARGUMENT, job errors). Take a model of another family.
 """
 ERROR_REASON_MODEL_NOT_FINITE: ErrorReason.ValueType  # 341
 """The untrained model's logits are not finite in the number format of the run (INVALID_ARGUMENT, job errors). Train in

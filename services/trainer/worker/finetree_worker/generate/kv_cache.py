@@ -156,6 +156,7 @@ class KeyValueCache(Cache):
     def writing(self, window: Window, model: PreTrainedModel) -> Iterator[None]:
         """Make the model's forward pass inside the block read and write this window."""
         self.window, self._indices = window, {}
+        self._rows = Rows(window.first, window.rows, self.slots, begin=max(window.starts) == 0)
         name = model.config._attn_implementation  # noqa: SLF001 - transformers has a setter but no getter
         masks: Any = ALL_MASK_ATTENTION_FUNCTIONS
         masks[name] = _Mask(window, fused=name != "eager")
@@ -172,27 +173,23 @@ class KeyValueCache(Cache):
         """Write a layer's states into the window, as transformers' own `update` does after looking for an offload."""
         return self._own[layer_idx].update(key_states, value_states)
 
-    def _rows(self) -> Rows:
-        window = self.window
-        return Rows(window.first, window.rows, self.slots, begin=max(window.starts) == 0)
-
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         """Return the last inputs of a layer's convolution for the window's rows; None where they begin."""
-        return self._states[layer_idx].get("inputs", state_idx, self._rows())
+        return self._states[layer_idx].get("inputs", state_idx, self._rows)
 
     def update_conv_state(self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **settings: Any) -> Tensor:
         """Take a convolution's new inputs (rows, channels, tokens); return them behind those before."""
-        return self._states[layer_idx].put_inputs(state_idx, self._rows(), conv_states, settings["conv_kernel_size"])
+        return self._states[layer_idx].put_inputs(state_idx, self._rows, conv_states, settings["conv_kernel_size"])
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         """Return a layer's recurrent state for the window's rows; None where they begin."""
-        return self._states[layer_idx].get("recurrent", state_idx, self._rows())
+        return self._states[layer_idx].get("recurrent", state_idx, self._rows)
 
     def update_recurrent_state(
         self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **_: object
     ) -> Tensor:
         """Store a layer's recurrent state for the window's rows."""
-        return self._states[layer_idx].put("recurrent", state_idx, self._rows(), recurrent_states)
+        return self._states[layer_idx].put("recurrent", state_idx, self._rows, recurrent_states)
 
     def is_recording_past(self, *_: object, **__: object) -> bool:
         """Return False: states are never rolled back."""

@@ -82,6 +82,7 @@ ATTENTION: dict[str, dict[str, Any]] = {
     "Ministral3Config": _GROUPED | {"head_dim": 16},
     "Gemma4TextConfig": _GROUPED | _TWO_SHAPES,
     "DeepseekV3Config": _EXPERTS | _LATENT,
+    "Glm4MoeLiteConfig": _EXPERTS | _LATENT,
 }
 """Families whose attention is computed by document."""
 OWN_ATTENTION: dict[str, dict[str, Any]] = {
