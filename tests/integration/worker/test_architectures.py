@@ -29,6 +29,7 @@ from finetree_worker.training.attention import by_document
 from finetree_worker.training.loop import Loop
 from finetree_worker.training.loss import hidden_states, sharing, target_scores
 from finetree_worker.training.run import adapt, load
+from hybrid_models import HYBRIDS
 from peft import PeftModel
 
 # peft 0.21 calls transformers 5 by old names.
@@ -99,36 +100,9 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "first_k_dense_replace": 1,
         },
     ),
-    "qwen3.5": (
-        "Qwen3_5TextConfig",
-        _GROUPED
-        | {
-            "head_dim": 16,
-            "layer_types": ["linear_attention", "full_attention"],
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 16,
-        },
-    ),
-    "lfm2": ("Lfm2Config", _GROUPED | {"layer_types": ["conv", "full_attention"]}),
-    "granite-4": (
-        "GraniteMoeHybridConfig",
-        _GROUPED
-        | {
-            "num_local_experts": 0,
-            "layer_types": ["mamba", "attention"],
-            "shared_intermediate_size": 64,
-            "mamba_n_heads": 8,
-            "mamba_d_head": 8,
-            "mamba_d_state": 8,
-            "mamba_n_groups": 1,
-        },
-    ),
+    **{name: (config, _GROUPED | own) for name, (config, own) in HYBRIDS.items()},
 }
-HYBRIDS = {"qwen3.5", "lfm2", "granite-4"}
-"""Models whose layers mostly mix tokens by a state or a convolution."""
-WITHOUT_PREFIX = HYBRIDS | {"gemma4", "deepseek-v3"}
+WITHOUT_PREFIX = {*HYBRIDS, "gemma4", "deepseek-v3"}
 """Models whose layers do not all keep keys and values of one shape."""
 LORA = Lora(rank=4, alpha=8.0, dropout=0.1)
 METHODS: dict[str, Method] = {

@@ -18,6 +18,7 @@ import pytest
 _FILES = {
     "generate_harness": "generate/harness.py",
     "rank_pool": "ranks/rank_pool.py",
+    "hybrid_models": "hybrid_models.py",
     "worker_harness": "harness.py",
     "public_rows": "tokenize/public_rows.py",
     "public_files": "tokenize/public_files.py",
@@ -66,35 +67,6 @@ def tokenizer() -> Any:
     return fast
 
 
-_HYBRIDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "qwen3.5": (
-        "Qwen3_5TextConfig",
-        {
-            "head_dim": 16,
-            "layer_types": ["linear_attention", "full_attention"],
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 16,
-        },
-    ),
-    "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"]}),
-    "granite-4": (
-        "GraniteMoeHybridConfig",
-        {
-            "num_local_experts": 0,
-            "layer_types": ["mamba", "attention"],
-            "shared_intermediate_size": 48,
-            "mamba_n_heads": 8,
-            "mamba_d_head": 8,
-            "mamba_d_state": 8,
-            "mamba_n_groups": 1,
-        },
-    ),
-}
-"""Models whose layers mix tokens by a state or a convolution too: name of the configuration, and its own values."""
-
-
 def _config(kind: str, **more: Any) -> Any:
     import transformers
     from transformers import LlamaConfig, MistralConfig, MixtralConfig, Qwen2Config, Qwen2MoeConfig, Qwen3Config
@@ -119,8 +91,10 @@ def _config(kind: str, **more: Any) -> Any:
     if kind == "qwen2-moe":
         sizes = {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}
         return Qwen2MoeConfig(num_experts=4, num_experts_per_tok=2, **sizes, **shape)
-    if kind in _HYBRIDS:
-        name, sizes = _HYBRIDS[kind]
+    from hybrid_models import HYBRIDS
+
+    if kind in HYBRIDS:
+        name, sizes = HYBRIDS[kind]
         return getattr(transformers, name)(**shape | sizes)
     return {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}[kind](**shape)
 

@@ -14,6 +14,7 @@ from finetree_worker.errors import ModelError
 from finetree_worker.plan import Plan
 from finetree_worker.training.loss import sharing
 from finetree_worker.training.preflight import separation
+from hybrid_models import HYBRIDS
 from worker_harness import Recorder, run
 
 _SHAPE: dict[str, Any] = {
@@ -97,12 +98,8 @@ OWN_ATTENTION: dict[str, dict[str, Any]] = {
 }
 """Families that attend in code of their own, by a mask that transformers makes from the positions."""
 HYBRID: dict[str, dict[str, Any]] = {
-    "Qwen3_5TextConfig": _GROUPED | _LINEAR,
+    **{config: _GROUPED | own for config, own in HYBRIDS.values()},
     "Qwen3NextConfig": _EXPERTS | _LINEAR | {"head_dim": 16, "shared_expert_intermediate_size": 32},
-    "Lfm2Config": _GROUPED | {"layer_types": ["conv", "full_attention"]},
-    "GraniteMoeHybridConfig": _GROUPED
-    | _MAMBA
-    | {"layer_types": ["mamba", "attention"], "shared_intermediate_size": 64, "num_local_experts": 0},
     "FalconH1Config": _GROUPED | _MAMBA | {"mamba_d_ssm": 64},
     "BambaConfig": _GROUPED | _MAMBA | {"attn_layer_indices": [1]},
 }
