@@ -13,6 +13,7 @@ from finetree_worker.generate import engine as engines
 from finetree_worker.generate.engine import Engine
 from finetree_worker.generate.kv_cache import KeyValueCache, forward
 from generate_harness import METHODS, base_of, finishes, request, run, texts
+from hybrid_models import HYBRIDS
 from transformers import GenerationConfig
 
 PROMPTS = ["hello", "a much longer prompt, of many more tokens than the others have", "x", "some words"]
@@ -291,7 +292,7 @@ def test_numbers_that_are_not_finite_are_an_error_and_no_answer(serving: Callabl
     assert greedy(engine, "hello", "base")
 
 
-@pytest.mark.parametrize("kind", ["mistral", "qwen3", "mixtral", "qwen3.5", "lfm2", "granite-4"])
+@pytest.mark.parametrize("kind", ["mistral", "qwen3", "mixtral", *HYBRIDS])
 def test_other_architectures_answer_what_transformers_generates(
     tiny: Callable[..., Any], tokenizer: Any, kind: str
 ) -> None:
@@ -306,7 +307,7 @@ def test_other_architectures_answer_what_transformers_generates(
         assert texts(answer) == [tokenizer.decode(wanted, skip_special_tokens=True)]
 
 
-@pytest.mark.parametrize("kind", ["qwen3.5", "lfm2", "granite-4"])
+@pytest.mark.parametrize("kind", HYBRIDS)
 def test_states_stay_with_their_answers(
     tiny: Callable[..., Any], tokenizer: Any, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

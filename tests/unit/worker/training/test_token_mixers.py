@@ -11,9 +11,10 @@ from finetree_worker.data.packing import collate
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.loss import target_loss
 from finetree_worker.training.token_mixers import mixes_tokens
+from hybrid_models import HYBRIDS
 from worker_harness import random_examples
 
-KINDS = ["qwen3.5", "lfm2", "granite-4"]
+KINDS = list(HYBRIDS)
 LENGTHS = [[40], [40, 37, 25], [150, 9, 70, 3, 2]]
 
 

@@ -173,13 +173,15 @@ class Lora(Method):
 
     def _linear_names(self, model: PreTrainedModel, path: str, *, required: bool) -> list[str]:
         names = linear_names(model, self.targets, modules=self.modules, path=path, required=required)
-        kept = [name for name in names if not peft_format.means_experts(model, name)]
-        if kept == names or (kept and not self.modules):
+        refused = {name: taken for name in names if (taken := peft_format.refused_by_peft(model, name))}
+        kept = [name for name in names if name not in refused]
+        if not refused or (kept and not self.modules):
             return kept
-        taken = sorted({short_name(name) for name in names} - {short_name(name) for name in kept})
+        short = ", ".join(sorted({short_name(name) for name in refused}))
+        meant = " and ".join(sorted(set(refused.values())))
         raise PlanError(
             "TARGET_NOT_FOUND",
-            f"peft {version('peft')} takes {', '.join(taken)} of this model for its experts, wherever they are.",
+            f"peft {version('peft')} takes {short} of this model for {meant}, wherever they are.",
             field=f"{path}.target_modules" if self.modules else f"{path}.targets",
             remedy="Leave them out: attention's projections can be adapted, and experts with include_experts.",
         )

@@ -3,13 +3,14 @@
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners import tuners_utils
 from transformers import PreTrainedModel
 
 from finetree_worker.plan import BaseModel
@@ -54,16 +55,32 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def means_experts(model: PreTrainedModel, name: str) -> bool:
-    """Return whether peft takes a linear layer's name for that of experts, in training and when the adapter is loaded.
+def refused_by_peft(model: PreTrainedModel, name: str) -> str:
+    """Return what peft takes a linear layer for, by its name, so that it adds no adapter there; "" where it adds one.
 
     Where transformers 5 stacked the experts of a mixture, peft reads their former names, such as "gate_proj", as the
-    stacked parameters: also those of a shared expert or of dense layers, which are linear layers as before.
+    stacked parameters: also those of a shared expert or of dense layers, which are linear layers as before. In some
+    hybrids it refuses the output of Mamba layers, which transformers may compute in one kernel with what precedes it.
     """
+    short = name.rpartition(".")[2]
+    if short in _former_experts(model):
+        return "experts"
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    if check is None:
+        return ""
+    try:
+        check(LoraConfig(), model, short)
+    except ValueError:
+        return "parts of Mamba layers"
+    return ""
+
+
+def _former_experts(model: PreTrainedModel) -> Collection[str]:
+    """Return the names that the experts of this kind of mixture had before transformers stacked them."""
     try:
         conversion: Any = import_module("peft.utils.transformers_weight_conversion")
     except ImportError:  # peft before 0.19 converts nothing
-        return False
+        return ()
     pattern = conversion._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, "")  # noqa: SLF001 - peft has no getter
-    former = conversion._MOE_TARGET_MODULE_MAPPING.get(pattern, {})  # noqa: SLF001 - likewise
-    return name.rpartition(".")[2] in former
+    former: Collection[str] = conversion._MOE_TARGET_MODULE_MAPPING.get(pattern, {})  # noqa: SLF001 - likewise
+    return former

@@ -88,7 +88,7 @@ class Prefix(Method):
         """Freeze the model and add a prefix; return peft's model twice, since the inner one does not have the prefix.
 
         Raises PlanError: INVALID_PREFIX_TEXT; PREFIX_TOO_LONG for the model's positions or attention window;
-        PREFIX_NOT_SUPPORTED for a model whose cache is not keys and values of one shape.
+        PREFIX_NOT_SUPPORTED for a model whose cache is more than keys and values, or not of one shape.
         """
         start = self.init_tokens(load_tokenizer(plan.base.folder))
         _check_length(model, self.virtual_tokens, plan.data.sequence_length)
@@ -174,22 +174,29 @@ def _check_length(model: PreTrainedModel, tokens: int, sequence_length: int) -> 
 def _unsupported() -> PlanError:
     return PlanError(
         "PREFIX_NOT_SUPPORTED",
-        "This model's layers do not all keep keys and values of one shape, which a prefix needs.",
+        "This model's layers do not all keep keys and values of one shape and no other state, which a prefix needs.",
         field="prefix",
         remedy="Use lora for this model.",
     )
 
 
 def _cache(model: PreTrainedModel, start: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Compute the frozen model's keys and values of a text by layer, each (heads, tokens, head size)."""
+    """Compute the frozen model's keys and values of a text by layer, each (heads, tokens, head size).
+
+    Raises PlanError PREFIX_NOT_SUPPORTED where a layer has no keys and values, or a state beside them, which a prefix
+    does not hold.
+    """
     was_training = model.training
     model.train(mode=False)
     with torch.no_grad():
         untyped: Any = model
         output = untyped(input_ids=torch.tensor([list(start)], device=model.device), use_cache=True)
     model.train(was_training)
+    layers = output.past_key_values.layers
+    if any(hasattr(layer, "conv_states") for layer in layers):
+        raise _unsupported()
     try:
-        return [(layer.keys[0], layer.values[0]) for layer in output.past_key_values.layers]
+        return [(layer.keys[0], layer.values[0]) for layer in layers]
     except (AttributeError, TypeError) as error:
         raise _unsupported() from error
 

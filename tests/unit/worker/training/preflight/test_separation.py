@@ -32,14 +32,6 @@ _SHAPE: dict[str, Any] = {
 _GROUPED = _SHAPE | {"num_key_value_heads": 2}
 _EXPERTS = _GROUPED | {"num_experts_per_tok": 2, "num_local_experts": 4, "num_experts": 4, "moe_intermediate_size": 32}
 _GPT2 = {"vocab_size": 260, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
-_LINEAR = {
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-    "layer_types": ["linear_attention", "full_attention"],
-}
-_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
 _TWO_SHAPES = {
     "head_dim": 16,
     "global_head_dim": 32,
@@ -97,12 +89,7 @@ OWN_ATTENTION: dict[str, dict[str, Any]] = {
     },
 }
 """Families that attend in code of their own, by a mask that transformers makes from the positions."""
-HYBRID: dict[str, dict[str, Any]] = {
-    **{config: _GROUPED | own for config, own in HYBRIDS.values()},
-    "Qwen3NextConfig": _EXPERTS | _LINEAR | {"head_dim": 16, "shared_expert_intermediate_size": 32},
-    "FalconH1Config": _GROUPED | _MAMBA | {"mamba_d_ssm": 64},
-    "BambaConfig": _GROUPED | _MAMBA | {"attn_layer_indices": [1]},
-}
+HYBRID: dict[str, dict[str, Any]] = {config: _GROUPED | own for config, own in HYBRIDS.values()}
 """Families that mix tokens by convolutions and states too, which are computed by document."""
 MIXED: dict[str, dict[str, Any]] = {
     "MambaConfig": _SHAPE | {"state_size": 8},
