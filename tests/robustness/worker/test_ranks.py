@@ -54,7 +54,49 @@ def ranks_of(trainer: Any, tmp_path: Path, *, attempt: int, count: int) -> None:
         setattr(task.folders, name, str(place))
 
 
-async def start(trainer: Any, tmp_path: Path, model: Path, attempt: int) -> asyncio.subprocess.Process:
+SHORT_OF_MEMORY = """
+# Imported by every Python process as it starts: a rank other than 0 gets a device whose memory, from the 13th step on,
+# does not hold a micro-batch of the size that was asked for.
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+
+NAME = "finetree_worker.training.gradients"
+
+
+class Finder(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != NAME:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(NAME)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            import torch
+
+            whole = module.Gradients.one
+
+            def one(self, step, documents, targets, **named):
+                if step >= 12 and self.limit.tokens == 256:
+                    raise torch.OutOfMemoryError("not here")
+                return whole(self, step, documents, targets, **named)
+
+            module.Gradients.one = one
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+if "finetree_worker.process.rank" in sys.orig_argv:
+    sys.meta_path.insert(0, Finder())
+"""
+
+
+async def start(
+    trainer: Any, tmp_path: Path, model: Path, attempt: int, **environment: str
+) -> asyncio.subprocess.Process:
     """Start the worker program with its confinement, and with an inherited lock, as the trainer does."""
     temporary = tmp_path / f"tmp-{attempt}"
     temporary.mkdir()
@@ -73,7 +115,9 @@ async def start(trainer: Any, tmp_path: Path, model: Path, attempt: int) -> asyn
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "finetree_worker", f"--socket={trainer.address}"),
                 *("--job=projects/p/jobs/j", f"--attempt={attempt}"),
-                env=os.environ | {"FINETREE_WORKER_TOKEN": "t", VARIABLE: policy.to_text(), "TMPDIR": str(temporary)},
+                env=os.environ
+                | {"FINETREE_WORKER_TOKEN": "t", VARIABLE: policy.to_text(), "TMPDIR": str(temporary)}
+                | environment,
                 start_new_session=True,
                 pass_fds=(lock,),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -181,3 +225,32 @@ async def test_a_killed_rank_ends_the_attempt_of_all_and_one_device_resumes(trai
         await worker.wait()
     assert trainer.outcome.kind == worker_pb2.OUTCOME_KIND_PAUSED
     assert told(trainer, "checkpoint_saved")[-1].step == max(trainer.steps)
+
+
+async def test_a_rank_short_of_memory_has_the_next_attempt_take_smaller_micro_batches(
+    trainer: Any, tmp_path: Path
+) -> None:
+    """The other rank waits for it in a pass: the attempt ends as if it were preempted, and nothing is left of it."""
+    model, site = base(tmp_path / "model"), tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SHORT_OF_MEMORY)
+    await trainer.start()
+    for attempt in (1, 2):
+        trainer.stored.clear()
+        ranks_of(trainer, tmp_path, attempt=attempt, count=2)
+        worker = await start(trainer, tmp_path, model, attempt, PYTHONPATH=str(site))
+        if attempt == 2:
+            await waited(trainer, lambda: max(trainer.steps, default=0) >= 14, "steps beyond those of the first")
+            trainer.command("PAUSE")
+        async with asyncio.timeout(400):
+            await worker.wait()
+        assert not left(tmp_path)
+        changes, started = told(trainer, "batch_size_changed"), told(trainer, "attempt_started")[0]
+        if attempt == 1:
+            assert (trainer.outcome.kind, trainer.outcome.retryable) == (worker_pb2.OUTCOME_KIND_INTERRUPTED, True)
+            assert [(c.step, c.previous, c.reason) for c in changes] == [(13, 256, "OUT_OF_MEMORY")]
+            assert changes[0].current < 256
+            assert started.restored_step == 0
+        else:
+            assert trainer.outcome.kind == worker_pb2.OUTCOME_KIND_PAUSED
+            assert (changes, started.restored_step) == ([], 10)

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,15 +83,17 @@ def held(ranks: Any, plan: Any, _: Any) -> tuple[int, int, int, int]:
     return held_bytes(parameters), held_bytes(states), sum(isinstance(p, DTensor) for p in parameters), len(parameters)
 
 
-def short_of_memory(ranks: Any, plan: Any, reporter: Any, least: int = 2) -> Any:
-    """Train, with memory on rank 1 that holds micro-batches of fewer than `least` rows from the third step on."""
+def short_of_memory(
+    ranks: Any, plan: Any, reporter: Any, *, least: int = 2, lacking: Sequence[int] = (1,), since: int = 2
+) -> Any:
+    """Train, with memory for fewer than `least` rows at once on the ranks `lacking`, from the step `since` on."""
     import torch
     from finetree_worker.training.gradients import Gradients
 
     whole = Gradients.one
 
     def one(self: Any, step: int, documents: Any, targets: int, **named: Any) -> Any:
-        if ranks.rank == 1 and step >= 2 and len(documents) >= least:
+        if ranks.rank in lacking and step >= since and len(documents) >= least:
             raise torch.OutOfMemoryError("not here")
         return whole(self, step, documents, targets, **named)
 
@@ -99,6 +102,17 @@ def short_of_memory(ranks: Any, plan: Any, reporter: Any, least: int = 2) -> Any
         return train(ranks, plan, reporter)
     finally:
         Gradients.one = whole  # type: ignore[method-assign]  # likewise
+
+
+def short_of_memory_everywhere(ranks: Any, plan: Any, reporter: Any) -> Any:
+    """Do so with this little memory on every rank, from a step on in which each has two rows; end as a worker does.
+
+    Nobody waits for another one then. A worker kills a rank that does, and this pool lives on.
+    """
+    from finetree_worker.ranks.halving import halves_next
+
+    with halves_next(plan, reporter) if ranks.speaks else nullcontext():
+        return short_of_memory(ranks, plan, reporter, lacking=(0, 1), since=1)
 
 
 def out_of_memory(ranks: Any, plan: Any, reporter: Any) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2
-from finetree_worker.errors import MemoryExhaustedError, RankError
-from finetree_worker.plan import Plan
-from worker_harness import METHODS, Recorder, difference, elsewhere, run, weights
+from finetree_worker.errors import Interrupted, MemoryExhaustedError, RankError
+from finetree_worker.plan import CheckpointPlan, Plan
+from worker_harness import METHODS, Recorder, difference, elsewhere, run, tuned, weights
 
 pytestmark = [pytest.mark.slow(20), pytest.mark.timeout(300)]
 
@@ -37,6 +37,29 @@ def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(pool: An
     assert [change.reason for change in recorder.of(event_pb2.BatchSizeChanged)] == ["OUT_OF_MEMORY"]
     one = run(plan)
     losses = [[step.loss for step in r.of(event_pb2.StepMetrics)] for r in (one, recorder)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert difference(weights(plan.artifact), weights(other.artifact)) < 1e-4
+
+
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
+def test_divided_ranks_that_lack_memory_go_on_in_the_next_attempt_with_half_the_micro_batch(
+    pool: Any, plan: Plan, tmp_path: Path, *, packing: bool
+) -> None:
+    """From the checkpoint of the first step, whose micro-batches were larger."""
+    plan = replace(tuned(plan, packing=packing), checkpoints=CheckpointPlan(every_steps=1))
+    first, second, other = Recorder(), Recorder(), elsewhere(plan, tmp_path / "b")
+    where: dict[str, Any] = {"count": 2, "sharding": "full", "folder": tmp_path / "groups"}
+    with pytest.raises(Interrupted, match="Memory ran out in a micro-batch of step 2"):
+        pool.run("short_of_memory_everywhere", other, first, **where)
+    (change,) = first.of(event_pb2.BatchSizeChanged)
+    assert (change.step, change.reason, change.previous) == (2, "OUT_OF_MEMORY", 4 * 128)
+    assert (change.previous_rows, change.current_rows) == ((0, 0) if packing else (4, 1))
+    assert 0 < change.current <= 128
+    pool.run("short_of_memory_everywhere", other, second, **where)
+    assert second.of(event_pb2.AttemptStarted)[0].restored_step == 1
+    assert not second.of(event_pb2.BatchSizeChanged)
+    one = run(plan)
+    losses = [[step.loss for r in each for step in r.of(event_pb2.StepMetrics)] for each in ([one], [first, second])]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert difference(weights(plan.artifact), weights(other.artifact)) < 1e-4
 

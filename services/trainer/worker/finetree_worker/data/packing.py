@@ -117,6 +117,18 @@ def _layout(
     return tuple(blocks), torch.cat([torch.arange(first, first + size) for first, size in spans])
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Largest micro-batch: in `tokens` where rows are packed, in `rows` where they are not."""
+
+    rows: int
+    tokens: int
+
+    def within(self, other: "Limit") -> "Limit":
+        """Return what both allow."""
+        return Limit(min(self.rows, other.rows), min(self.tokens, other.tokens))
+
+
 def pack(
     examples: Sequence[Example], *, max_rows: int, max_tokens: int, packing: bool, sharing: Sharing | None = None
 ) -> list[list[Example]]:

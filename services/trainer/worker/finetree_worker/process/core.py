@@ -90,7 +90,7 @@ class TrainingCore:
         if task.may_rest and self._surroundings is None:
             self._surroundings = Surroundings.capture()
         plan = train_plan(task)
-        with ranks_of(task, plan) as ranks:
+        with ranks_of(task, plan, reporter) as ranks:
             trained = train(plan, reporter, control, self._bases, ranks)
         summary = event_pb2.RunSummary(stopped_early=trained.stopped_early, best_step=trained.best_step)
         if trained.limited:

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.errors import RankError, TaskError
+from finetree_worker.events.envelope import Reporter
 from finetree_worker.plan import Plan
 from finetree_worker.ranks.alone import Alone
+from finetree_worker.ranks.halving import halves_next
 from finetree_worker.ranks.join import join
 from finetree_worker.ranks.launch import Crew, RankFailedError
 from finetree_worker.ranks.membership import Membership
@@ -17,15 +19,16 @@ _BACKENDS = ("gloo", "nccl")
 
 
 @contextmanager
-def ranks_of(task: worker_pb2.Task, plan: Plan) -> Iterator[Alone]:
+def ranks_of(task: worker_pb2.Task, plan: Plan, reporter: Reporter) -> Iterator[Alone]:
     """Provide the ranks of a task: this process alone, or with others, which end with the context.
 
-    Raises RankError RANK_LOST or RankFailedError where another rank is why the work in the context failed.
+    Raises RankError RANK_LOST or RankFailedError where another rank is why the work in the context failed, and
+    Interrupted where it lacked memory for a micro-batch that the next attempt makes smaller.
     """
     if plan.ranks == 1:
         yield Alone()
         return
-    with Crew(task, plan.ranks) as crew, _causes(crew):
+    with halves_next(plan, reporter), Crew(task, plan.ranks) as crew, _causes(crew):
         member = Membership(
             0, plan.ranks, kind=plan.device, folder=crew.folder, device_ids=plan.device_ids, alive=crew.check
         )

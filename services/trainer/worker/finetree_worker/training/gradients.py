@@ -13,13 +13,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetree_worker.control import Steering
-from finetree_worker.data.packing import MicroBatch, collate, pack
+from finetree_worker.data.packing import Limit, MicroBatch, collate, pack
 from finetree_worker.device_memory import free_cache, is_out_of_memory
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.plan import Checkpointing, Plan, Precision
 from finetree_worker.portable import Portable
 from finetree_worker.randomness import DropoutMasks
+from finetree_worker.ranks import halving
 from finetree_worker.ranks.alone import Alone, Lacking, Part
 from finetree_worker.tokenize.example import Example
 from finetree_worker.training.loss import sharing, target_loss
@@ -42,14 +43,6 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """Largest micro-batch: in `tokens` where rows are packed, in `rows` where they are not."""
-
-    rows: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class Computed:
     """Result of a step: mean loss per target token (nats), tokens that were computed, their places with padding."""
 
@@ -67,8 +60,7 @@ class Gradients:
         self._plan, self._reporter, self._steering = plan, reporter, steering
         self.ranks = ranks or Alone()
         self.subject = subject
-        size = plan.optimization.micro_batch_size
-        self.limit = Limit(size, size * plan.data.sequence_length)
+        self.limit = halving.largest(plan)
         self.packing = plan.optimization.packing
         self.sharing = sharing(subject.model) if self.packing else None
         self.scale = LossScale(enabled=plan.optimization.precision is Precision.FP16_MIXED)
@@ -110,7 +102,7 @@ class Gradients:
             lacking = Lacking(len(self._tried), max(map(len, self._tried)), held)
             if self.ranks.lockstep:
                 # The others wait for this rank in the middle of a pass, from which nothing calls them back.
-                raise self._exhausted(lacking) from error
+                raise self._exhausted(step, lacking) from error
             return Part(lacking=lacking), error.with_traceback(None)
         loss, tokens, filled = (sum(each) for each in zip(*map(astuple, done), strict=True)) if done else (0.0, 0, 0)
         messages = self.ranks.message_seconds - messages
@@ -177,26 +169,15 @@ class Gradients:
     def _halve(self, step: int, lacking: Lacking, error: BaseException | None) -> None:
         """Halve the micro-batch that did not fit, which may have been far below the limit."""
         if lacking.rows == 1:
-            raise self._exhausted(lacking) from error
-        before = self.limit
-        if self.packing:
-            self.limit = Limit(before.rows, max(lacking.longest, lacking.held // 2))
-            rows = {}
-        else:
-            count, length = lacking.rows // 2, self._plan.data.sequence_length
-            self.limit = Limit(count, count * length)
-            rows = {"previous_rows": before.rows, "current_rows": count}
-        self._reporter.emit(
-            event_pb2.BatchSizeChanged(
-                step=step + 1,
-                previous=before.tokens,
-                current=self.limit.tokens,
-                reason="OUT_OF_MEMORY",
-                **rows,
-            )
-        )
+            raise self._exhausted(step, lacking) from error
+        self.limit, change = self._halved(step, lacking)
+        self._reporter.emit(change)
 
-    def _exhausted(self, lacking: Lacking) -> MemoryExhaustedError:
+    def _halved(self, step: int, lacking: Lacking) -> tuple[Limit, event_pb2.BatchSizeChanged]:
+        length = self._plan.data.sequence_length
+        return halving.halved(self.limit, lacking, step=step, packing=self.packing, row_tokens=length)
+
+    def _exhausted(self, step: int, lacking: Lacking) -> MemoryExhaustedError:
         where = self.ranks.name_of(self.ranks.rank if self.ranks.lockstep else lacking.rank)
         one = f"One row of {lacking.longest} tokens does" if lacking.rows == 1 else f"{lacking.rows} rows do"
         smaller = "" if lacking.rows == 1 else "micro_batch_size or "
@@ -205,6 +186,7 @@ class Gradients:
             f"{one} not fit in the device's memory{where}.",
             field="training.sequence_length" if lacking.rows == 1 else "training.micro_batch_size",
             remedy=f"Lower {smaller}sequence_length, {self.advice}.",
+            metadata={} if lacking.rows == 1 else halving.as_metadata(self._halved(step, lacking)[1]),
         )
 
 

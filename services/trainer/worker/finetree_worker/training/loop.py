@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from finetree_worker.atomic_files import manifest_hash, size
 from finetree_worker.control import STOPS, Signal, Steering
 from finetree_worker.data.batches import Batches
+from finetree_worker.data.packing import Limit
 from finetree_worker.device_memory import DeviceWatch, is_out_of_memory, memory_bytes, peak_memory_bytes
 from finetree_worker.errors import Cancelled, DivergedError, Interrupted, MemoryExhaustedError, StorageError
 from finetree_worker.events.envelope import Reporter
@@ -28,7 +29,7 @@ from finetree_worker.training import checkpoint, matrix_rate, optimizers
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.checkpoint import Environment, Position
 from finetree_worker.training.fused.step import faster
-from finetree_worker.training.gradients import Computed, Gradients, Limit, Subject
+from finetree_worker.training.gradients import Computed, Gradients, Subject
 from finetree_worker.training.preflight import micro_batch
 
 _RECENT = 20  # steps whose median is the reported speed
@@ -104,7 +105,8 @@ class Loop:
             return 0
         self.position = found.position
         self._began, self._saved_at = found.position.step, found.position.elapsed_seconds
-        self.gradients.limit = Limit(self.position.micro_batch_rows, self.position.micro_batch_tokens)
+        saved = Limit(self.position.micro_batch_rows, self.position.micro_batch_tokens)
+        self.gradients.limit = self.gradients.limit.within(saved)
         self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
             message = "The run continues with other libraries, threads or hardware: equal to rounding, not bit for bit."

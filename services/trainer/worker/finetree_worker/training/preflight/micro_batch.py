@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preflight: run the largest micro-batch before the first step, so that a lack of memory shows at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -9,11 +9,12 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 from torch.optim import Optimizer
 
+from finetree_worker.data.packing import Limit
 from finetree_worker.device_memory import GIB, free_memory_bytes, is_out_of_memory, peak_memory_bytes
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.tokenize.example import Example
-from finetree_worker.training.gradients import Gradients, Limit, Subject
+from finetree_worker.training.gradients import Gradients, Subject
 
 
 def check(gradients: Gradients, optimizer: Optimizer, longest_first: Sequence[Example], *, reporter: Reporter) -> None:
@@ -22,7 +23,8 @@ def check(gradients: Gradients, optimizer: Optimizer, longest_first: Sequence[Ex
     `longest_first` are the rows of the run's largest batch, of several ranks the largest share of it. Where they do not
     fit together, the micro-batch is halved, as in the middle of a run. Raises MemoryExhaustedError
     OUT_OF_MEMORY_PREFLIGHT with the numbers when the longest row or the optimizer's state does not fit, or when several
-    rows do not that ranks compute in lockstep. Every rank runs it, and each has a check of its own in the report.
+    rows do not that ranks compute in lockstep: those halve it between two attempts, by the error's metadata. Every rank
+    runs it, and each has a check of its own in the report.
     """
     subject, resumed = gradients.subject, bool(optimizer.state)
     rows = fullest(longest_first, gradients.limit, packing=gradients.packing)
@@ -38,7 +40,8 @@ def check(gradients: Gradients, optimizer: Optimizer, longest_first: Sequence[Ex
         if not isinstance(error, MemoryExhaustedError) and not is_out_of_memory(error):
             raise
         _report(reporter, rows, gradients, fits=False)
-        raise _refused(rows, gradients) from error
+        smaller = error.metadata if isinstance(error, MemoryExhaustedError) else {}
+        raise _refused(rows, gradients, smaller) from error
     finally:
         gradients.forget()
         if not resumed:
@@ -137,12 +140,12 @@ def _check(rows: Sequence[Example], where: str, amounts: tuple[int, int], *, fit
     )
 
 
-def _refused(rows: Sequence[Example], gradients: Gradients) -> MemoryExhaustedError:
+def _refused(rows: Sequence[Example], gradients: Gradients, smaller: Mapping[str, str]) -> MemoryExhaustedError:
     device = gradients.subject.device
     peak, free = (amount / GIB for amount in (peak_memory_bytes(device), free_memory_bytes(device)))
     longest = max(map(len, rows))
     # Ranks in lockstep cannot try a smaller one: whoever leaves a pass leaves the others waiting in it.
-    several = gradients.ranks.lockstep and len(rows) > 1
+    several = bool(smaller)
     what = f"{len(rows)} rows of {sum(map(len, rows))} tokens do not fit"
     one = f"Not even one row of {longest} tokens fits"
     lower = f"micro_batch_size below {len(rows)}" if several else f"sequence_length below {longest}"
@@ -152,4 +155,5 @@ def _refused(rows: Sequence[Example], gradients: Gradients) -> MemoryExhaustedEr
         f"use before it ran out, and {free:.2f} GiB are free without {'those rows' if several else 'that row'}.",
         field="training.micro_batch_size" if several else "training.sequence_length",
         remedy=f"Lower {lower}, {gradients.advice}.",
+        metadata=smaller,
     )
