@@ -65,13 +65,36 @@ _LATENT = {
     "qk_nope_head_dim": 16,
     "v_head_dim": 16,
 }
+_GEMMA3: dict[str, Any] = _GROUPED | {"head_dim": 16, "sliding_window": 24}
+_GEMMA4: dict[str, Any] = _GROUPED | {
+    "head_dim": 16,
+    "global_head_dim": 32,
+    "sliding_window": 24,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": 260,
+    "num_kv_shared_layers": 0,
+}
+# As many layers as the language model has, and projections of the same names.
+_VISION: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 28,
+    "patch_size": 14,
+}
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", _GROUPED),
     "qwen2": ("Qwen2Config", _GROUPED),
     "qwen3": ("Qwen3Config", _GROUPED | {"head_dim": 16}),
     "mistral": ("MistralConfig", _GROUPED | {"sliding_window": 24}),
     "gemma2": ("Gemma2Config", _GROUPED | {"head_dim": 16, "sliding_window": 24}),
-    "gemma3": ("Gemma3TextConfig", _GROUPED | {"head_dim": 16, "sliding_window": 24}),
+    "gemma3": ("Gemma3TextConfig", _GEMMA3),
+    "gemma3 with images": (
+        "Gemma3Config",
+        {"text_config": _GEMMA3, "vision_config": _VISION, "mm_tokens_per_image": 4},
+    ),
     "phi": ("PhiConfig", _COMMON),
     "gpt-neox": ("GPTNeoXConfig", _COMMON),
     "gpt2": ("GPT2Config", _GPT2),
@@ -81,24 +104,21 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         _GROUPED | _MIXTURE | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
     ),
     "gpt-oss": ("GptOssConfig", _GROUPED | _MIXTURE | {"head_dim": 16, "sliding_window": 24}),
-    "gemma4": (
-        "Gemma4TextConfig",
-        _GROUPED
-        | {
-            "head_dim": 16,
-            "global_head_dim": 32,
-            "sliding_window": 24,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "hidden_size_per_layer_input": 16,
-            "vocab_size_per_layer_input": 260,
-            "num_kv_shared_layers": 0,
-        },
+    "gemma4": ("Gemma4TextConfig", _GEMMA4),
+    "gemma4 with images": (
+        "Gemma4Config",
+        {"text_config": _GEMMA4 | {"pad_token_id": 0}, "vision_config": _VISION},
     ),
     "deepseek-v3": ("DeepseekV3Config", _COMMON | _MIXTURE | _LATENT | {"first_k_dense_replace": 1}),
     "glm-4.7-flash": ("Glm4MoeLiteConfig", _COMMON | _MIXTURE | _LATENT | {"mlp_layer_types": ["dense", "sparse"]}),
     **{name: (config, _GROUPED | own) for name, (config, own) in HYBRIDS.items()},
+    "qwen3.5 with images": (
+        "Qwen3_5Config",
+        {"text_config": _GROUPED | HYBRIDS["qwen3.5"][1], "vision_config": {"hidden_size": 32, "depth": 2}},
+    ),
 }
-WITHOUT_PREFIX = {*HYBRIDS, "gemma4", "deepseek-v3", "glm-4.7-flash"}
+WITH_STATES = {*HYBRIDS, "qwen3.5 with images"}
+WITHOUT_PREFIX = {*WITH_STATES, "gemma4", "gemma4 with images", "deepseek-v3", "glm-4.7-flash"}
 """Models whose layers do not all keep keys and values of one shape and nothing else."""
 LORA = Lora(rank=4, alpha=8.0, dropout=0.1)
 METHODS: dict[str, Method] = {
@@ -126,7 +146,8 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     transformers.PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>").save_pretrained(folder)
     kind, shape = ARCHITECTURES[request.param]
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**shape), dtype=torch.float32)
+    auto = transformers.AutoModelForImageTextToText if "vision_config" in shape else transformers.AutoModelForCausalLM
+    model = auto.from_config(getattr(transformers, kind)(**shape), dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
@@ -192,6 +213,33 @@ def test_a_method_learns_and_its_artifact_is_the_trained_model(plan: Plan, kind:
     assert (ours - untrained).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["full", "lora", "adapter"])
+def test_all_that_is_trained_reads_text_and_the_artifact_holds_no_more(plan: Plan, kind: str) -> None:
+    """What has no gradient in training on text, as a vision tower, is not counted, not kept, and not changed."""
+    method = replace(LORA, dropout=0.0) if kind == "lora" else METHODS[kind]
+    chosen = replace(plan, method=method)
+    adapted, subject = adapt(chosen, load(chosen, CPU), CPU)
+    example = Example(0, torch.arange(40, dtype=torch.int32), torch.ones(40, dtype=torch.bool))
+    with by_document(subject.model):
+        target_scores(subject.model, collate([example]))[0].sum().backward()
+    untyped: Any = adapted
+    trained = {name: p for name, p in untyped.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None] == []
+    chosen.artifact.mkdir()
+    tokenizer = load_tokenizer(plan.base.folder)
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.add_(1.0)
+    chosen.method.save(adapted, chosen.artifact, base=chosen.base, tokenizer=tokenizer, dtype=torch.float32)
+    found = dict(reloaded(chosen).named_parameters())
+    assert set(found) == set(dict(untyped.named_parameters()))
+    own = dict(load(plan, CPU).named_parameters())
+    changed = {name for name, p in found.items() if name not in own or not torch.equal(p, own[name])}
+    if kind == "full":
+        assert changed == set(trained)
+        assert any("vision_tower" in name for name in set(own) - changed) is hasattr(untyped.config, "vision_config")
+
+
 def test_packed_documents_have_the_states_that_they_have_alone(plan: Plan) -> None:
     model = load(plan, CPU).eval()
     documents = [
@@ -212,7 +260,7 @@ def test_packed_documents_have_the_states_that_they_have_alone(plan: Plan) -> No
 def test_documents_with_a_shared_prefix_have_the_losses_that_they_have_alone(plan: Plan) -> None:
     """Windows, bounded scores and learned positions included: here documents share whatever their length."""
     model = load(plan, CPU).eval()
-    if plan.base.folder.name in HYBRIDS:
+    if plan.base.folder.name in WITH_STATES:
         assert sharing(model) is None
         return
     header = torch.arange(30, dtype=torch.int32) * 5 % 256

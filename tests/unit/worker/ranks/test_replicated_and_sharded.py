@@ -4,10 +4,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2
-from finetree_worker.plan import Checkpointing, Metric, OptimizerName, Plan
+from finetree_worker.models.gguf import base_facts
+from finetree_worker.models.load import load_tokenizer
+from finetree_worker.plan import BaseModel, Checkpointing, Metric, OptimizerName, Plan
 from worker_harness import METHODS, Recorder, difference, elsewhere, held_out, run, tuned, weights
 
 pytestmark = [pytest.mark.slow(40), pytest.mark.timeout(300)]
@@ -19,6 +22,8 @@ GROUPS = {
     "int8": [("replicated", 2)],
 }
 """Shardings and numbers of ranks by method; others are tried replicated on two and divided over four."""
+HYBRIDS = {"qwen3.5": "lora", "falcon-h1": "full", "lfm2": "nf4"}
+"""Methods by model whose layers have a state."""
 
 
 def sgd(plan: Plan, kind: str) -> Plan:
@@ -56,6 +61,22 @@ def test_two_and_four_ranks_end_in_the_weights_of_one(
         assert all(rank.peak_memory_bytes >= rank.memory_bytes for rank in ranks)
         checks = many.of(event_pb2.PreflightReport)[0].checks
         assert [f"of rank {rank}," in check.message for rank, check in enumerate(checks)] == [True] * count
+
+
+@pytest.mark.parametrize("model", HYBRIDS)
+def test_ranks_of_a_model_with_states_end_in_the_weights_of_one(
+    plan: Plan, together: Callable[..., Recorder], tmp_path: Path, tiny: Callable[..., Any], model: str
+) -> None:
+    """Linear attention, Mamba 2 and convolutions read each document alone, on any rank."""
+    folder = tmp_path / model
+    tiny(model).save_pretrained(folder)
+    load_tokenizer(plan.base.folder).save_pretrained(folder)
+    plan = sgd(replace(plan, base=base_facts(BaseModel(folder, f"example/{model}", "main"))), HYBRIDS[model])
+    one = run(plan)
+    for sharding in ("replicated", "full"):
+        other = elsewhere(plan, tmp_path / sharding)
+        require_equal(one, together(other, 2, sharding))
+        assert difference(weights(plan.artifact), weights(other.artifact)) < ROUNDING
 
 
 @pytest.mark.parametrize("sharding", ["replicated", "full"])

@@ -196,7 +196,9 @@ def _unsupported() -> PlanError:
 
 def _layers(model: PreTrainedModel) -> nn.ModuleList:
     count = int(model.config.get_text_config().num_hidden_layers)
-    for module in model.modules():
+    untyped: Any = model
+    # Of the decoder alone: a vision tower may have as many layers.
+    for module in untyped.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == count and _child(module[0], _MLP) is not None:
             return module
     raise _unsupported()

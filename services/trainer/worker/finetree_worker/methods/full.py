@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Full fine-tuning: every weight is trained, except those of frozen layers."""
+"""Full fine-tuning: every weight that reads text is trained, except those of frozen layers."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import compatibility
+from finetree_worker.methods.targets import text_modules
 from finetree_worker.models import portable_files
 from finetree_worker.plan import BaseModel, Method, Plan
 from finetree_worker.portable import MODEL_WEIGHTS, Portable
@@ -23,7 +24,7 @@ _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class Full(Method):
-    """All weights but those of the lowest `frozen_layers` decoder layers, which freeze the embeddings too."""
+    """All weights that read text but those of the lowest `frozen_layers` layers, which freeze the embeddings too."""
 
     name: ClassVar[str] = "full"
     artifact: ClassVar[artifact_pb2.ArtifactKind.ValueType] = artifact_pb2.ARTIFACT_KIND_MODEL
@@ -39,7 +40,10 @@ class Full(Method):
         return cls(spec.full.frozen_layers)
 
     def apply(self, model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, PreTrainedModel]:
-        """Make all weights trainable but those of the frozen layers. Raises PlanError NOTHING_TO_TRAIN."""
+        """Make all weights that read text trainable but those of the frozen layers.
+
+        A vision tower stays as it is. Raises PlanError NOTHING_TO_TRAIN.
+        """
         del plan
         layers = int(model.config.get_text_config().num_hidden_layers)
         if self.frozen_layers >= layers:
@@ -50,10 +54,11 @@ class Full(Method):
                 remedy=f"Freeze at most {layers - 1} layers.",
             )
         embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+        text = {id(p) for module in text_modules(model) for p in module.parameters(recurse=False)}
         for name, parameter in model.named_parameters():
             layer = _LAYER.search(f".{name}")
             frozen = int(layer[1]) < self.frozen_layers if layer else id(parameter) in embeddings
-            parameter.requires_grad_(not (self.frozen_layers and frozen))
+            parameter.requires_grad_(id(parameter) in text and not (self.frozen_layers and frozen))
         return model, model
 
     def blank(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -70,10 +75,13 @@ class Full(Method):
         portable_files.save_tokenizer(tokenizer, folder)
 
     def portable(self, trained: Any, base: BaseModel) -> Portable | None:
-        """Return the model's own names and its configuration; None where frozen layers are not in a checkpoint."""
-        if self.frozen_layers:
+        """Return the model's own names and its configuration; None where some weights are not in a checkpoint.
+
+        Those of frozen layers and of a vision tower are not.
+        """
+        parameters = dict(trained.named_parameters())
+        if not all(parameter.requires_grad for parameter in parameters.values()):
             return None
-        parameters = {name: parameter for name, parameter in trained.named_parameters() if parameter.requires_grad}
         config = json.loads(trained.config.to_json_string(use_diff=False))
         config |= {"_name_or_path": base.hub_id, "use_cache": True}
         config["dtype"] = str(next(iter(parameters.values())).dtype).removeprefix("torch.")

@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import artifact_pb2
 from finetree_api.types.v1 import method_pb2, run_spec_pb2
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as PeftLinear
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -201,17 +202,26 @@ class Lora(Method):
     def _public_settings(self, trained: Any) -> dict[str, Any]:
         settings: Any = trained.peft_config[ADAPTER]
         found: set[str] = set(settings.target_modules)
-        # Servers and merges expect the short names, which select the same layers as the full ones of training. But peft
-        # takes short names of a mixture's MLP for its experts, also where they mean the shared one.
-        short = not self.modules and not is_mixture(trained)
+        # Servers and merges expect the short names, where these select the same layers as the full ones of training: a
+        # vision tower may have layers of the same names. And peft takes short names of a mixture's MLP for its experts,
+        # also where they mean the shared one.
+        shorter = {short_name(name) for name in found}
+        short = not self.modules and not is_mixture(trained) and not _select_more(trained.get_base_model(), shorter)
         return {
-            "target_modules": sorted({short_name(name) for name in found} if short else found),
+            "target_modules": sorted(shorter if short else found),
             "fan_in_fan_out": trained.config.model_type in CONV1D_FAMILIES,
         }
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether peft loads the artifact."""
         return compatibility.with_peft(folder, base, needs=_EXPERTS_NEED if self.experts else "")
+
+
+def _select_more(adapted: nn.Module, names: set[str]) -> bool:
+    """Return whether modules without an adapter have one of these short names too."""
+    return any(
+        short_name(name) in names and not isinstance(module, BaseTunerLayer) for name, module in adapted.named_modules()
+    )
 
 
 def use_own_layers(config: LoraConfig) -> None:

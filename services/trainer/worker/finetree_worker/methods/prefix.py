@@ -37,7 +37,7 @@ DEFAULT_TEXT = (
 (peft's method comparison), and an instruction resembles what precedes most rows."""
 ADAPTER = "default"
 """peft's name for the one prefix of a model."""
-_WINDOWED = ("gemma2", "gemma3_text")
+_WINDOWED = ("gemma2", "gemma3_text", "gemma3")
 """Model types for which peft makes a cache of its own kind."""
 _WINDOWS_NEED = "needs peft 0.20 or newer: older ones load it on this model and compute something else"
 

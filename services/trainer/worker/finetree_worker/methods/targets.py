@@ -4,6 +4,7 @@
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any
 
 from finetree_api.types.v1 import method_pb2
 from torch import nn
@@ -57,12 +58,14 @@ def linear_names(
 ) -> list[str]:
     """Return the full names of the linear layers that get an adapter, in module order.
 
-    "all-linear" is attention and MLP, never the output head and never a router. Explicit `modules` match a full name or
-    its last parts ("q_proj", "layers.0.mlp.up_proj"). Raises PlanError TARGET_NOT_FOUND where there is none and one is
-    `required`; `path` is where the spec has the settings.
+    "all-linear" is attention and MLP, never the output head and never a router. Layers that do not read text, such as
+    those of a vision tower, never get one: in training on text they have no input, hence no gradient. Explicit
+    `modules` match a full name or its last parts ("q_proj", "layers.0.mlp.up_proj"). Raises PlanError TARGET_NOT_FOUND
+    where there is none and one is `required`; `path` is where the spec has the settings.
     """
     # GPT-2's layers are Conv1D, a linear layer with its weight transposed.
-    linears = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    text = text_modules(model)
+    linears = [name for name, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m in text]
     linears = [name for name in linears if not _NEVER.search(name)]
     if modules:
         return _explicit(linears, modules, path)
@@ -81,6 +84,13 @@ def linear_names(
             remedy=f"Name its linear layers in {path}.target_modules.",
         )
     return found
+
+
+def text_modules(model: nn.Module) -> set[nn.Module]:
+    """Return the modules that read text: all of a language model, but no vision tower and no projector of images."""
+    found: Any = model
+    parts = [found.get_decoder(), found.get_output_embeddings()]
+    return {module for part in parts if part is not None for module in part.modules()}
 
 
 def short_name(name: str) -> str:
