@@ -203,6 +203,8 @@ def test_a_method_learns_and_its_artifact_is_the_trained_model(plan: Plan, kind:
     assert losses[-1] < losses[0]
     chosen.artifact.mkdir()
     chosen.method.save(adapted, chosen.artifact, base=chosen.base, tokenizer=tokenizer, dtype=torch.float32)
+    verdict = chosen.method.compatibility(chosen.artifact, chosen.base.folder)
+    assert verdict.loads, verdict.reason
     ids = torch.arange(50)[None]
     with torch.no_grad():
         subject.model.train(mode=False)

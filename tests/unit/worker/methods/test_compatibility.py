@@ -5,6 +5,7 @@ import pytest
 from finetree_api.types.v1 import serving_pb2
 from finetree_worker.methods.full import Full
 from finetree_worker.methods.lora import Lora
+from safetensors import safe_open
 
 # peft 0.21 asks transformers 5 by the old name whether it checkpoints, and renames the base that it was given.
 pytestmark = [
@@ -45,6 +46,13 @@ def verdict(method, folder, base):
 
 def test_a_whole_adapter_loads(adapter, base):
     assert verdict(Lora(), adapter, base) == ""
+
+
+def test_a_whole_mixture_whose_experts_are_apart_in_the_file_loads(tmp_path, tiny):
+    tiny("mixtral").save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as stored:
+        assert any("experts.3." in name for name in stored.keys())  # noqa: SIM118 - no mapping
+    assert Full().compatibility(tmp_path, tmp_path).loads
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -89,6 +97,21 @@ def test_a_spoiled_adapter_does_not_load_and_says_why(adapter, base, edit, probl
 def test_a_spoiled_model_does_not_load_and_says_why(base, edit, problem):
     change(base, "model.safetensors", edit)
     assert problem in verdict(Full(), base, base)
+
+
+@pytest.mark.parametrize("edit", [drop, widen])
+def test_a_mixture_with_a_spoiled_expert_does_not_load_and_says_why(tmp_path, tiny, edit):
+    tiny("mixtral").save_pretrained(tmp_path)
+
+    def spoil(tensors):
+        experts = {name: tensor for name, tensor in tensors.items() if "experts" in name}
+        for name in experts:
+            del tensors[name]
+        edit(experts)
+        tensors |= experts
+
+    change(tmp_path, "model.safetensors", spoil)
+    assert verdict(Full(), tmp_path, tmp_path) == "its tensors are not those of its config.json"
 
 
 def test_an_adapter_of_another_base_does_not_load(adapter, tmp_path, tiny):

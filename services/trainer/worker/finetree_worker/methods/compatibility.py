@@ -39,17 +39,28 @@ def with_peft(folder: Path, base: Path, *, needs: str = "") -> artifact_pb2.Comp
 
 
 def with_transformers(folder: Path) -> artifact_pb2.Compatibility:
-    """Return whether transformers loads the model in `folder`."""
-    model = architecture(folder)
-    model.tie_weights()
-    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
-    found: Shapes = {}
-    for file in _weight_files(folder):
-        found |= shapes(file)
-    state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    expected = {name: shape for name, shape in state.items() if name not in tied or name in found}
+    """Return whether transformers loads the model in `folder`: it is asked to, without memory for the weights.
+
+    Only it knows under which names it keeps what the files hold: it stacks the experts of a mixture, and renames the
+    layers of older formats.
+    """
+    read: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        _, info = read(
+            folder,
+            device_map={"": "meta"},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named in the verdict, not ignored
+            dtype="auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except RuntimeError:
+        # Which tensors it could not stack, transformers tells its log alone.
+        return verdict(serving_pb2.SERVING_TARGET_TRANSFORMERS, "its tensors are not those of its config.json")
     needs = portable_files.newer_only(json.loads((folder / portable_files.CONFIG).read_text(encoding="utf-8")))
-    return verdict(serving_pb2.SERVING_TARGET_TRANSFORMERS, difference(expected, found), needs=needs)
+    return verdict(serving_pb2.SERVING_TARGET_TRANSFORMERS, _unmatched(info), needs=needs)
 
 
 def verdict(
@@ -84,8 +95,12 @@ def difference(expected: Shapes, found: Shapes) -> str:
     return ""
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    return [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]
+def _unmatched(info: dict[str, Any]) -> str:
+    """Return the first tensor in transformers' loading info that is missing, unknown or of another shape."""
+    if missing := sorted(info["missing_keys"]):
+        return f"{missing[0]} is missing"
+    if unknown := sorted(info["unexpected_keys"]):
+        return f"{unknown[0]} does not belong to any layer"
+    for name, found, needed in sorted(info["mismatched_keys"]):
+        return f"{name} has the shape {tuple(found)} where {tuple(needed)} is needed"
+    return ""
