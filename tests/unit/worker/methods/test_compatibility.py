@@ -103,7 +103,7 @@ def test_a_spoiled_model_does_not_load_and_says_why(base, edit, problem):
 def test_a_mixture_with_a_spoiled_expert_does_not_load_and_says_why(tmp_path, tiny, edit):
     tiny("mixtral").save_pretrained(tmp_path)
 
-    def spoil(tensors):
+    def spoil(tensors) -> None:
         experts = {name: tensor for name, tensor in tensors.items() if "experts" in name}
         for name in experts:
             del tensors[name]
