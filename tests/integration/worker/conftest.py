@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How models are trained in a test process; the tiny models of the unit tests are importable as `hybrid_models`."""
+"""How models are trained in a test process; the tiny models of the unit tests are importable by name."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-_HYBRIDS = Path(__file__).parents[2] / "unit" / "worker" / "hybrid_models.py"
+_MODELS = Path(__file__).parents[2] / "unit" / "worker"
+_NAMES = ("hybrid_models", "multimodal_models")
 
 
 class _Finder:
@@ -17,7 +18,7 @@ class _Finder:
 
     @staticmethod
     def find_spec(name: str, *_: object) -> ModuleSpec | None:
-        return spec_from_file_location(name, _HYBRIDS) if name == "hybrid_models" else None
+        return spec_from_file_location(name, _MODELS / f"{name}.py") if name in _NAMES else None
 
 
 sys.meta_path.append(_Finder)

@@ -2,7 +2,7 @@
 """Run in an environment with transformers 4: load each artifact as its receiver does, and keep what it computes.
 
 python other_transformers.py CASES.json ADAPTER_FORMAT.md OUTPUT.safetensors; a case is {"name", "artifact", "base",
-"kind"}. Adapter layers are loaded by the code of the page that describes their format.
+"kind", "auto_class"}. Adapter layers are loaded by the code of the page that describes their format.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 import transformers
 from peft import PeftModel
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 TEXT = "one <end> two <tool><x>"
 
@@ -30,7 +30,7 @@ def code_of(page: str) -> dict[str, Any]:
 
 
 def loaded(case: dict[str, str], page: str) -> Any:
-    read: Any = AutoModelForCausalLM.from_pretrained
+    read: Any = getattr(transformers, case["auto_class"]).from_pretrained
     if case["kind"] == "full":
         model, report = read(case["artifact"], dtype=torch.float32, output_loading_info=True)
         assert not any(report.values()), (case["name"], report)

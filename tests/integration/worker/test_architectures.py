@@ -2,6 +2,7 @@
 """Every method on tiny random models of the real classes: packed as alone, loss falls, what is saved is reloaded."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from finetree_worker.methods.full import Full
 from finetree_worker.methods.lora import Lora
 from finetree_worker.methods.prefix import Prefix
 from finetree_worker.methods.qlora import Qlora
+from finetree_worker.models.auto_class import auto_class_of
 from finetree_worker.models.gguf import base_facts
 from finetree_worker.models.load import load_model, load_tokenizer
 from finetree_worker.plan import BaseModel, DataPlan, Method, Optimization, Plan, Precision, Schedule
@@ -30,6 +32,7 @@ from finetree_worker.training.loop import Loop
 from finetree_worker.training.loss import hidden_states, sharing, target_scores
 from finetree_worker.training.run import adapt, load
 from hybrid_models import HYBRIDS
+from multimodal_models import MULTIMODAL, multimodal_shape
 from peft import PeftModel
 
 # peft 0.21 calls transformers 5 by old names.
@@ -116,8 +119,9 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3_5Config",
         {"text_config": _GROUPED | HYBRIDS["qwen3.5"][1], "vision_config": {"hidden_size": 32, "depth": 2}},
     ),
+    **{name: (config, multimodal_shape(name, _GROUPED)) for name, (config, *_) in MULTIMODAL.items()},
 }
-WITH_STATES = {*HYBRIDS, "qwen3.5 with images"}
+WITH_STATES = {*HYBRIDS, "qwen3.5 with images", "lfm2-vl"}
 WITHOUT_PREFIX = {*WITH_STATES, "gemma4", "gemma4 with images", "deepseek-v3", "glm-4.7-flash"}
 """Models whose layers do not all keep keys and values of one shape and nothing else."""
 LORA = Lora(rank=4, alpha=8.0, dropout=0.1)
@@ -177,10 +181,8 @@ def plan(base: Path, tmp_path: Path) -> Plan:
 
 def reloaded(plan: Plan) -> Any:
     """The artifact on a fresh base, as whoever gets it loads it."""
-    from transformers import AutoModelForCausalLM
-
     if isinstance(plan.method, Full):
-        return AutoModelForCausalLM.from_pretrained(plan.artifact)
+        return auto_class_of(plan.base.folder).from_pretrained(plan.artifact)
     fresh = load(plan, CPU)
     if isinstance(plan.method, Adapter):
         return adapter.load(fresh, plan.artifact)
@@ -239,7 +241,8 @@ def test_all_that_is_trained_reads_text_and_the_artifact_holds_no_more(plan: Pla
     changed = {name for name, p in found.items() if name not in own or not torch.equal(p, own[name])}
     if kind == "full":
         assert changed == set(trained)
-        assert any("vision_tower" in name for name in set(own) - changed) is hasattr(untyped.config, "vision_config")
+        left = any(re.search(r"vision_tower|vision_model|visual", name) for name in set(own) - changed)
+        assert left is hasattr(untyped.config, "vision_config")
 
 
 def test_packed_documents_have_the_states_that_they_have_alone(plan: Plan) -> None:

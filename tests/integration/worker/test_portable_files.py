@@ -17,10 +17,12 @@ from finetree_worker.methods.full import Full
 from finetree_worker.methods.lora import Lora
 from finetree_worker.methods.prefix import Prefix
 from finetree_worker.models import portable_files
+from finetree_worker.models.auto_class import auto_class_of, auto_name, auto_name_of
 from finetree_worker.models.gguf import base_facts
 from finetree_worker.models.load import load_tokenizer
-from finetree_worker.plan import BaseModel, DataPlan, Method, Optimization, Plan, Precision
+from finetree_worker.plan import LANGUAGE, BaseModel, DataPlan, Method, Optimization, Plan, Precision
 from finetree_worker.training.run import adapt, load
+from multimodal_models import multimodal_shape
 from peft import PeftModel
 from safetensors import safe_open
 
@@ -99,6 +101,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen2MoeConfig",
         _GROUPED | _MIXTURE | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32} | rope(95.0),
     ),
+    "qwen2.5-vl": ("Qwen2_5_VLConfig", multimodal_shape("qwen2.5-vl", _GROUPED)),
 }
 METHODS: dict[str, Method] = {
     "full": Full(),
@@ -129,7 +132,8 @@ def base_of(name: str, folder: Path) -> Path:
     )
     kind, shape = ARCHITECTURES[name]
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**shape), dtype=torch.float32)
+    config = getattr(transformers, kind)(**shape)
+    model = getattr(transformers, auto_name(config.model_type)).from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
@@ -158,9 +162,7 @@ def saved(base: Path, method: Method, folder: Path) -> Path:
 
 def computed(case: dict[str, str]) -> torch.Tensor:
     """Logits of the artifact as transformers 5 loads it."""
-    from transformers import AutoModelForCausalLM
-
-    read: Any = AutoModelForCausalLM.from_pretrained
+    read = auto_class_of(Path(case["base"])).from_pretrained
     if case["kind"] == "full":
         model = read(case["artifact"], dtype=torch.float32)
     elif case["kind"] == "adapter":
@@ -200,7 +202,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
         base = base_of(name, folder / name)
         for kind in kinds:
             artifact = saved(base, METHODS[kind], folder / f"{name}-{kind}")
-            made.append({"name": f"{name}-{kind}", "artifact": str(artifact), "base": str(base), "kind": kind})
+            about = {"name": f"{name}-{kind}", "artifact": str(artifact), "base": str(base), "kind": kind}
+            made.append(about | {"auto_class": auto_name_of(base)})
     return made
 
 
@@ -214,7 +217,7 @@ def there(cases: list[dict[str, str]], older: Path, tmp_path_factory: pytest.Tem
     del config["rope_theta"]
     (newer / "config.json").write_text(json.dumps(config), encoding="utf-8")
     listed, output = folder / "cases.json", folder / "found.safetensors"
-    spoiled = {"name": "newer", "artifact": str(newer), "base": "", "kind": "full"}
+    spoiled = {"name": "newer", "artifact": str(newer), "base": "", "kind": "full", "auto_class": LANGUAGE}
     listed.write_text(json.dumps([*cases, spoiled]), encoding="utf-8")
     script = Path(__file__).with_name("other_transformers.py")
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

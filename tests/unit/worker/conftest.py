@@ -19,6 +19,7 @@ _FILES = {
     "generate_harness": "generate/harness.py",
     "rank_pool": "ranks/rank_pool.py",
     "hybrid_models": "hybrid_models.py",
+    "multimodal_models": "multimodal_models.py",
     "worker_harness": "harness.py",
     "public_rows": "tokenize/public_rows.py",
     "public_files": "tokenize/public_files.py",
@@ -92,23 +93,29 @@ def _config(kind: str, **more: Any) -> Any:
         sizes = {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 40}
         return Qwen2MoeConfig(num_experts=4, num_experts_per_tok=2, **sizes, **shape)
     from hybrid_models import HYBRIDS
+    from multimodal_models import MULTIMODAL, multimodal_shape
 
     if kind in HYBRIDS:
         name, sizes = HYBRIDS[kind]
         return getattr(transformers, name)(**shape | sizes)
+    if kind in MULTIMODAL:
+        return getattr(transformers, MULTIMODAL[kind][0])(**multimodal_shape(kind, shape))
     return {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}[kind](**shape)
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Any]:
-    """Makes a random model: tiny("llama"), tiny("mixtral"), tiny("qwen3.5")."""
+    """Makes a random model: tiny("llama"), tiny("mixtral"), tiny("qwen3.5"), tiny("qwen3-vl")."""
 
     def make(kind: str = "llama", **more: Any) -> Any:
         import torch
-        from transformers import AutoModelForCausalLM
+        import transformers
+        from finetree_worker.models.auto_class import auto_name
 
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(_config(kind, **more), dtype=torch.float32, attn_implementation="sdpa")
+        config = _config(kind, **more)
+        auto = getattr(transformers, auto_name(config.model_type))
+        model = auto.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
         # Transformers initializes with small weights: larger ones let attention and dropout show in the logits.
         with torch.no_grad():
             for parameter in model.parameters():

@@ -129,7 +129,7 @@ def of_run(plan: Plan, record: Record, base: BaseModel, versions: Mapping[str, s
         library=method.library,
         base=base,
         relation="finetune" if method.artifact == artifact_pb2.ARTIFACT_KIND_MODEL else "adapter",
-        load=(("python", "\n".join(method.load_lines(_load_base(base)))),),
+        load=(("python", "\n".join(method.load_lines(_load_base(base), base.auto_class))),),
         notes=method.load_notes,
         tags=("finetree", method.name),
         data=dict(_data(record.reports, data_sha256)),
@@ -195,9 +195,9 @@ def _metadata(card: Card) -> ModelCardData:
 def _load_base(base: BaseModel) -> str:
     """Return the Python call that loads the base: by its hub id at its commit where these are known."""
     if not _HUB_ID.fullmatch(base.hub_id):
-        return 'AutoModelForCausalLM.from_pretrained("FOLDER_OF_THE_BASE")'
+        return f'{base.auto_class}.from_pretrained("FOLDER_OF_THE_BASE")'
     revision = f', revision="{base.revision}"' if _COMMIT.fullmatch(base.revision) else ""
-    return f'AutoModelForCausalLM.from_pretrained("{base.hub_id}"{revision})'
+    return f'{base.auto_class}.from_pretrained("{base.hub_id}"{revision})'
 
 
 def _base(base: BaseModel) -> Iterator[tuple[str, str]]:

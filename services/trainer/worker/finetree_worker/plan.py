@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 UNLIMITED = 1 << 24
 """Sequence length that cuts nothing: the longest that a spec may have."""
+LANGUAGE = "AutoModelForCausalLM"
+"""Name of the class of transformers that loads language models."""
 
 
 class Schedule(StrEnum):
@@ -104,11 +106,17 @@ class BaseModel:
     """License as its publisher names it, for example "apache-2.0"; empty where unknown."""
     family: str = ""
     """model_type of its config.json, of the text model where it has several; empty where unknown."""
+    auto_class: str = LANGUAGE
+    """Name of the class of transformers that loads it."""
 
     def message(self) -> artifact_pb2.ArtifactBase:
         """Return the identity as an artifact's message has it."""
         return artifact_pb2.ArtifactBase(
-            hub_id=self.hub_id, revision=self.revision, fingerprint=self.fingerprint, family=self.family
+            hub_id=self.hub_id,
+            revision=self.revision,
+            fingerprint=self.fingerprint,
+            family=self.family,
+            auto_class=self.auto_class,
         )
 
 
@@ -177,11 +185,14 @@ class Method(ABC):
         del dtype
         return None
 
-    def load_lines(self, base: str) -> tuple[str, ...]:
-        """Return three lines of Python that load the artifact from its own folder; `base` is the call for its base."""
+    def load_lines(self, base: str, auto_class: str) -> tuple[str, ...]:
+        """Return three lines of Python that load the artifact from its own folder.
+
+        `base` is the call for its base, by the class of transformers named `auto_class`.
+        """
         return (
             "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM",
+            f"from transformers import {auto_class}",
             f'model = PeftModel.from_pretrained({base}, ".")',
         )
 

@@ -14,6 +14,7 @@ from finetree_worker.generate.engine import Engine
 from finetree_worker.generate.kv_cache import KeyValueCache, forward
 from generate_harness import METHODS, base_of, finishes, request, run, texts
 from hybrid_models import HYBRIDS
+from multimodal_models import MULTIMODAL
 from transformers import GenerationConfig
 
 PROMPTS = ["hello", "a much longer prompt, of many more tokens than the others have", "x", "some words"]
@@ -292,11 +293,11 @@ def test_numbers_that_are_not_finite_are_an_error_and_no_answer(serving: Callabl
     assert greedy(engine, "hello", "base")
 
 
-@pytest.mark.parametrize("kind", ["mistral", "qwen3", "mixtral", *HYBRIDS])
+@pytest.mark.parametrize("kind", ["mistral", "qwen3", "mixtral", *HYBRIDS, *MULTIMODAL])
 def test_other_architectures_answer_what_transformers_generates(
     tiny: Callable[..., Any], tokenizer: Any, kind: str
 ) -> None:
-    """A short window, norms of heads, experts, states; rows of unequal length in one batch."""
+    """A short window, norms of heads, experts, states, a vision tower; rows of unequal length in one batch."""
     from finetree_worker.generate.adapters import Adapters
 
     model = tiny(kind, **({"sliding_window": 9} if kind == "mistral" else {}))

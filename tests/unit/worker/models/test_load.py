@@ -14,6 +14,7 @@ from finetree_worker.methods.qlora import Qlora
 from finetree_worker.models import load as base_models
 from finetree_worker.plan import Plan
 from finetree_worker.training.run import load
+from transformers import AutoModelForCausalLM
 from worker_harness import METHODS
 
 CPU = torch.device("cpu")
@@ -26,7 +27,7 @@ def test_a_model_that_does_not_fit_is_no_unreadable_model(
     def refusing(*_: Any, **__: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(base_models.AutoModelForCausalLM, "from_pretrained", refusing)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refusing)
     four_bit = Qlora(Lora()).quantization(torch.bfloat16)
     for dtype, quantization, advice in (
         (torch.float32, None, "Use qlora, bfloat16 weights, a smaller model,"),

@@ -4,7 +4,7 @@
 import json
 
 import pytest
-from finetree_worker.models.portable_files import in_both_spellings, newer_only, save_tokenizer
+from finetree_worker.models.portable_files import copy_image_settings, in_both_spellings, newer_only, save_tokenizer
 
 
 def config(rope, **more: object):
@@ -28,6 +28,24 @@ def test_scaled_positions_keep_their_settings():
     assert found == {"rope_theta": 5e5, "partial_rotary_factor": 0.5, "rope_scaling": scaling}
 
 
+def test_positions_of_text_and_images_keep_their_parts():
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    scaling = {"rope_type": "default", "mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    assert added(config(rope)) == {"rope_theta": 5e6, "rope_scaling": scaling}
+
+
+def test_what_the_base_says_of_images_is_written_as_it_is(tmp_path):
+    base, made = tmp_path / "base", tmp_path / "made"
+    base.mkdir()
+    made.mkdir()
+    (base / "preprocessor_config.json").write_text('{"image_mean": [0.5]}', encoding="utf-8")
+    (base / "processor_config.json").write_text("x" * (1 << 20 | 1), encoding="utf-8")
+    (base / "notes.json").write_text("{}", encoding="utf-8")
+    copy_image_settings(base, made)
+    assert [file.name for file in made.iterdir()] == ["preprocessor_config.json"]
+    assert (made / "preprocessor_config.json").read_text(encoding="utf-8") == '{"image_mean": [0.5]}'
+
+
 def test_positions_by_layer_type_have_the_names_of_gemma_3():
     full = {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}
     rope = {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
@@ -40,6 +58,22 @@ def test_other_layer_types_need_the_newer_version():
     given = config({"full_attention": {"rope_theta": 1e6}, "compressed_attention": {"rope_theta": 1e4}})
     assert added(given) == {}
     assert newer_only(given).startswith("needs transformers 5 or newer")
+
+
+@pytest.mark.parametrize(
+    ("part", "kind", "reason"),
+    [
+        ("text_config", "ministral3", "'ministral3'"),
+        ("vision_config", "siglip_vision_model", "vision tower"),
+        ("vision_config", "pixtral", ""),
+    ],
+)
+def test_a_multimodal_model_that_4_reads_otherwise_needs_the_newer_version(part, kind, reason):
+    """As tried with 4.57.6: it starts a tower at random whose weights have other names, and only warns."""
+    found = newer_only({"model_type": "mistral3", part: {"model_type": kind}})
+    assert reason in found
+    assert found.startswith("needs transformers 5 or newer" if reason else "")
+    assert bool(found) is bool(reason)
 
 
 def test_gpt_neox_has_its_own_names():

@@ -15,6 +15,8 @@ from finetree_cli.output import Output
 from finetree_cli.render import units
 from finetree_cli.render.recommender.serving import short_lines
 
+LANGUAGE = "AutoModelForCausalLM"
+"""Class of transformers that loads language models."""
 VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's --max-lora-rank from its default on (vllm/config/lora.py)."""
 
@@ -54,24 +56,24 @@ def next_commands(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[Com
     if job_of(artifact) and artifact.kind == artifact_pb2.ARTIFACT_KIND_ADAPTER:
         yield Command("chat", f"finetree chat {job_of(artifact)}")
     if artifact.kind == artifact_pb2.ARTIFACT_KIND_MODEL:
-        yield Command("load", _python(f"from transformers import pipeline; {_asked(folder)}"))
+        yield Command("load", _python(_loaded(artifact, folder)))
         yield from _served(artifact, folder)
     elif artifact.peft_type:
         yield from _adapter_commands(artifact, folder)
     elif artifact.kind == artifact_pb2.ARTIFACT_KIND_ADAPTER:
         base = artifact.base.hub_id or "BASE"
+        auto = _auto_class(artifact)
         code = (
-            "from pathlib import Path; from transformers import AutoModelForCausalLM; "
+            f"from pathlib import Path; from transformers import {auto}; "
             "from finetree_worker.methods import adapter; "
-            f"adapter.load(AutoModelForCausalLM.from_pretrained({base!r}), Path({str(folder)!r}))"
+            f"adapter.load({auto}.from_pretrained({base!r}), Path({str(folder)!r}))"
         )
         yield Command("load", f"{_python(code)}  # docs/adapter-format.md")
 
 
 def _adapter_commands(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[Command]:
     """Yield the commands for an artifact of peft's formats."""
-    code = f"from peft import AutoPeftModelForCausalLM as Model; model = Model.from_pretrained({str(folder)!r})"
-    yield Command("load", _python(code))
+    yield Command("load", _python(_adapted(artifact, folder)))
     if artifact.peft_type != "LORA":
         # A trained prefix is in no weight, so nothing can be merged; neither vLLM nor llama.cpp loads one.
         return
@@ -81,10 +83,10 @@ def _adapter_commands(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator
         base = shlex.quote(artifact.base.hub_id or "BASE")
         path = shlex.quote(str(folder))
         yield Command("serve", f"vllm serve {base} --enable-lora{_rank(config)} --lora-modules tuned={path}")
-        yield Command("merge", _python(_merge(folder, merged)))
+        yield Command("merge", _python(_merge(artifact, folder, merged)))
         return
     # vLLM loads neither DoRA nor modules that are saved whole; merged, they are weights like any others.
-    yield Command("merge", _python(_merge(folder, merged)))
+    yield Command("merge", _python(_merge(artifact, folder, merged)))
     yield from _served(artifact, merged)
 
 
@@ -92,7 +94,7 @@ def _served(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[Command]:
     """Yield what serves a whole model: vLLM on a GPU, llama.cpp anywhere."""
     path = shlex.quote(str(folder))
     yield Command("serve", f"vllm serve {path}")
-    if job := job_of(artifact):
+    if (job := job_of(artifact)) and not _reads_images(artifact):
         yield Command("export", f"finetree export {job} --format gguf --output {path}-gguf  # for llama.cpp and Ollama")
 
 
@@ -102,16 +104,39 @@ def job_of(artifact: artifact_pb2.Artifact) -> str:
     return rest.partition("/")[0] if collection else ""
 
 
-def _merge(folder: Path, merged: Path) -> str:
+def _auto_class(artifact: artifact_pb2.Artifact) -> str:
+    named = artifact.base.auto_class
+    return named if named.isidentifier() else LANGUAGE
+
+
+def _reads_images(artifact: artifact_pb2.Artifact) -> bool:
+    """Whether the base is none of transformers' language models: peft's short way, pipelines and GGUF are for those."""
+    return _auto_class(artifact) != LANGUAGE
+
+
+def _adapted(artifact: artifact_pb2.Artifact, folder: Path) -> str:
+    """The code that names an adapted model `model`."""
+    if not _reads_images(artifact):
+        return f"from peft import AutoPeftModelForCausalLM as Model; model = Model.from_pretrained({str(folder)!r})"
+    base = f"Base.from_pretrained({artifact.base.hub_id or 'BASE'!r})"
     return (
-        "from peft import AutoPeftModelForCausalLM as Model; from transformers import AutoTokenizer as Tokens; "
-        f"Model.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained({str(merged)!r}); "
+        f"from peft import PeftModel; from transformers import {_auto_class(artifact)} as Base; "
+        f"model = PeftModel.from_pretrained({base}, {str(folder)!r})"
+    )
+
+
+def _merge(artifact: artifact_pb2.Artifact, folder: Path, merged: Path) -> str:
+    return (
+        f"{_adapted(artifact, folder)}; from transformers import AutoTokenizer as Tokens; "
+        f"model.merge_and_unload().save_pretrained({str(merged)!r}); "
         f"Tokens.from_pretrained({str(folder)!r}).save_pretrained({str(merged)!r})"
     )
 
 
-def _asked(folder: Path) -> str:
-    return f"print(pipeline('text-generation', {str(folder)!r})('Hello'))"
+def _loaded(artifact: artifact_pb2.Artifact, folder: Path) -> str:
+    if not _reads_images(artifact):
+        return f"from transformers import pipeline; print(pipeline('text-generation', {str(folder)!r})('Hello'))"
+    return f"from transformers import {_auto_class(artifact)} as Model; model = Model.from_pretrained({str(folder)!r})"
 
 
 def _python(code: str) -> str:

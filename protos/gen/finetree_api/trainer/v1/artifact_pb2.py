@@ -29,7 +29,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&finetree_api/trainer/v1/artifact.proto\x12\x17\x66inetree_api.trainer.v1\x1a\"finetree_api/types/v1/access.proto\x1a#finetree_api/types/v1/serving.proto\x1a)finetree_api/types/v1/training_data.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"{\n\x0c\x41rtifactBase\x12\x15\n\x06hub_id\x18\x01 \x01(\tR\x05hubId\x12\x1a\n\x08revision\x18\x02 \x01(\tR\x08revision\x12 \n\x0b\x66ingerprint\x18\x03 \x01(\tR\x0b\x66ingerprint\x12\x16\n\x06\x66\x61mily\x18\x04 \x01(\tR\x06\x66\x61mily\"{\n\rCompatibility\x12<\n\x06server\x18\x01 \x01(\x0e\x32$.finetree_api.types.v1.ServingTargetR\x06server\x12\x14\n\x05loads\x18\x02 \x01(\x08R\x05loads\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\"\xf5\x02\n\x07Lineage\x12@\n\x07parents\x18\x01 \x03(\x0b\x32&.finetree_api.trainer.v1.LineageParentR\x07parents\x12\x43\n\x08\x64\x61tasets\x18\x02 \x03(\x0b\x32\'.finetree_api.trainer.v1.LineageDatasetR\x08\x64\x61tasets\x12\x39\n\x04\x62\x61se\x18\x03 \x01(\x0b\x32%.finetree_api.trainer.v1.ArtifactBaseR\x04\x62\x61se\x12J\n\x08versions\x18\x04 \x03(\x0b\x32..finetree_api.trainer.v1.Lineage.VersionsEntryR\x08versions\x12\x1f\n\x0bplan_digest\x18\x05 \x01(\tR\nplanDigest\x1a;\n\rVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"M\n\rLineageParent\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x10\n\x03job\x18\x03 \x01(\tR\x03job\"p\n\x0eLineageDataset\x12\x32\n\x05split\x18\x01 \x01(\x0e\x32\x1c.finetree_api.types.v1.SplitR\x05split\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\"x\n\x0c\x41rtifactFile\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x1d\n\nmedia_type\x18\x04 \x01(\tR\tmediaType\"\x97\x05\n\x08\x41rtifact\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x39\n\x04kind\x18\x02 \x01(\x0e\x32%.finetree_api.trainer.v1.ArtifactKindR\x04kind\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x1d\n\nsize_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12;\n\x05\x66iles\x18\x05 \x03(\x0b\x32%.finetree_api.trainer.v1.ArtifactFileR\x05\x66iles\x12\x1b\n\tpeft_type\x18\x06 \x01(\tR\x08peftType\x12\x39\n\x04\x62\x61se\x18\x07 \x01(\x0b\x32%.finetree_api.trainer.v1.ArtifactBaseR\x04\x62\x61se\x12>\n\x06\x63ompat\x18\x08 \x03(\x0b\x32&.finetree_api.trainer.v1.CompatibilityR\x06\x63ompat\x12\x18\n\x07\x61ttempt\x18\t \x01(\x05R\x07\x61ttempt\x12;\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x1f\n\x0bplan_digest\x18\x0b \x01(\tR\nplanDigest\x12:\n\x07lineage\x18\x0c \x01(\x0b\x32 .finetree_api.trainer.v1.LineageR\x07lineage\x12=\n\x06\x66ormat\x18\r \x01(\x0e\x32%.finetree_api.trainer.v1.ExportFormatR\x06\x66ormat\x12=\n\x07serving\x18\x0e \x03(\x0b\x32#.finetree_api.types.v1.ServingCheckR\x07serving\"t\n\x14ListArtifactsRequest\x12 \n\x06parent\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"\x80\x01\n\x15ListArtifactsResponse\x12?\n\tartifacts\x18\x01 \x03(\x0b\x32!.finetree_api.trainer.v1.ArtifactR\tartifacts\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"~\n\x17\x44ownloadArtifactRequest\x12!\n\x04name\x18\x01 \x01(\tB\r\xfa\xc0\x18\tartifactsR\x04name\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x14\n\x05limit\x18\x04 \x01(\x03R\x05limit\"\x90\x01\n\x18\x44ownloadArtifactResponse\x12\x16\n\x05\x63hunk\x18\x01 \x01(\x0cH\x00R\x05\x63hunk\x12\x16\n\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x39\n\x04\x66ile\x18\x03 \x01(\x0b\x32%.finetree_api.trainer.v1.ArtifactFileR\x04\x66ileB\t\n\x07\x63ontent\"\x8c\x01\n\x16GetArtifactLinkRequest\x12!\n\x04name\x18\x01 \x01(\tB\r\xfa\xc0\x18\tartifactsR\x04name\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12;\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\ntimeToLive\"\xa8\x01\n\x17GetArtifactLinkResponse\x12\x15\n\x03url\x18\x01 \x01(\tB\x03\x80\x01\x01R\x03url\x12;\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12\x39\n\x04\x66ile\x18\x03 \x01(\x0b\x32%.finetree_api.trainer.v1.ArtifactFileR\x04\x66ile*\xb1\x01\n\x0c\x41rtifactKind\x12\x1d\n\x19\x41RTIFACT_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41RTIFACT_KIND_ADAPTER\x10\x01\x12\x17\n\x13\x41RTIFACT_KIND_MODEL\x10\x02\x12\x18\n\x14\x41RTIFACT_KIND_REPORT\x10\x03\x12\x16\n\x12\x41RTIFACT_KIND_GGUF\x10\x04\x12\x1c\n\x18\x41RTIFACT_KIND_EVALUATION\x10\x05*\x82\x01\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45XPORT_FORMAT_TRANSFORMERS\x10\x01\x12\x16\n\x12\x45XPORT_FORMAT_GGUF\x10\x02\x12\x1b\n\x17\x45XPORT_FORMAT_GGUF_LORA\x10\x03*\x7f\n\nWeightType\x12\x1b\n\x17WEIGHT_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fWEIGHT_TYPE_F32\x10\x01\x12\x13\n\x0fWEIGHT_TYPE_F16\x10\x02\x12\x14\n\x10WEIGHT_TYPE_BF16\x10\x03\x12\x14\n\x10WEIGHT_TYPE_Q8_0\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&finetree_api/trainer/v1/artifact.proto\x12\x17\x66inetree_api.trainer.v1\x1a\"finetree_api/types/v1/access.proto\x1a#finetree_api/types/v1/serving.proto\x1a)finetree_api/types/v1/training_data.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x01\n\x0c\x41rtifactBase\x12\x15\n\x06hub_id\x18\x01 \x01(\tR\x05hubId\x12\x1a\n\x08revision\x18\x02 \x01(\tR\x08revision\x12 \n\x0b\x66ingerprint\x18\x03 \x01(\tR\x0b\x66ingerprint\x12\x16\n\x06\x66\x61mily\x18\x04 \x01(\tR\x06\x66\x61mily\x12\x1d\n\nauto_class\x18\x05 \x01(\tR\tautoClass\"{\n\rCompatibility\x12<\n\x06server\x18\x01 \x01(\x0e\x32$.finetree_api.types.v1.ServingTargetR\x06server\x12\x14\n\x05loads\x18\x02 \x01(\x08R\x05loads\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\"\xf5\x02\n\x07Lineage\x12@\n\x07parents\x18\x01 \x03(\x0b\x32&.finetree_api.trainer.v1.LineageParentR\x07parents\x12\x43\n\x08\x64\x61tasets\x18\x02 \x03(\x0b\x32\'.finetree_api.trainer.v1.LineageDatasetR\x08\x64\x61tasets\x12\x39\n\x04\x62\x61se\x18\x03 \x01(\x0b\x32%.finetree_api.trainer.v1.ArtifactBaseR\x04\x62\x61se\x12J\n\x08versions\x18\x04 \x03(\x0b\x32..finetree_api.trainer.v1.Lineage.VersionsEntryR\x08versions\x12\x1f\n\x0bplan_digest\x18\x05 \x01(\tR\nplanDigest\x1a;\n\rVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"M\n\rLineageParent\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x10\n\x03job\x18\x03 \x01(\tR\x03job\"p\n\x0eLineageDataset\x12\x32\n\x05split\x18\x01 \x01(\x0e\x32\x1c.finetree_api.types.v1.SplitR\x05split\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\"x\n\x0c\x41rtifactFile\x12\x12\n\x04path\x18\x01 \x01(\tR\x04path\x12\x1d\n\nsize_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x1d\n\nmedia_type\x18\x04 \x01(\tR\tmediaType\"\x97\x05\n\x08\x41rtifact\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x39\n\x04kind\x18\x02 \x01(\x0e\x32%.finetree_api.trainer.v1.ArtifactKindR\x04kind\x12\x16\n\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x1d\n\nsize_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12;\n\x05\x66iles\x18\x05 \x03(\x0b\x32%.finetree_api.trainer.v1.ArtifactFileR\x05\x66iles\x12\x1b\n\tpeft_type\x18\x06 \x01(\tR\x08peftType\x12\x39\n\x04\x62\x61se\x18\x07 \x01(\x0b\x32%.finetree_api.trainer.v1.ArtifactBaseR\x04\x62\x61se\x12>\n\x06\x63ompat\x18\x08 \x03(\x0b\x32&.finetree_api.trainer.v1.CompatibilityR\x06\x63ompat\x12\x18\n\x07\x61ttempt\x18\t \x01(\x05R\x07\x61ttempt\x12;\n\x0b\x63reate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12\x1f\n\x0bplan_digest\x18\x0b \x01(\tR\nplanDigest\x12:\n\x07lineage\x18\x0c \x01(\x0b\x32 .finetree_api.trainer.v1.LineageR\x07lineage\x12=\n\x06\x66ormat\x18\r \x01(\x0e\x32%.finetree_api.trainer.v1.ExportFormatR\x06\x66ormat\x12=\n\x07serving\x18\x0e \x03(\x0b\x32#.finetree_api.types.v1.ServingCheckR\x07serving\"t\n\x14ListArtifactsRequest\x12 \n\x06parent\x18\x01 \x01(\tB\x08\xfa\xc0\x18\x04jobsR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\"\x80\x01\n\x15ListArtifactsResponse\x12?\n\tartifacts\x18\x01 \x03(\x0b\x32!.finetree_api.trainer.v1.ArtifactR\tartifacts\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"~\n\x17\x44ownloadArtifactRequest\x12!\n\x04name\x18\x01 \x01(\tB\r\xfa\xc0\x18\tartifactsR\x04name\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x14\n\x05limit\x18\x04 \x01(\x03R\x05limit\"\x90\x01\n\x18\x44ownloadArtifactResponse\x12\x16\n\x05\x63hunk\x18\x01 \x01(\x0cH\x00R\x05\x63hunk\x12\x16\n\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x39\n\x04\x66ile\x18\x03 \x01(\x0b\x32%.finetree_api.trainer.v1.ArtifactFileR\x04\x66ileB\t\n\x07\x63ontent\"\x8c\x01\n\x16GetArtifactLinkRequest\x12!\n\x04name\x18\x01 \x01(\tB\r\xfa\xc0\x18\tartifactsR\x04name\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12;\n\x0ctime_to_live\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\ntimeToLive\"\xa8\x01\n\x17GetArtifactLinkResponse\x12\x15\n\x03url\x18\x01 \x01(\tB\x03\x80\x01\x01R\x03url\x12;\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\x12\x39\n\x04\x66ile\x18\x03 \x01(\x0b\x32%.finetree_api.trainer.v1.ArtifactFileR\x04\x66ile*\xb1\x01\n\x0c\x41rtifactKind\x12\x1d\n\x19\x41RTIFACT_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41RTIFACT_KIND_ADAPTER\x10\x01\x12\x17\n\x13\x41RTIFACT_KIND_MODEL\x10\x02\x12\x18\n\x14\x41RTIFACT_KIND_REPORT\x10\x03\x12\x16\n\x12\x41RTIFACT_KIND_GGUF\x10\x04\x12\x1c\n\x18\x41RTIFACT_KIND_EVALUATION\x10\x05*\x82\x01\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45XPORT_FORMAT_TRANSFORMERS\x10\x01\x12\x16\n\x12\x45XPORT_FORMAT_GGUF\x10\x02\x12\x1b\n\x17\x45XPORT_FORMAT_GGUF_LORA\x10\x03*\x7f\n\nWeightType\x12\x1b\n\x17WEIGHT_TYPE_UNSPECIFIED\x10\x00\x12\x13\n\x0fWEIGHT_TYPE_F32\x10\x01\x12\x13\n\x0fWEIGHT_TYPE_F16\x10\x02\x12\x14\n\x10WEIGHT_TYPE_BF16\x10\x03\x12\x14\n\x10WEIGHT_TYPE_Q8_0\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,38 +46,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETARTIFACTLINKREQUEST'].fields_by_name['name']._serialized_options = b'\372\300\030\tartifacts'
   _globals['_GETARTIFACTLINKRESPONSE'].fields_by_name['url']._loaded_options = None
   _globals['_GETARTIFACTLINKRESPONSE'].fields_by_name['url']._serialized_options = b'\200\001\001'
-  _globals['_ARTIFACTKIND']._serialized_start=2694
-  _globals['_ARTIFACTKIND']._serialized_end=2871
-  _globals['_EXPORTFORMAT']._serialized_start=2874
-  _globals['_EXPORTFORMAT']._serialized_end=3004
-  _globals['_WEIGHTTYPE']._serialized_start=3006
-  _globals['_WEIGHTTYPE']._serialized_end=3133
-  _globals['_ARTIFACTBASE']._serialized_start=248
-  _globals['_ARTIFACTBASE']._serialized_end=371
-  _globals['_COMPATIBILITY']._serialized_start=373
-  _globals['_COMPATIBILITY']._serialized_end=496
-  _globals['_LINEAGE']._serialized_start=499
-  _globals['_LINEAGE']._serialized_end=872
-  _globals['_LINEAGE_VERSIONSENTRY']._serialized_start=813
-  _globals['_LINEAGE_VERSIONSENTRY']._serialized_end=872
-  _globals['_LINEAGEPARENT']._serialized_start=874
-  _globals['_LINEAGEPARENT']._serialized_end=951
-  _globals['_LINEAGEDATASET']._serialized_start=953
-  _globals['_LINEAGEDATASET']._serialized_end=1065
-  _globals['_ARTIFACTFILE']._serialized_start=1067
-  _globals['_ARTIFACTFILE']._serialized_end=1187
-  _globals['_ARTIFACT']._serialized_start=1190
-  _globals['_ARTIFACT']._serialized_end=1853
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1855
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=1971
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=1974
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=2102
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=2104
-  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=2230
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=2233
-  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=2377
-  _globals['_GETARTIFACTLINKREQUEST']._serialized_start=2380
-  _globals['_GETARTIFACTLINKREQUEST']._serialized_end=2520
-  _globals['_GETARTIFACTLINKRESPONSE']._serialized_start=2523
-  _globals['_GETARTIFACTLINKRESPONSE']._serialized_end=2691
+  _globals['_ARTIFACTKIND']._serialized_start=2726
+  _globals['_ARTIFACTKIND']._serialized_end=2903
+  _globals['_EXPORTFORMAT']._serialized_start=2906
+  _globals['_EXPORTFORMAT']._serialized_end=3036
+  _globals['_WEIGHTTYPE']._serialized_start=3038
+  _globals['_WEIGHTTYPE']._serialized_end=3165
+  _globals['_ARTIFACTBASE']._serialized_start=249
+  _globals['_ARTIFACTBASE']._serialized_end=403
+  _globals['_COMPATIBILITY']._serialized_start=405
+  _globals['_COMPATIBILITY']._serialized_end=528
+  _globals['_LINEAGE']._serialized_start=531
+  _globals['_LINEAGE']._serialized_end=904
+  _globals['_LINEAGE_VERSIONSENTRY']._serialized_start=845
+  _globals['_LINEAGE_VERSIONSENTRY']._serialized_end=904
+  _globals['_LINEAGEPARENT']._serialized_start=906
+  _globals['_LINEAGEPARENT']._serialized_end=983
+  _globals['_LINEAGEDATASET']._serialized_start=985
+  _globals['_LINEAGEDATASET']._serialized_end=1097
+  _globals['_ARTIFACTFILE']._serialized_start=1099
+  _globals['_ARTIFACTFILE']._serialized_end=1219
+  _globals['_ARTIFACT']._serialized_start=1222
+  _globals['_ARTIFACT']._serialized_end=1885
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=1887
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=2003
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=2006
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=2134
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_start=2136
+  _globals['_DOWNLOADARTIFACTREQUEST']._serialized_end=2262
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_start=2265
+  _globals['_DOWNLOADARTIFACTRESPONSE']._serialized_end=2409
+  _globals['_GETARTIFACTLINKREQUEST']._serialized_start=2412
+  _globals['_GETARTIFACTLINKREQUEST']._serialized_end=2552
+  _globals['_GETARTIFACTLINKRESPONSE']._serialized_start=2555
+  _globals['_GETARTIFACTLINKRESPONSE']._serialized_end=2723
 # @@protoc_insertion_point(module_scope)

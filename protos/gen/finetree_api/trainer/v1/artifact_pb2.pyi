@@ -137,6 +137,7 @@ class ArtifactBase(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
+    AUTO_CLASS_FIELD_NUMBER: _builtins.int
     hub_id: _builtins.str
     """"organization/name" on the hub. Empty: unknown."""
     revision: _builtins.str
@@ -145,6 +146,10 @@ class ArtifactBase(_message.Message):
     """SHA-256 over its configuration and weights. Empty: not computed."""
     family: _builtins.str
     """Family, as model_type of its config.json names it, for example "llama". Empty: unknown."""
+    auto_class: _builtins.str
+    """Class of transformers that loads it: "AutoModelForCausalLM", or "AutoModelForImageTextToText" where it reads images
+    beside text. Empty: unknown.
+    """
     def __init__(
         self,
         *,
@@ -152,10 +157,11 @@ class ArtifactBase(_message.Message):
         revision: _builtins.str = ...,
         fingerprint: _builtins.str = ...,
         family: _builtins.str = ...,
+        auto_class: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "fingerprint", b"fingerprint", "hub_id", b"hub_id", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto_class", b"auto_class", "family", b"family", "fingerprint", b"fingerprint", "hub_id", b"hub_id", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

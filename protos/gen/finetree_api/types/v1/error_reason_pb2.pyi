@@ -233,8 +233,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     architecture transformers itself has.
     """
     ERROR_REASON_MODEL_ARCHITECTURE_UNSUPPORTED: _ErrorReason.ValueType  # 88
-    """The model is no causal language model of transformers (INVALID_ARGUMENT, job errors). Take a decoder-only language
-    model.
+    """The model is neither a causal language model of transformers nor one with images that is trained (INVALID_ARGUMENT,
+    job errors). Take a decoder-only language model, or one with images that docs/models.md names.
     """
     ERROR_REASON_MODEL_DTYPE_UNSUPPORTED: _ErrorReason.ValueType  # 89
     """The weights are stored in a type that cannot be trained (INVALID_ARGUMENT, job errors). Take the model in bfloat16,
@@ -1044,8 +1044,8 @@ ERROR_REASON_MODEL_REMOTE_CODE: ErrorReason.ValueType  # 87
 architecture transformers itself has.
 """
 ERROR_REASON_MODEL_ARCHITECTURE_UNSUPPORTED: ErrorReason.ValueType  # 88
-"""The model is no causal language model of transformers (INVALID_ARGUMENT, job errors). Take a decoder-only language
-model.
+"""The model is neither a causal language model of transformers nor one with images that is trained (INVALID_ARGUMENT,
+job errors). Take a decoder-only language model, or one with images that docs/models.md names.
 """
 ERROR_REASON_MODEL_DTYPE_UNSUPPORTED: ErrorReason.ValueType  # 89
 """The weights are stored in a type that cannot be trained (INVALID_ARGUMENT, job errors). Take the model in bfloat16,

@@ -96,11 +96,10 @@ class TransformersFolder(Form):
 
     def commands(self, base: BaseModel) -> list[export_pb2.LoadCommand]:
         """Return the lines of Python."""
-        del base
         lines = (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"from transformers import {base.auto_class}, AutoTokenizer",
             'tokenizer = AutoTokenizer.from_pretrained(".")',
-            'model = AutoModelForCausalLM.from_pretrained(".", dtype="auto")',
+            f'model = {base.auto_class}.from_pretrained(".", dtype="auto")',
         )
         return [_command(serving_pb2.SERVING_TARGET_TRANSFORMERS, lines)]
 

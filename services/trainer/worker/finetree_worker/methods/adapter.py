@@ -140,11 +140,11 @@ class Adapter(Method):
             "base": {**named, **_shape(trained)},
         }
 
-    def load_lines(self, base: str) -> tuple[str, ...]:
+    def load_lines(self, base: str, auto_class: str) -> tuple[str, ...]:
         """Return the lines that add the layers to their base with this module."""
         return (
             "from finetree_worker.methods import adapter",
-            "from transformers import AutoModelForCausalLM",
+            f"from transformers import {auto_class}",
             f'model = adapter.load({base}, ".")',
         )
 

@@ -11,11 +11,12 @@ from finetree_api.trainer.v1 import artifact_pb2
 from finetree_api.types.v1 import serving_pb2
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from finetree_worker.methods.lazy_bitsandbytes import without_bitsandbytes
 from finetree_worker.methods.peft_format import quiet_peft
 from finetree_worker.models import portable_files
+from finetree_worker.models.auto_class import auto_class_of
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -44,9 +45,8 @@ def with_transformers(folder: Path) -> artifact_pb2.Compatibility:
     Only it knows under which names it keeps what the files hold: it stacks the experts of a mixture, and renames the
     layers of older formats.
     """
-    read: Any = AutoModelForCausalLM.from_pretrained
     try:
-        _, info = read(
+        _, info = auto_class_of(folder).from_pretrained(
             folder,
             device_map={"": "meta"},
             output_loading_info=True,
@@ -72,9 +72,8 @@ def verdict(
 
 def architecture(folder: Path) -> Any:
     """Return the model that the configuration in `folder` describes, without memory for its weights."""
-    build: Any = AutoModelForCausalLM.from_config
     with torch.device("meta"):
-        return build(AutoConfig.from_pretrained(folder, local_files_only=True))
+        return auto_class_of(folder).from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
 
 
 def shapes(file: Path) -> Shapes:

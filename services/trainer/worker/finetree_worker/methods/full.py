@@ -68,11 +68,15 @@ class Full(Method):
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:
-        """Write config.json, tokenizer and safetensors shards of at most 5 GB in `dtype`, for transformers 4 and 5."""
+        """Write config.json, tokenizer and safetensors shards of at most 5 GB in `dtype`, for transformers 4 and 5.
+
+        What the base says of images is written as it is.
+        """
         trained.config._name_or_path = base.hub_id  # noqa: SLF001 - else the folder on this machine would be published
         trained.config.use_cache = True
         portable_files.save_model(trained, folder, dtype=dtype, max_shard_size="5GB")
         portable_files.save_tokenizer(tokenizer, folder)
+        portable_files.copy_image_settings(base.folder, folder)
 
     def portable(self, trained: Any, base: BaseModel) -> Portable | None:
         """Return the model's own names and its configuration; None where some weights are not in a checkpoint.
@@ -93,13 +97,13 @@ class Full(Method):
             portable_files.in_both_spellings(config),
         )
 
-    def load_lines(self, base: str) -> tuple[str, ...]:
+    def load_lines(self, base: str, auto_class: str) -> tuple[str, ...]:
         """Return the lines that load a whole model, which needs no base."""
         del base
         return (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"from transformers import {auto_class}, AutoTokenizer",
             'tokenizer = AutoTokenizer.from_pretrained(".")',
-            'model = AutoModelForCausalLM.from_pretrained(".")',
+            f'model = {auto_class}.from_pretrained(".")',
         )
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:

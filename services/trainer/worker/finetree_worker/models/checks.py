@@ -7,9 +7,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from finetree_worker.errors import ModelError, PlanError
+from finetree_worker.models.auto_class import auto_name
 
 INDEX = "model.safetensors.index.json"
 """Name of the index that names the file of each tensor of a sharded model."""
@@ -30,7 +30,7 @@ def check_config(folder: Path) -> None:
     """
     config = _json(folder / "config.json")
     kind = str(config.get("model_type", ""))
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not auto_name(kind):
         # Where transformers has the architecture, it is used, and code beside the weights is ignored.
         if config.get("auto_map"):
             raise _wrong(
@@ -42,8 +42,8 @@ def check_config(folder: Path) -> None:
         raise _wrong(
             folder,
             "MODEL_ARCHITECTURE_UNSUPPORTED",
-            f"has the architecture {kind!r}, which is not a causal language model of transformers",
-            remedy="Use a decoder-only language model.",
+            f"has the architecture {kind!r}, which is neither a causal language model of transformers nor one of the models with images that are trained",
+            remedy="Use a decoder-only language model, or one with images that docs/models.md names.",
         )
     _refuse_injections(folder, config)
     quantized = config.get("quantization_config")

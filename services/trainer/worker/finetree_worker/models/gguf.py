@@ -22,6 +22,7 @@ from finetree_worker.control import Control, Steering
 from finetree_worker.errors import ModelError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.models import portable_files
+from finetree_worker.models.auto_class import auto_name_of
 from finetree_worker.plan import BaseModel
 
 _CARD_CHARACTERS = 1 << 20
@@ -160,7 +161,7 @@ def _align_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
 
 def base_facts(base: BaseModel) -> BaseModel:
-    """Return the base with hub id, revision and fingerprint from its folder, where they are not set."""
+    """Return the base with what its folder says of it, where that is not set."""
     manifest = _facts_beside(base.folder)
     return replace(
         base,
@@ -169,6 +170,7 @@ def base_facts(base: BaseModel) -> BaseModel:
         fingerprint=base.fingerprint or fingerprint(base.folder),
         license=base.license or _license(_recorded_license(manifest)) or _license_of_readme(base.folder),
         family=base.family or _family(base.folder),
+        auto_class=auto_name_of(base.folder),
     )
 
 

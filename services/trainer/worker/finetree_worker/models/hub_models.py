@@ -16,6 +16,7 @@ from finetree_worker.events.envelope import Reporter
 from finetree_worker.models import checks
 from finetree_worker.models.hub import Access, Client, Entry, HubError, Repository, online
 from finetree_worker.models.hub_cache import HubCache
+from finetree_worker.models.portable_files import IMAGE_SETTINGS
 from finetree_worker.plan import BaseModel
 
 ORIGIN = "hub:"
@@ -26,6 +27,7 @@ SMALL = frozenset(
         *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
         *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "spiece.model"),
         *("chat_template.jinja", "chat_template.json", checks.INDEX),
+        *IMAGE_SETTINGS,
     }
 )
 """Files of a model and its tokenizer besides the weights; none of them is code."""

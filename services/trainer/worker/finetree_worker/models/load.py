@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
@@ -21,6 +20,7 @@ from transformers import (
 from finetree_worker.device_memory import GIB, free_cache, free_memory_bytes, is_out_of_memory
 from finetree_worker.errors import MemoryExhaustedError, ModelError
 from finetree_worker.models import checks
+from finetree_worker.models.auto_class import auto_class_of
 
 _STORED_AS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 """Names in safetensors of the types that a base is loaded in."""
@@ -34,7 +34,7 @@ def load_model(
     quantization: BitsAndBytesConfig | None = None,
     attention: str = "sdpa",
 ) -> PreTrainedModel:
-    """Load the causal language model in `folder`, from safetensors only, without running its code or the network.
+    """Load the language model in `folder`, and its vision tower where it has one, from safetensors only, without running its code or the network.
 
     With `quantization` its linear layers are quantized on reading. The model's own dropout is turned off: its masks
     come from a stream, which a resumed run could not repeat. `attention` is transformers' name of an implementation.
@@ -81,7 +81,7 @@ def placement(device: torch.device, quantization: BitsAndBytesConfig | None) -> 
 def _read(
     folder: Path, dtype: torch.dtype, *, attention: str, placed: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    read: Any = AutoModelForCausalLM.from_pretrained
+    read = auto_class_of(folder).from_pretrained
     found: tuple[PreTrainedModel, dict[str, Any]] = read(
         folder,
         output_loading_info=True,

@@ -27,6 +27,13 @@ _BY_LAYER_TYPE = {"full_attention", "sliding_attention"}
 """Layer types with rotary positions of their own for which 4.x has names (Gemma 3)."""
 _OLD_KINDS = {"default", "linear", "dynamic", "yarn", "longrope", "llama3"}
 """Kinds of rotary positions that 4.x has."""
+_NEWER_TYPES = frozenset({"glm46v", "ministral3", "qwen3_vl_moe"})
+"""Types that 4.57 does not know, or whose experts it stacks in another order."""
+_RENAMED_TOWERS = frozenset({"clip_vision_model", "siglip_vision_model", "siglip2_vision_model"})
+"""Vision towers that 4.57 reads under `vision_model`, which 5.24 does not write; it would start them at random."""
+IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""Files that say how images and videos become a model's input."""
+_SETTINGS_BYTES = 1 << 20
 _OLD_NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
 """Names in 4.x of the base frequency and the rotated share, where they are not the usual ones."""
 
@@ -76,6 +83,14 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     _write(path, settings)
 
 
+def copy_image_settings(base: Path, folder: Path) -> None:
+    """Write how images become input, which training on text leaves as it is in `base`; nothing where nobody says so."""
+    for name in IMAGE_SETTINGS:
+        file = base / name
+        if file.is_file() and file.stat().st_size <= _SETTINGS_BYTES:
+            (folder / name).write_bytes(file.read_bytes())
+
+
 def in_both_spellings(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration of transformers 5 with the names of 4.x added; both versions read the same values."""
     found = dict(config)
@@ -101,6 +116,11 @@ def in_both_spellings(config: dict[str, Any]) -> dict[str, Any]:
 
 def newer_only(config: dict[str, Any]) -> str:
     """Return why a configuration of transformers 5 cannot be read by 4.x, as a sentence; empty where it can."""
+    text, vision = (config.get(part) or {} for part in ("text_config", "vision_config"))
+    if unknown := {str(part.get("model_type")) for part in (config, text)} & _NEWER_TYPES:
+        return f"needs transformers 5 or newer: 4.57 does not read {min(unknown)!r} as it is written"
+    if vision.get("model_type") in _RENAMED_TOWERS:
+        return "needs transformers 5 or newer: 4.57 has other names for the weights of its vision tower"
     rope = config.get("rope_parameters")
     if isinstance(rope, dict) and _nested(rope) and set(rope) != _BY_LAYER_TYPE:
         return "needs transformers 5 or newer: its rotary positions differ by layer type, which 4.x cannot be told"
@@ -117,10 +137,11 @@ def _nested(rope: dict[str, Any]) -> bool:
 
 
 def _scaling(rope: dict[str, Any]) -> dict[str, Any] | None:
-    """Return `rope_scaling` of 4.x; None for positions that are not scaled."""
+    """Return `rope_scaling` of 4.x; None for positions that are neither scaled nor divided among text and images."""
     kind = rope.get("rope_type", "default")
     if kind == "default":
-        return None
+        section = {name: rope[name] for name in ("mrope_section", "mrope_interleaved") if name in rope}
+        return {"rope_type": kind, **section} if section else None
     if kind == "longrope" and {"short_factor", "long_factor"} <= rope.keys() and "factor" not in rope:
         # Phi 3 takes exactly these three; the original length is a field of its own there.
         return {"type": kind, "short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}

@@ -79,6 +79,32 @@ def test_a_whole_model_and_bottleneck_layers(tmp_path):
     assert commands(artifact_pb2.Artifact(kind=artifact_pb2.ARTIFACT_KIND_REPORT), tmp_path) == {}
 
 
+def test_what_reads_images_too_is_loaded_by_its_own_class_and_not_exported_as_gguf(tmp_path):
+    base = artifact_pb2.ArtifactBase(hub_id="org/base", auto_class="AutoModelForImageTextToText")
+    lora = adapter(tmp_path, r=8)
+    lora.base.CopyFrom(base)
+    found = commands(lora, tmp_path)
+    assert list(found) == ["load", "serve", "merge"]
+    for purpose in ("load", "merge"):
+        assert "import AutoModelForImageTextToText as Base" in found[purpose][2]
+        assert f"PeftModel.from_pretrained(Base.from_pretrained('org/base'), '{tmp_path}')" in found[purpose][2]
+        assert "CausalLM" not in found[purpose][2]
+    model = artifact_pb2.Artifact(name=NAME, kind=artifact_pb2.ARTIFACT_KIND_MODEL, base=base)
+    found = commands(model, tmp_path)
+    assert list(found) == ["load", "serve"]
+    assert "import AutoModelForImageTextToText as Model" in found["load"][2]
+    bottleneck = adapter(tmp_path, peft_type="")
+    bottleneck.base.CopyFrom(base)
+    code = commands(bottleneck, tmp_path)["load"][2]
+    assert "adapter.load(AutoModelForImageTextToText.from_pretrained('org/base')" in code
+
+
+def test_the_name_of_a_class_is_no_code(tmp_path):
+    model = artifact_pb2.Artifact(kind=artifact_pb2.ARTIFACT_KIND_MODEL)
+    model.base.auto_class = "x; import os"
+    assert "import os" not in commands(model, tmp_path)["load"][2]
+
+
 def test_what_a_job_has_trained_can_be_talked_to_and_nobody_is_told_that_it_cannot(tmp_path, capsys):
     made = adapter(tmp_path, r=8)
     made.name = NAME
