@@ -42,7 +42,7 @@ READS_IMAGES = frozenset(
 
 
 def auto_name(model_type: str) -> str:
-    """Return the name of the class that loads a model of this type; empty where it is no decoder that can be trained."""
+    """Return the name of the class that loads models of a type; empty where none can be trained."""
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return LANGUAGE
     if model_type in READS_IMAGES and model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:

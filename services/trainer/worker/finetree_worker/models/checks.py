@@ -42,7 +42,8 @@ def check_config(folder: Path) -> None:
         raise _wrong(
             folder,
             "MODEL_ARCHITECTURE_UNSUPPORTED",
-            f"has the architecture {kind!r}, which is neither a causal language model of transformers nor one of the models with images that are trained",
+            f"has the architecture {kind!r}, which is neither a causal language model of transformers nor one "
+            "with images that is trained",
             remedy="Use a decoder-only language model, or one with images that docs/models.md names.",
         )
     _refuse_injections(folder, config)

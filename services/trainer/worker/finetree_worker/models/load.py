@@ -34,10 +34,11 @@ def load_model(
     quantization: BitsAndBytesConfig | None = None,
     attention: str = "sdpa",
 ) -> PreTrainedModel:
-    """Load the language model in `folder`, and its vision tower where it has one, from safetensors only, without running its code or the network.
+    """Load the language model in `folder`, and its vision tower where it has one, from safetensors only.
 
-    With `quantization` its linear layers are quantized on reading. The model's own dropout is turned off: its masks
-    come from a stream, which a resumed run could not repeat. `attention` is transformers' name of an implementation.
+    Neither its code is run nor the network used. With `quantization` its linear layers are quantized on reading. The
+    model's own dropout is turned off: its masks come from a stream, which a resumed run could not repeat. `attention`
+    is transformers' name of an implementation.
     Raises ModelError: MODEL_NOT_FOUND, MODEL_UNREADABLE, or those of `checks`; MemoryExhaustedError
     OUT_OF_MEMORY_LOADING.
     """
