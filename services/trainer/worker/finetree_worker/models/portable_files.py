@@ -140,8 +140,9 @@ def _scaling(rope: dict[str, Any]) -> dict[str, Any] | None:
     """Return `rope_scaling` of 4.x; None for positions that are neither scaled nor divided among text and images."""
     kind = rope.get("rope_type", "default")
     if kind == "default":
-        section = {name: rope[name] for name in ("mrope_section", "mrope_interleaved") if name in rope}
-        return {"rope_type": kind, **section} if section else None
+        if "mrope_section" not in rope:
+            return None
+        return {name: rope[name] for name in ("rope_type", "mrope_section", "mrope_interleaved") if name in rope}
     if kind == "longrope" and {"short_factor", "long_factor"} <= rope.keys() and "factor" not in rope:
         # Phi 3 takes exactly these three; the original length is a field of its own there.
         return {"type": kind, "short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}
