@@ -200,9 +200,20 @@ FAMILIES: dict[str, Family] = {
 ALIASES = {
     "gemma3": "gemma3_text",
     "llama4": "llama4_text",
+    "mistral3": "mistral",
+    "ministral3": "mistral",
+    **dict.fromkeys(("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"), "qwen2"),
+    **dict.fromkeys(("qwen3_vl", "qwen3_vl_text"), "qwen3"),
+    **dict.fromkeys(("qwen3_vl_moe", "qwen3_vl_moe_text"), "qwen3_moe"),
+    **dict.fromkeys(("glm4v", "glm4v_text", "glm46v"), "glm4"),
+    **dict.fromkeys(("glm4v_moe", "glm4v_moe_text"), "glm4_moe"),
+    **dict.fromkeys(("llava", "llava_next", "smolvlm", "idefics3"), "llama"),
+    **dict.fromkeys(("internvl", "llava_onevision"), "qwen2"),
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
     "RefinedWebModel": "falcon",
     "RefinedWeb": "falcon",
 }
-"""Other names of model_type: of the wrapper that holds a text model, or of old files."""
+"""Other names of model_type: of the wrapper that holds a text model, of a text model with the layers of another, or of
+old files. A wrapper's name counts where config.json does not name its text model: that is its default then.
+"""

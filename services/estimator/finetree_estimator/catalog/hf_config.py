@@ -184,7 +184,7 @@ def _remarks(config: dict[str, Any], name: str) -> Iterator[Remark]:
         called = f"model_type {name[:64]!r} is unknown" if name else "config.json has no model_type"
         text = f"{called}: biases, norms and module names are assumed to be those of Llama"
         yield Remark("MODEL_FAMILY_UNKNOWN", text, "spec.model.path")
-    if "text_config" in config:
+    if "text_config" in config or "vision_config" in config:
         text = "only the text model of this multimodal model is counted"
         yield Remark("TEXT_MODEL_ONLY", text, "spec.model.path")
 

@@ -124,7 +124,7 @@ _ENCODERS = (
     r"(al|distil|mobile|tiny|modern|camem)?bert|(ro|de)berta|electra|minilm|mpnet|bge|gte|e5|embed(dings?)?|reranker"
 )
 _ENCODER_DECODERS = r"(flan-|code|by|m)?t5|bart|pegasus|marian|nllb|opus-mt"
-_SENSES = r"vl|vision|llava|pixtral|idefics|clip|vit|diffusion|sdxl|flux|whisper|wav2vec|tts"
+_SENSES = r"vision|clip|vit|diffusion|sdxl|flux|whisper|wav2vec|tts"
 _CLOSED = r"gpt-?[345]o?|chatgpt|o[134](-mini)?|claude|gemini|davinci"
 
 _TRAINED = "only decoder-only language models are supported"

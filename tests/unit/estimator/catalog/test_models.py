@@ -137,11 +137,12 @@ def test_every_number_of_the_catalog_has_a_source_and_a_date():
         ("sentence-transformers/all-MiniLM-L6-v2", "an encoder;"),
         ("t5-base google/flan-t5-xl facebook/bart-large Salesforce/codet5-base", "encoder-decoder"),
         (
-            "Qwen/Qwen2.5-VL-7B-Instruct llava-hf/llava-1.5-7b-hf openai/whisper-large-v3 sdxl vit-base",
+            "meta-llama/Llama-3.2-11B-Vision openai/whisper-large-v3 sdxl vit-base",
             "images or audio",
         ),
         ("gpt-4o gpt-3.5-turbo claude-3 openai/o3 gemini-2.5-pro", "not public"),
         ("deepseek-ai/DeepSeek-V3 Robert-7B gpt-oss-21b EleutherAI/gpt-neo-125m Kimi-K2 mamba-2.8b ./m", ""),
+        ("OpenGVLab/InternVL3-9B-hf llava-hf/llava-1.5-7b-hf mistral-community/pixtral-12b org/some-vl-4b", ""),
     ],
 )
 def test_a_name_tells_what_a_model_is_not(names, words):

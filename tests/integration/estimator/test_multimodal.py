@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A multimodal model's text model, read from config.json, against the parameters that transformers builds."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from finetree_estimator.catalog import hf_config
+from finetree_estimator.catalog.parameters import count
+
+sys.path.append(str(Path(__file__).parents[2] / "unit" / "worker"))
+from multimodal_models import MULTIMODAL, multimodal_shape
+
+_TEXT = {
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+_ESTIMATED = sorted(MULTIMODAL.keys() - {"lfm2-vl"})
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("name", _ESTIMATED)
+def test_the_text_model_of_a_configuration_counts_what_transformers_builds(name: str, tied: bool) -> None:
+    shape = multimodal_shape(name, _TEXT | {"tie_word_embeddings": tied})
+    config = getattr(transformers, MULTIMODAL[name][0])(**shape | {"tie_word_embeddings": tied})
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    parts = (model.get_decoder(), model.get_output_embeddings())
+    built = {id(parameter): parameter.numel() for part in parts for parameter in part.parameters()}
+    found = hf_config.parse(json.loads(config.to_json_string(use_diff=False)))
+    assert count(found.shape).total == sum(built.values())
+    assert [remark.code for remark in found.remarks] == ["TEXT_MODEL_ONLY"]
+
+
+def test_layers_that_are_not_estimated_are_refused_in_such_a_model_too() -> None:
+    config = transformers.Lfm2VlConfig(**multimodal_shape("lfm2-vl", _TEXT))
+    with pytest.raises(hf_config.ConfigError, match="a convolution layer is not supported"):
+        hf_config.parse(json.loads(config.to_json_string(use_diff=False)))
