@@ -17,8 +17,8 @@ from pathlib import Path
 
 from finetree_api.types.v1 import hardware_pb2, training_pb2
 from finetree_estimator.catalog.accelerators import accelerator
-from finetree_estimator.catalog.parameters import count
 from finetree_estimator.catalog.price_book import packaged
+from finetree_estimator.shapes.parameters import count
 from finetree_estimator.spec.resolve import Knowledge, read_model
 from row_requests import request
 from rows import MeasuredRow, measured_rows

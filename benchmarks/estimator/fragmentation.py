@@ -22,7 +22,6 @@ import transformers
 from allocation_trace import trace
 from cuda_allocator import CachingAllocator
 from finetree_estimator import constants as c
-from finetree_estimator.catalog import hf_config
 from finetree_estimator.catalog.devices import by_memory_class
 from finetree_estimator.memory import fragmentation
 from finetree_estimator.methods.base import Method
@@ -30,6 +29,7 @@ from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.programs import TRANSFORMERS
 from finetree_estimator.run import LengthRange, Rows, Run
+from finetree_estimator.shapes import hf_config
 from replay import Replay, Trace
 
 MODELS: dict[str, tuple[int, int, int, int, int]] = {

@@ -13,7 +13,7 @@ from typing import Any
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_estimator.catalog.accelerators import accelerator
-from finetree_estimator.catalog.parameters import count
+from finetree_estimator.shapes.parameters import count
 from finetree_estimator.spec.resolve import Knowledge, read_model
 from made_runs import MadeRuns
 from other_rows import QUANTITIES, TABLES, OtherRow, other_rows

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import transformers
-from finetree_estimator.catalog import hf_config
 from finetree_estimator.catalog.devices import by_memory_class
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.methods.base import Method
@@ -28,6 +27,7 @@ from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.targets import preset_targets
 from finetree_estimator.programs import TRANSFORMERS
 from finetree_estimator.run import Run
+from finetree_estimator.shapes import hf_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter

@@ -8,8 +8,8 @@ from typing import Any
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import evidence_pb2
 from finetree_estimator.catalog import accelerators, models, price_book
-from finetree_estimator.catalog.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
+from finetree_estimator.shapes.parameters import count
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_recommender.estimator.client import converted
 from finetree_recommender.estimator.values import Accelerator, Catalog, Estimate, Evidence, Model, Refused

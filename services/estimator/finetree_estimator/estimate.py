@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from finetree_estimator import cost
-from finetree_estimator.catalog.parameters import count
 from finetree_estimator.cost import Cost
 from finetree_estimator.evidence.apply_corrections import correct_memory, correct_times, keep_upper_ends
 from finetree_estimator.evidence.confidence import (
@@ -25,6 +24,7 @@ from finetree_estimator.memory.model_states import ModelStates, model_states
 from finetree_estimator.memory.peak import Memory
 from finetree_estimator.remarks import Remark
 from finetree_estimator.run import Run
+from finetree_estimator.shapes.parameters import count
 from finetree_estimator.timing import phases
 from finetree_estimator.timing.phases import Phase, Times
 

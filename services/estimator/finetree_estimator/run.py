@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.devices import Device
-from finetree_estimator.catalog.parameters import Parameters, count
 from finetree_estimator.catalog.price_book import Owned, Quote
 from finetree_estimator.methods.base import Method
 from finetree_estimator.programs import FINETREE, Program
 from finetree_estimator.remarks import Remark
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.parameters import Parameters, count
 
 
 class LengthRange(NamedTuple):

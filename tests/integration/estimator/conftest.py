@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_estimator.catalog.architecture import Shape
+from finetree_estimator.shapes.architecture import Shape
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 WIDTHS = {"gpt2": "n_inner", "gpt_bigcode": "n_inner", "gptj": "n_inner", "opt": "ffn_dim", "falcon": "ffn_hidden_size"}

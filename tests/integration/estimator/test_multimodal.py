@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from finetree_estimator.catalog import hf_config
-from finetree_estimator.catalog.parameters import count
+from finetree_estimator.shapes import hf_config
+from finetree_estimator.shapes.parameters import count
 
 sys.path.append(str(Path(__file__).parents[2] / "unit" / "worker"))
 from multimodal_models import MULTIMODAL, multimodal_shape

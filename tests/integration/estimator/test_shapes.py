@@ -2,9 +2,9 @@
 """Every model of the catalog against transformers' own model of that configuration, on the meta device."""
 
 import pytest
-from finetree_estimator.catalog import hf_config
 from finetree_estimator.catalog.models import models
-from finetree_estimator.catalog.parameters import count
+from finetree_estimator.shapes import hf_config
+from finetree_estimator.shapes.parameters import count
 
 
 @pytest.mark.parametrize("entry", models(), ids=lambda entry: entry.name)

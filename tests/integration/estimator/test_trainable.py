@@ -8,15 +8,15 @@ from functools import cache
 
 import peft
 import pytest
-from finetree_estimator.catalog import families, hf_config
-from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.models import models
-from finetree_estimator.catalog.parameters import count
-from finetree_estimator.catalog.projections import LAYOUTS
 from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.prefix import Prefix
 from finetree_estimator.methods.targets import PRESET_ROLES, adapted, preset_targets
+from finetree_estimator.shapes import families, hf_config
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.parameters import count
+from finetree_estimator.shapes.projections import LAYOUTS
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import full as worker_full
 from finetree_worker.methods.targets import Targets, linear_names

@@ -8,8 +8,8 @@ from functools import cache
 
 from finetree_runtime.runspec import model_names
 
-from finetree_estimator.catalog.architecture import LinearAttention, Shape
 from finetree_estimator.catalog.names import UnknownNameError, split, table
+from finetree_estimator.shapes.architecture import LinearAttention, Shape
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from finetree_estimator.catalog.price_book import PriceBook
 
 ENGINE_ID = "engine-1"
 """Changes when formulas change, so that equal requests with equal data may get other answers."""
-ENGINE_DATE = "2026-11-26"
+ENGINE_DATE = "2026-12-07"
 """Day of the last change of the formulas."""
-FORMULAS = ("catalog", "evidence", "memory", "methods", "spec", "timing", "whatif")
+FORMULAS = ("catalog", "evidence", "memory", "methods", "shapes", "spec", "timing", "whatif")
 """Packages with code that affects numbers; the engine's hash covers them and the modules at the top."""
 CATALOG = ("models.csv", "accelerators.csv", "links.csv", "rate_classes.csv", "evidence.csv", "playbook.json")
 """Data files that the catalog's hash covers; the price book has its own."""

@@ -11,7 +11,6 @@ from functools import cache
 
 from finetree_estimator.catalog import accelerators
 from finetree_estimator.catalog.names import table
-from finetree_estimator.catalog.parameters import count
 from finetree_estimator.evidence.similarity import (
     CPU,
     FAR,
@@ -25,6 +24,7 @@ from finetree_estimator.evidence.similarity import (
 )
 from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.run import Run
+from finetree_estimator.shapes.parameters import count
 from finetree_estimator.timing.step_time import step_of
 
 NEAREST = 5

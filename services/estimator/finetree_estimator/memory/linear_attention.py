@@ -6,8 +6,8 @@ copies, with queries and keys repeated to one for each head of values, and score
 keeps as much within 4 % (tests). A kernel of flash-linear-attention keeps what its backward pass reads.
 """
 
-from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.run import Run
+from finetree_estimator.shapes.architecture import Shape
 
 CHUNK = 64
 """Tokens of a chunk, within which linear attention has scores (transformers' chunk_size)."""

@@ -8,12 +8,12 @@ from finetree_api.types.v1 import model_pb2
 from finetree_runtime.money import to_money
 
 from finetree_estimator.catalog.accelerators import AcceleratorEntry
-from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.models import ModelEntry
-from finetree_estimator.catalog.parameters import active_parameters, count
 from finetree_estimator.catalog.price_book import PriceBook, Quote, Term
 from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.messages.provenance import provenance_message
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.parameters import active_parameters, count
 from finetree_estimator.spec.resolve import read_accelerator
 
 

@@ -4,9 +4,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.methods.base import ELEMENTWISE_TRAFFIC, FEW_MEASURED, FirstLayer, Method, Setup
 from finetree_estimator.remarks import Remark
+from finetree_estimator.shapes.architecture import Shape
 
 
 @dataclass(frozen=True)

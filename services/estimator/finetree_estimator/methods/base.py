@@ -8,10 +8,10 @@ says so; no other module asks which method a run has.
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple, Protocol
 
-from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.catalog.parameters import Parameters, count
 from finetree_estimator.programs import Program
 from finetree_estimator.remarks import Remark
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.parameters import Parameters, count
 
 FEW_MEASURED = Remark(
     "METHOD_RARELY_MEASURED", "few measured runs of this method are public: intervals are wider", "spec"

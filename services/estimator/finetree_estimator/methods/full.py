@@ -4,9 +4,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.catalog.parameters import count
 from finetree_estimator.methods.base import Method, Setup
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.parameters import count
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ Counts are those of PEFT for the same settings (Llama-3.2-3B with rank 32 on q a
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from finetree_estimator.catalog.architecture import Linear, Shape
-from finetree_estimator.catalog.parameters import active_parameters, count
-from finetree_estimator.catalog.projections import Role
 from finetree_estimator.methods.base import Method, Setup
 from finetree_estimator.methods.targets import SAME_INPUT, adapted, target_linears, used_copies
+from finetree_estimator.shapes.architecture import Linear, Shape
+from finetree_estimator.shapes.parameters import active_parameters, count
+from finetree_estimator.shapes.projections import Role
 
 DROPOUT_MASK_BYTES = 1
 """Bytes of the mask per number of an adapter's input: a boolean (torch's native dropout)."""

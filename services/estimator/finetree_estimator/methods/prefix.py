@@ -4,10 +4,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.catalog.projections import layout
 from finetree_estimator.methods.base import ELEMENTWISE_TRAFFIC, FEW_MEASURED, Method, Setup
 from finetree_estimator.remarks import Remark
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.projections import layout
 
 _NOT_TRAINED = Remark(
     "PREFIX_NOT_TRAINED",

@@ -4,11 +4,11 @@
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from finetree_estimator.catalog.parameters import linear_weights, routed_weights
 from finetree_estimator.methods.base import FEW_MEASURED, Setup
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.targets import used_copies
 from finetree_estimator.remarks import Remark
+from finetree_estimator.shapes.parameters import linear_weights, routed_weights
 
 NF4_BYTES = 0.5
 """Bytes of a 4-bit weight (QLoRA paper)."""

@@ -3,8 +3,8 @@
 
 import re
 
-from finetree_estimator.catalog.architecture import LayerKind, Linear, Shape, width
-from finetree_estimator.catalog.projections import ATTENTION_ROLES, LAYOUTS, LLAMA, Role, ends_with, roles_of
+from finetree_estimator.shapes.architecture import LayerKind, Linear, Shape, width
+from finetree_estimator.shapes.projections import ATTENTION_ROLES, LAYOUTS, LLAMA, Role, ends_with, roles_of
 
 PRESET_ROLES: dict[str, frozenset[Role]] = {
     "all-linear": frozenset(Role),

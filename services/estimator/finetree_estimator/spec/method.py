@@ -6,7 +6,6 @@ from collections.abc import Callable
 from finetree_api.types.v1 import method_pb2, run_spec_pb2
 from finetree_runtime.errors import invalid_field
 
-from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.methods.adapter import Adapter
 from finetree_estimator.methods.base import Method
 from finetree_estimator.methods.full import Full
@@ -14,6 +13,7 @@ from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.prefix import Prefix
 from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import UnknownTargetError, preset_targets, target_linears
+from finetree_estimator.shapes.architecture import Shape
 
 _PRESETS = {
     method_pb2.TARGET_PRESET_ALL_LINEAR: "all-linear",

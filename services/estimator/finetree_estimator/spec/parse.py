@@ -12,10 +12,10 @@ from finetree_runtime.runspec.defaults import Default
 from finetree_runtime.runspec.resolve import fill_defaults, optimizer_steps, spec_profile
 
 from finetree_estimator.catalog.devices import Device
-from finetree_estimator.catalog.hf_config import Described
 from finetree_estimator.catalog.price_book import Owned, Quote
 from finetree_estimator.methods.base import Method
 from finetree_estimator.run import Run
+from finetree_estimator.shapes.hf_config import Described
 from finetree_estimator.spec import settings
 from finetree_estimator.spec.method import READERS, read_method
 from finetree_estimator.spec.resolve import Knowledge, read_device, read_model, read_payment

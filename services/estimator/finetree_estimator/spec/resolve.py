@@ -9,18 +9,19 @@ from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
 from finetree_runtime.money import to_float
 from finetree_runtime.runspec import device_names
 
-from finetree_estimator.catalog import devices, hf_config
+from finetree_estimator.catalog import devices
 from finetree_estimator.catalog.accelerators import AcceleratorEntry, accelerator, other_memories
-from finetree_estimator.catalog.architecture import LinearAttention, Shape, contradiction
 from finetree_estimator.catalog.devices import Device
-from finetree_estimator.catalog.families import ALIASES
-from finetree_estimator.catalog.hf_config import ConfigError, Described
 from finetree_estimator.catalog.models import model as catalog_model
 from finetree_estimator.catalog.models import unknown_reason
 from finetree_estimator.catalog.names import UnknownNameError
 from finetree_estimator.catalog.price_book import Owned, PriceBook, Quote
-from finetree_estimator.catalog.projections import LAYOUTS
 from finetree_estimator.remarks import Remark
+from finetree_estimator.shapes import hf_config
+from finetree_estimator.shapes.architecture import LinearAttention, Shape, contradiction
+from finetree_estimator.shapes.families import ALIASES
+from finetree_estimator.shapes.hf_config import ConfigError, Described
+from finetree_estimator.shapes.projections import LAYOUTS
 
 _NO_GPU = {"cpu", "none", "no", "no gpu"}
 

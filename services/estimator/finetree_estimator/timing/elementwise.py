@@ -10,10 +10,10 @@ Attention's kernel is not in it: it is bound by its products.
 from dataclasses import dataclass
 
 from finetree_estimator import constants as c
-from finetree_estimator.catalog.projections import Role, layout
 from finetree_estimator.memory.activations import PLAIN_GELU
 from finetree_estimator.memory.linear_attention import attending_share, kept_per_token
 from finetree_estimator.run import Run
+from finetree_estimator.shapes.projections import Role, layout
 
 _NO_ROTARY = frozenset({"mpt", "bloom", "gpt2", "gpt_bigcode", "opt"})
 """Families whose positions are learned, or slopes of attention's scores."""

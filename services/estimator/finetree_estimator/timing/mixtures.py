@@ -9,9 +9,9 @@ chose, however few tokens that are, and reaches less of the device's rate the na
 import math
 
 from finetree_estimator import constants as c
-from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.catalog.parameters import routed_weights
 from finetree_estimator.run import Run
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.parameters import routed_weights
 
 PRODUCTS = 2
 """Products of an expert in each pass: gate and up together, and down (transformers' grouped_mm_experts_forward)."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from finetree_estimator import constants as c
-from finetree_estimator.catalog.parameters import active_parameters, count
 from finetree_estimator.intervals import Interval, together, total
 from finetree_estimator.memory.model_states import state_bytes
 from finetree_estimator.programs import FINETREE
 from finetree_estimator.run import EvaluationPlan, Rows, Run
+from finetree_estimator.shapes.parameters import active_parameters, count
 from finetree_estimator.timing.step_time import (
     delay_seconds,
     forward_elementwise_seconds,

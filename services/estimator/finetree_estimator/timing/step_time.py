@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 
 from finetree_estimator import constants as c
-from finetree_estimator.catalog.parameters import active_parameters, count, linear_weights
 from finetree_estimator.memory import linear_attention
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.run import Rows, Run
+from finetree_estimator.shapes.parameters import active_parameters, count, linear_weights
 from finetree_estimator.timing import communication, elementwise, mixtures
 from finetree_estimator.timing.memory_traffic import (
     loss_share,

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator.catalog.accelerators import accelerator
-from finetree_estimator.catalog.architecture import LinearAttention
 from finetree_estimator.catalog.devices import known
 from finetree_estimator.catalog.models import model
 from finetree_estimator.evidence.confidence import (
@@ -21,6 +20,7 @@ from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.programs import FINETREE, TRANSFORMERS
 from finetree_estimator.run import Rows
+from finetree_estimator.shapes.architecture import LinearAttention
 
 SPREADS = pytest.mark.parametrize("spread", [memory_spread, time_spread])
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator.catalog.models import model
-from finetree_estimator.catalog.parameters import count
 from finetree_estimator.memory import peak
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.memory.model_states import model_states
@@ -17,6 +16,7 @@ from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.programs import LLM_FOUNDRY, PYTORCH, TRANSFORMERS, variant
 from finetree_estimator.run import Rows, Run
+from finetree_estimator.shapes.parameters import count
 
 LLAMA = model("llama-3.1-8b").shape
 LAYER = 218_112_128

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator.catalog.models import model
-from finetree_estimator.catalog.parameters import count
 from finetree_estimator.memory import peak
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.memory.model_states import model_states
@@ -23,6 +22,7 @@ from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.programs import PYTORCH, TORCHTUNE, TRANSFORMERS, UNSLOTH, variant
 from finetree_estimator.run import Run
+from finetree_estimator.shapes.parameters import count
 
 
 def parts(run):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from finetree_estimator.catalog.models import model
-from finetree_estimator.catalog.parameters import count
 from finetree_estimator.methods.full import Full
+from finetree_estimator.shapes.parameters import count
 
 SMOL = model("smollm2-135m-instruct").shape
 

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator.catalog.models import model
-from finetree_estimator.catalog.parameters import routed_weights
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.memory.model_states import model_states
 from finetree_estimator.memory.step_peak import step_peak
@@ -12,6 +11,7 @@ from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.programs import TRANSFORMERS, UNSLOTH
+from finetree_estimator.shapes.parameters import routed_weights
 from finetree_estimator.timing import step_time
 from finetree_estimator.timing.memory_traffic import update_traffic
 

@@ -2,9 +2,9 @@
 from dataclasses import replace
 
 import pytest
-from finetree_estimator.catalog.parameters import linear_weights
 from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.qlora import Qlora
+from finetree_estimator.shapes.parameters import linear_weights
 from finetree_estimator.timing import communication, phases, step_time
 
 

@@ -5,11 +5,11 @@ import pytest
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.devices import known
 from finetree_estimator.catalog.models import model
-from finetree_estimator.catalog.parameters import active_parameters, count, routed_weights
 from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.programs import FINETREE, LITGPT, TRANSFORMERS, UNSLOTH
+from finetree_estimator.shapes.parameters import active_parameters, count, routed_weights
 from finetree_estimator.timing import mixtures, step_time
 
 QWEN = model("qwen3-30b-a3b").shape

@@ -4,7 +4,6 @@ from dataclasses import replace
 import pytest
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.models import model
-from finetree_estimator.catalog.parameters import linear_weights
 from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.prefix import Prefix
@@ -12,6 +11,7 @@ from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.programs import FINETREE, PYTORCH, TORCHTUNE, TRANSFORMERS, UNSLOTH, variant
 from finetree_estimator.run import Rows, Run
+from finetree_estimator.shapes.parameters import linear_weights
 from finetree_estimator.timing import phases, step_time
 from finetree_estimator.timing.elementwise import layer_traffic
 from finetree_estimator.timing.step_time import Step

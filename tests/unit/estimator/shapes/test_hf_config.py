@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 from finetree_api.types.v1 import model_pb2
-from finetree_estimator.catalog import hf_config
-from finetree_estimator.catalog.architecture import Shape, contradiction
-from finetree_estimator.catalog.families import FAMILIES
 from finetree_estimator.catalog.models import model
-from finetree_estimator.catalog.parameters import count
 from finetree_estimator.catalog.price_book import packaged
+from finetree_estimator.shapes import hf_config
+from finetree_estimator.shapes.architecture import Shape, contradiction
+from finetree_estimator.shapes.families import FAMILIES
+from finetree_estimator.shapes.parameters import count
 from finetree_estimator.spec.resolve import Knowledge, read_model
 from finetree_runtime.errors import InvalidArgument
 from google.protobuf import json_format

@@ -3,8 +3,8 @@
 
 from dataclasses import dataclass, field
 
-from finetree_estimator.catalog.architecture import Shape, norm_parameters
-from finetree_estimator.catalog.projections import layout
+from finetree_estimator.shapes.architecture import Shape, norm_parameters
+from finetree_estimator.shapes.projections import layout
 
 
 @dataclass(frozen=True, slots=True)

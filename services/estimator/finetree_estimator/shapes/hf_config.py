@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetree_estimator.catalog.architecture import LinearAttention, Shape, contradiction
-from finetree_estimator.catalog.families import ALIASES, FAMILIES, Family, Switch
-from finetree_estimator.catalog.projections import layout
 from finetree_estimator.remarks import Remark
+from finetree_estimator.shapes.architecture import LinearAttention, Shape, contradiction
+from finetree_estimator.shapes.families import ALIASES, FAMILIES, Family, Switch
+from finetree_estimator.shapes.projections import layout
 
 _LIMITS = {
     "hidden_size": 1 << 20,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.catalog.parameters import active_parameters, count, linear_weights
 from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.targets import preset_targets
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.parameters import active_parameters, count, linear_weights
 
 
 def test_the_dense_layers_of_a_mixture_are_counted_apart():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from finetree_estimator.catalog.projections import ATTENTION_ROLES, EXPERTS, GATED_MLP, Layout, Modules, Role, layout
+from finetree_estimator.shapes.projections import ATTENTION_ROLES, EXPERTS, GATED_MLP, Layout, Modules, Role, layout
 
 
 @dataclass(frozen=True, slots=True)
