@@ -24,7 +24,7 @@ class ModelEntry:
     published: str
     """Number of parameters as the source prints it: "7241732096" or "7.24B"."""
     stored_besides: int
-    """Numbers that this total counts in addition: buffers, a tied matrix twice, a vision encoder."""
+    """Numbers that this total counts in addition: buffers, a tied matrix twice."""
     aliases: tuple[str, ...]
     source: str
     date: str
@@ -49,6 +49,7 @@ _NUMBERS = {
     "extra_parameters": "extra",
     "sliding_window": "window",
     "full_attention_layers": "full_attention_layers",
+    "vision_parameters": "vision",
 }
 """Numeric columns of the data file (empty means 0), with the fields of Shape."""
 _SWITCHES = {

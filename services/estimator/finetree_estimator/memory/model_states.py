@@ -16,7 +16,9 @@ class ModelStates:
     """Bytes of one device."""
 
     base_weights: float
-    """With those that are unsharded at the loss."""
+    """With those that are unsharded at the loss, and those of a vision tower."""
+    vision_weights: float
+    """Those of the vision tower among them."""
     trainable_weights: float
     """Adapters, or master copies of a fully trained model."""
     optimizer_states: float
@@ -54,8 +56,10 @@ def model_states(run: Run) -> ModelStates:
     shards = run.devices if run.sharding == "full" else 1
     whole = unsharded(run)
     paged = run.optimizer == "paged-adamw-8bit"
+    vision = run.method.vision_weights(run) / shards
     return ModelStates(
-        base_weights=run.method.base_weights(run) / shards + whole.kept_weights,
+        base_weights=run.method.base_weights(run) / shards + whole.kept_weights + vision,
+        vision_weights=vision,
         # Master copies are spread with the optimizer's states, adapters with the weights.
         trainable_weights=_separate_weights(run) / (spread if run.method.trains_base else shards),
         # Paged states live in memory of the driver that moves to the host where the device needs the room.
@@ -69,7 +73,7 @@ def model_states(run: Run) -> ModelStates:
         unsharded=whole,
         update_copies=_update_copies(run, spread),
         collectives=_collectives(run),
-        whole_weights=run.parameters.total * float(run.weight_bytes),
+        whole_weights=(run.parameters.total + run.shape.vision) * float(run.weight_bytes),
         paged_states=states if paged else 0.0,
     )
 

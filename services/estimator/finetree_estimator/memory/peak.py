@@ -151,7 +151,7 @@ def _setup(run: Run, states: ModelStates, outside: float) -> tuple[Sizes, ...]:
     if run.on_cpu and run.sharded:
         # The worker loads all of it, and lets each layer go as its shards are there.
         whole = run.master_bytes if run.method.trains_base else run.weight_bytes
-        return (Sizes(transient_peak=float(whole * run.parameters.total), runtime=outside),)
+        return (Sizes(transient_peak=float(whole * (run.parameters.total + run.shape.vision)), runtime=outside),)
     if not states.unsharded.setup:
         return ()
     return (Sizes(transient_peak=states.unsharded.setup, runtime=outside + c.CUDA_WORKSPACE),)

@@ -91,7 +91,7 @@ def _autocast_copies(run: Run, states: ModelStates) -> float:
     """
     library = run.program.casts_module or run.sharding in ("gradients", "full")
     copies = run.autocasts_trained_weights and run.weight_bytes < run.master_bytes and not library
-    return states.base_weights if copies else 0.0
+    return states.base_weights - states.vision_weights if copies else 0.0
 
 
 def loss_moment(run: Run, states: ModelStates, layer: LayerActivations) -> Moment:

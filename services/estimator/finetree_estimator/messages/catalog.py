@@ -119,4 +119,5 @@ def _shape(shape: Shape) -> model_pb2.ModelShape:
         family=shape.family,
         linear_attention=model_pb2.LinearAttention(**asdict(shape.linear)) if shape.linear else None,
         attention_gate=shape.attention_gate,
+        vision_parameters=shape.vision,
     )

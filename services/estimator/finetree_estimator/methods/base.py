@@ -21,6 +21,9 @@ ELEMENTWISE_TRAFFIC = 3.6
 """Bytes moved per byte that a prefix or the layers of an adapter method keep for the backward pass, over a whole step.
 Fitted when all traffic was counted so."""
 
+STORED_BYTES = 2
+"""Bytes per number of a model's weights in its files."""
+
 
 class Setup(Protocol):
     """What a method sees of its run."""
@@ -182,6 +185,16 @@ class Method(ABC):
         if setup.weight_bytes > setup.compute_bytes:
             copies = total * setup.compute_bytes / (setup.shape.layers if setup.checkpointing else 1)
         return float(total * setup.weight_bytes) + copies
+
+    def vision_weights(self, setup: Setup) -> float:
+        """Bytes of a vision tower's weights, before they are spread over devices: no training on text uses them.
+
+        A processor maps 16-bit weights from their file, and reads none that is not used unless it cuts them into
+        shards.
+        """
+        if setup.on_cpu and setup.weight_bytes == STORED_BYTES and not setup.sharded:
+            return 0.0
+        return float(setup.shape.vision * setup.weight_bytes)
 
     def quantization_overhead(self, setup: Setup) -> float:  # noqa: ARG002
         """Bytes of a packed base's constants and of the room in which one matrix at a time is unpacked."""

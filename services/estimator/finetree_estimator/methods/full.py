@@ -56,6 +56,12 @@ class Full(Method):
             return float((total - self.trainable_parameters(setup.shape)) * setup.master_bytes)
         return float(total * setup.weight_bytes)
 
+    def vision_weights(self, setup: Setup) -> float:
+        """Bytes of a vision tower's weights: on a processor float32 where the trained ones are."""
+        if setup.on_cpu and setup.autocasts_trained_weights and setup.weight_bytes < setup.master_bytes:
+            return float(setup.shape.vision * setup.master_bytes)
+        return super().vision_weights(setup)
+
     def saved_inputs(self, setup: Setup) -> float:
         """Bytes per token of the inputs of a layer's projections.
 

@@ -113,6 +113,10 @@ class Qlora(Lora):
         outside = RAISED_BYTES if setup.raises_base else setup.weight_bytes
         return packed * self._packed_bytes + (setup.parameters.total - packed) * outside
 
+    def vision_weights(self, setup: Setup) -> float:
+        """Bytes of a vision tower's weights, nearly all of them in linear layers, which are packed with the others."""
+        return setup.shape.vision * (self._packed_bytes + self._constants)
+
     @property
     def _packed_bytes(self) -> float:
         """Bytes of a packed weight without its constants; GPTQ's include them."""
@@ -120,17 +124,23 @@ class Qlora(Lora):
             return GPTQ_BYTES
         return NF4_BYTES if self.bits == 4 else INT8_BYTES
 
+    @property
+    def _constants(self) -> float:
+        """Bytes of constants per packed weight; GPTQ's are in its weights' bytes."""
+        if self.gptq:
+            return 0.0
+        if self.bits == 8:
+            return INT8_CONSTANTS
+        return NF4_DOUBLE_CONSTANTS if self.double_quantized else NF4_CONSTANTS
+
     def quantization_overhead(self, setup: Setup) -> float:
         """Bytes of the constants of blocks, and of the largest matrix unpacked to the compute type.
 
         One weight matrix at a time is unpacked: the largest is an MLP's, or the head.
         """
-        constants = 0.0 if self.gptq else INT8_CONSTANTS
-        if self.bits == 4 and not self.gptq:
-            constants = NF4_DOUBLE_CONSTANTS if self.double_quantized else NF4_CONSTANTS
         shape = setup.shape
         widest = max(shape.intermediate, shape.vocab if setup.program.quantizes_head else 0)
-        return _packed_weights(setup) * constants + setup.compute_bytes * shape.hidden * widest
+        return _packed_weights(setup) * self._constants + setup.compute_bytes * shape.hidden * widest
 
     def gathered_layer(self, setup: Setup) -> float:
         """Bytes of one decoder layer's packed weights: shards travel packed, and each product unpacks its own."""

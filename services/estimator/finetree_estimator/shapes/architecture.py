@@ -101,6 +101,8 @@ class Shape:
     """Linear attention of some layers; None where all have attention."""
     attention_gate: bool = False
     """Whether the query projection gives a gate of attention's output, too."""
+    vision: int = 0
+    """Parameters of a vision tower and its projector, which are loaded but not trained; in no other number."""
     family: str = ""
     """model_type of config.json; empty where unknown."""
     guessed: bool = False

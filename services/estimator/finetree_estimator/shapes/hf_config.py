@@ -11,6 +11,7 @@ from finetree_estimator.remarks import Remark
 from finetree_estimator.shapes.architecture import LinearAttention, Shape, contradiction
 from finetree_estimator.shapes.families import ALIASES, FAMILIES, Family, Switch
 from finetree_estimator.shapes.projections import layout
+from finetree_estimator.shapes.vision import vision_parameters
 
 _LIMITS = {
     "hidden_size": 1 << 20,
@@ -113,6 +114,8 @@ _OTHER_LAYERS = {
 """Settings of unsupported kinds of layers."""
 _GATED_SHARED_EXPERTS = ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text")
 """Families whose shared expert has a gate."""
+_FORWARDS_TYING = frozenset({"glm4v", "glm4v_moe", "llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl"})
+"""Multimodal models whose embeddings are tied where either the whole or the text model says so."""
 _VARIANTS = {"do_layer_norm_before": True, "no_bias": True, "qk_layernorm": False, "add_cross_attention": False}
 """Only supported values of settings whose other value adds layers that are not counted."""
 _OTHER_HEADS = ("MaskedLM", "PreTraining", "SequenceClassification", "TokenClassification", "QuestionAnswering")
@@ -167,7 +170,7 @@ def parse(config: dict[str, Any]) -> Described:
     text = config.get("text_config")
     if text is not None and not isinstance(text, dict):
         raise ConfigError("text_config is not an object")
-    merged = {**config, **(text or {})}
+    merged = {**config, **(text or {}), **_tying(config, text or {})}
     name = merged.get("model_type") or ""
     if not isinstance(name, str):
         raise ConfigError("model_type is not a string")
@@ -176,17 +179,39 @@ def parse(config: dict[str, Any]) -> Described:
     shape = _shape(merged, name, FAMILIES.get(name, Family()))
     if (problem := contradiction(shape)) is not None:
         raise ConfigError(problem.in_words(_CONTRACT_NAMES))
-    return Described(shape, tuple(_remarks(config, name)))
+    multimodal = "text_config" in config or "vision_config" in config
+    vision = vision_parameters(config, shape.hidden) if multimodal else 0
+    remarks = (*_remarks_on_family(name), *([_remark_on_vision(vision)] if multimodal else []))
+    return Described(replace(shape, vision=vision or 0), remarks)
 
 
-def _remarks(config: dict[str, Any], name: str) -> Iterator[Remark]:
+def _tying(config: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """Setting of tied embeddings where the whole model has one: transformers reads it there, not in the text model."""
+    whole = config.get("tie_word_embeddings")
+    if not isinstance(whole, bool):
+        return {}
+    forwarded = config.get("model_type") in _FORWARDS_TYING and text.get("tie_word_embeddings") is True
+    return {"tie_word_embeddings": whole or forwarded}
+
+
+def _remark_on_vision(parameters: int | None) -> Remark:
+    text = "only the language model of this multimodal model is trained and "
+    if parameters is None:
+        text += "counted: how its vision tower is built is not known"
+    elif parameters:
+        millions = f"{parameters / 1e6:,.0f} million" if parameters >= 1e6 else f"{parameters:,}"
+        text = f"only the language model of this multimodal model is trained: its vision tower's {millions} parameters"
+        text += " take memory alone"
+    else:
+        text += "loaded, without the vision tower"
+    return Remark("TEXT_MODEL_ONLY", text, "spec.model.path")
+
+
+def _remarks_on_family(name: str) -> Iterator[Remark]:
     if name not in FAMILIES:
         called = f"model_type {name[:64]!r} is unknown" if name else "config.json has no model_type"
         text = f"{called}: biases, norms and module names are assumed to be those of Llama"
         yield Remark("MODEL_FAMILY_UNKNOWN", text, "spec.model.path")
-    if "text_config" in config or "vision_config" in config:
-        text = "only the text model of this multimodal model is counted"
-        yield Remark("TEXT_MODEL_ONLY", text, "spec.model.path")
 
 
 def _refuse_other_kinds(config: dict[str, Any], name: str) -> None:

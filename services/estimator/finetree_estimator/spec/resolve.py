@@ -184,6 +184,7 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
         full_attention_layers=given.full_attention_layers,
         linear=_linear_attention(given.linear_attention) if given.HasField("linear_attention") else None,
         attention_gate=given.attention_gate,
+        vision=given.vision_parameters,
         family=family,
         guessed=bool(family) and family not in LAYOUTS,
     )

@@ -102,7 +102,7 @@ def _by_disk(seconds: float) -> Interval:
 
 def load_seconds(run: Run) -> float:
     """Seconds until the model is on the device: start of the worker, and reading 16-bit weights."""
-    return c.IMPORT_SECONDS + 2.0 * count(run.shape).total / c.DISK_BYTES_PER_SECOND
+    return c.IMPORT_SECONDS + 2.0 * (count(run.shape).total + run.shape.vision) / c.DISK_BYTES_PER_SECOND
 
 
 def save_seconds(run: Run) -> float:

@@ -121,6 +121,7 @@ class ModelShape(_message.Message):
     FULL_ATTENTION_LAYERS_FIELD_NUMBER: _builtins.int
     LINEAR_ATTENTION_FIELD_NUMBER: _builtins.int
     ATTENTION_GATE_FIELD_NUMBER: _builtins.int
+    VISION_PARAMETERS_FIELD_NUMBER: _builtins.int
     hidden_size: _builtins.int
     """Width of the residual stream (hidden_size of config.json)."""
     layers: _builtins.int
@@ -181,6 +182,10 @@ class ModelShape(_message.Message):
     """Layers that attend to the whole row although the others have a window. 0: all layers have it. Needs sliding_window."""
     attention_gate: _builtins.bool
     """Whether the query projection gives a gate of attention's output as well, which doubles it (attn_output_gate)."""
+    vision_parameters: _builtins.int
+    """Parameters of a vision tower and its projector, which training on text loads but does not train. They count in
+    memory alone: no number of parameters and no time includes them. 0: none is loaded.
+    """
     @_builtins.property
     def linear_attention(self) -> Global___LinearAttention:
         """Layers with linear attention in place of softmax attention. Unset: none."""
@@ -217,10 +222,11 @@ class ModelShape(_message.Message):
         full_attention_layers: _builtins.int = ...,
         linear_attention: Global___LinearAttention | None = ...,
         attention_gate: _builtins.bool = ...,
+        vision_parameters: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "dense_intermediate_size", b"dense_intermediate_size", "head_dim", b"head_dim", "kv_heads", b"kv_heads", "linear_attention", b"linear_attention", "max_position_embeddings", b"max_position_embeddings", "norms_per_layer", b"norms_per_layer", "sliding_window", b"sliding_window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_gate", b"attention_gate", "attention_heads", b"attention_heads", "attention_output_bias", b"attention_output_bias", "dense_intermediate_size", b"dense_intermediate_size", "dense_layers", b"dense_layers", "experts", b"experts", "extra_parameters", b"extra_parameters", "family", b"family", "full_attention_layers", b"full_attention_layers", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "head_norms", b"head_norms", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "layers", b"layers", "learned_positions", b"learned_positions", "linear_attention", b"linear_attention", "lm_head_bias", b"lm_head_bias", "max_position_embeddings", b"max_position_embeddings", "mlp_bias", b"mlp_bias", "norm_bias", b"norm_bias", "norms_per_layer", b"norms_per_layer", "shared_expert_size", b"shared_expert_size", "sliding_window", b"sliding_window", "tied_embeddings", b"tied_embeddings", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_gate", b"attention_gate", "attention_heads", b"attention_heads", "attention_output_bias", b"attention_output_bias", "dense_intermediate_size", b"dense_intermediate_size", "dense_layers", b"dense_layers", "experts", b"experts", "extra_parameters", b"extra_parameters", "family", b"family", "full_attention_layers", b"full_attention_layers", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "head_norms", b"head_norms", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "layers", b"layers", "learned_positions", b"learned_positions", "linear_attention", b"linear_attention", "lm_head_bias", b"lm_head_bias", "max_position_embeddings", b"max_position_embeddings", "mlp_bias", b"mlp_bias", "norm_bias", b"norm_bias", "norms_per_layer", b"norms_per_layer", "shared_expert_size", b"shared_expert_size", "sliding_window", b"sliding_window", "tied_embeddings", b"tied_embeddings", "vision_parameters", b"vision_parameters", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dense_intermediate_size: _TypeAlias = _typing.Literal["dense_intermediate_size"]  # noqa: Y015
     _WhichOneofArgType__dense_intermediate_size: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size"]  # noqa: Y015
