@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A multimodal model's text model, read from config.json, against the parameters that transformers builds."""
+"""A multimodal model's text model and vision tower, read from config.json, against what transformers builds."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ import torch
 import transformers
 from finetree_estimator.shapes import hf_config
 from finetree_estimator.shapes.parameters import count
+from finetree_estimator.shapes.vision import vision_parameters
 
 sys.path.append(str(Path(__file__).parents[2] / "unit" / "worker"))
 from multimodal_models import MULTIMODAL, multimodal_shape
@@ -26,6 +27,9 @@ _TEXT = {
 _ESTIMATED = sorted(MULTIMODAL.keys() - {"lfm2-vl"})
 
 
+_DEFAULTS = sorted({MULTIMODAL[name][0] for name in _ESTIMATED} | {"Gemma3Config"})
+
+
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("name", _ESTIMATED)
 def test_the_text_model_of_a_configuration_counts_what_transformers_builds(name: str, tied: bool) -> None:
@@ -37,10 +41,39 @@ def test_the_text_model_of_a_configuration_counts_what_transformers_builds(name:
     built = {id(parameter): parameter.numel() for part in parts for parameter in part.parameters()}
     found = hf_config.parse(json.loads(config.to_json_string(use_diff=False)))
     assert count(found.shape).total == sum(built.values())
+    assert found.shape.vision == _outside(model)
     assert [remark.code for remark in found.remarks] == ["TEXT_MODEL_ONLY"]
+
+
+@pytest.mark.parametrize("terse", [True, False], ids=["terse", "spelled out"])
+@pytest.mark.parametrize("name", _DEFAULTS)
+def test_the_tower_of_a_configuration_class_with_its_defaults_has_the_parameters_that_are_counted(
+    name: str, terse: bool
+) -> None:
+    config = getattr(transformers, name)()
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    written = json.loads(config.to_json_string(use_diff=terse))
+    assert vision_parameters(written, config.text_config.hidden_size) == _outside(model)
+
+
+@pytest.mark.parametrize("name", ["Qwen3_5Config", "Llama4Config"])
+def test_what_transformers_loads_as_a_language_model_without_its_tower_counts_none(name: str) -> None:
+    config = getattr(transformers, name)()
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    assert not any("vis" in path for path, _ in model.named_parameters())
+    assert vision_parameters(json.loads(config.to_json_string()), config.text_config.hidden_size) == 0
 
 
 def test_layers_that_are_not_estimated_are_refused_in_such_a_model_too() -> None:
     config = transformers.Lfm2VlConfig(**multimodal_shape("lfm2-vl", _TEXT))
     with pytest.raises(hf_config.ConfigError, match="a convolution layer is not supported"):
         hf_config.parse(json.loads(config.to_json_string(use_diff=False)))
+
+
+def _outside(model: torch.nn.Module) -> int:
+    """Parameters of a model beside its text model and head."""
+    parts = (model.get_decoder(), model.get_output_embeddings())
+    text = {id(parameter) for part in parts for parameter in part.parameters()}
+    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in text)

@@ -190,7 +190,7 @@ def _tying(config: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
     whole = config.get("tie_word_embeddings")
     if not isinstance(whole, bool):
         return {}
-    forwarded = config.get("model_type") in _FORWARDS_TYING and text.get("tie_word_embeddings") is True
+    forwarded = str(config.get("model_type")) in _FORWARDS_TYING and text.get("tie_word_embeddings") is True
     return {"tie_word_embeddings": whole or forwarded}
 
 

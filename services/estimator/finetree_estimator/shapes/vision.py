@@ -62,7 +62,7 @@ def vision_parameters(config: Mapping[str, Any], hidden: int) -> int | None:
     text model's hidden size.
     """
     kind, tower = config.get("model_type"), config.get("vision_config")
-    if kind in _LOADED_WITHOUT:
+    if isinstance(kind, str) and kind in _LOADED_WITHOUT:
         return 0
     if not isinstance(kind, str) or not isinstance(tower, dict):
         return None

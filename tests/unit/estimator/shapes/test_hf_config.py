@@ -43,7 +43,10 @@ GPT2 = {
 # As the multimodal releases write it: only what differs from the defaults of the text model.
 GEMMA3 = {
     "model_type": "gemma3",
-    "vision_config": {"hidden_size": 1152},
+    "vision_config": {
+        "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27,
+        "num_attention_heads": 16, "image_size": 896, "patch_size": 14, "vision_use_head": False,
+    },
     "text_config": {
         "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
         "max_position_embeddings": 131072, "sliding_window": 1024,
@@ -88,8 +91,39 @@ def test_a_known_family_needs_no_note_and_an_unknown_one_is_read_with_a_warning(
     assert "has no model_type" in nameless.remarks[0].message
 
 
-def test_only_the_text_model_of_a_multimodal_one_is_counted_and_noted():
-    assert "only the text model" in hf_config.parse(GEMMA3).remarks[0].message
+@pytest.mark.parametrize(
+    ("config", "vision", "words"),
+    [
+        (GEMMA3, 419816304, "its vision tower's 420 million parameters take memory alone"),
+        (GEMMA3 | {"vision_config": {"model_type": "perceiver"}}, 0, "how its vision tower is built is not known"),
+        (GEMMA3 | {"model_type": ["gemma3"], "tie_word_embeddings": True}, 0, "is not known"),
+        (GEMMA3 | {"model_type": "llama4"}, 0, "loaded, without the vision tower"),
+    ],
+    ids=["counted", "unknown", "no name", "not loaded"],
+)
+def test_what_is_counted_of_a_multimodal_model_is_noted(config, vision, words):
+    found = hf_config.parse(config)
+
+    assert found.shape.vision == vision
+    assert "only the language model" in found.remarks[0].message
+    assert words in found.remarks[0].message
+
+
+@pytest.mark.parametrize(
+    ("kind", "whole", "text", "tied"),
+    [
+        ("mistral3", False, True, False),
+        ("mistral3", True, False, True),
+        ("mistral3", None, False, False),
+        ("qwen2_5_vl", False, True, True),
+        ("qwen2_5_vl", False, False, False),
+    ],
+)
+def test_embeddings_are_tied_where_transformers_ties_them(kind, whole, text, tied):
+    described = {"model_type": kind, "text_config": SMALL | {"tie_word_embeddings": text}}
+    found = hf_config.parse(described if whole is None else described | {"tie_word_embeddings": whole})
+
+    assert found.shape.tied is tied
 
 
 def test_the_note_reaches_the_answer(tmp_path):

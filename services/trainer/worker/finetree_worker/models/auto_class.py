@@ -17,7 +17,7 @@ from finetree_worker.plan import LANGUAGE
 WITH_IMAGES = "AutoModelForImageTextToText"
 """Name of the class for models that read images beside text, and that transformers does not load as language models.
 
-Loaded as a language model where transformers can (Gemma 3, Gemma 4, Qwen3.5), such a model keeps its vision tower too.
+Loaded as a language model where transformers can, Gemma 3 and 4 keep their vision towers, and Qwen3.5 has none.
 """
 READS_IMAGES = frozenset(
     {
