@@ -76,11 +76,10 @@ def vision_parameters(config: Mapping[str, Any], hidden: int) -> int | None:
 def _count(kind: str, whole: _Settings, tower: _Settings, hidden: int) -> int | None:
     if kind in _MERGING:
         return _MERGING[kind](tower)
-    built = tower.values.get("model_type") or _TOWER_OF.get(kind)
-    encoder, projector = _TOWERS.get(built) if isinstance(built, str) else None, _PROJECTORS.get(kind)
-    if encoder is None or projector is None:
+    built, projector = tower.values.get("model_type") or _TOWER_OF.get(kind), _PROJECTORS.get(kind)
+    if not isinstance(built, str) or built not in _TOWERS or projector is None:
         return None
-    return encoder(tower) + projector(whole, _hidden_size(built, tower), hidden)
+    return _TOWERS[built](tower) + projector(whole, _hidden_size(built, tower), hidden)
 
 
 # ------------------------------------------------------------------------------------------------------------ modules
