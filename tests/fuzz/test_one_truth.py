@@ -108,7 +108,10 @@ def wrong_words(text: str, table: Assessed, pack: Pack) -> Iterator[str]:
 async def test_no_text_of_a_reply_contradicts_its_table(name: str):
     draw, seen = random.Random(f"one truth {name}"), Counter[str]()
     # Of 240 requests some six reach the rarest kind of text.
-    for _ in range(240 * TIMES):
+    # Few of 240 requests reach the rarest kind of text; where none has, there are more, up to 1,200.
+    for drawn_before in range(1200 * TIMES):
+        if drawn_before >= 240 * TIMES and sum(count > 0 for count in seen.values()) >= 4:
+            break
         request = drawn(draw, name)
         reply = recommendation(await RECOMMENDER.recommend(request))
         table = {method: item for method in Method for item in reply.methods if item.method == number(method)}
