@@ -83,6 +83,36 @@ def held(ranks: Any, plan: Any, _: Any) -> tuple[int, int, int, int]:
     return held_bytes(parameters), held_bytes(states), sum(isinstance(p, DTensor) for p in parameters), len(parameters)
 
 
+def gathered(ranks: Any, plan: Any, reporter: Any) -> tuple[list[str], list[str]]:
+    """Train; the modules that are divided by themselves, and those of them that were gathered on this rank."""
+    from finetree_worker.training.run import train
+    from torch.distributed.fsdp import FSDPModule
+
+    units: dict[str, Any] = {}
+    shard = ranks.shard
+
+    def observed(model: Any) -> None:
+        shard(model)
+        units.update({name: module for name, module in model.named_modules() if isinstance(module, FSDPModule)})
+        for name, module in units.items():
+            group = module._get_fsdp_state()._fsdp_param_group
+            if group is not None:
+                group.unshard = counted(name, group.unshard)
+
+    seen: list[str] = []
+
+    def counted(name: str, unshard: Any) -> Any:
+        def gather(*arguments: Any, **named: Any) -> Any:
+            seen.append(name)
+            return unshard(*arguments, **named)
+
+        return gather
+
+    ranks.shard = observed
+    train(plan, reporter, reporter, ranks=ranks)
+    return sorted(units), sorted(set(seen))
+
+
 def short_of_memory(
     ranks: Any, plan: Any, reporter: Any, *, least: int = 2, lacking: Sequence[int] = (1,), since: int = 2
 ) -> Any:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.errors import Interrupted, MemoryExhaustedError, RankError
-from finetree_worker.plan import CheckpointPlan, Plan
+from finetree_worker.models.gguf import base_facts
+from finetree_worker.models.load import load_tokenizer
+from finetree_worker.plan import BaseModel, CheckpointPlan, OptimizerName, Plan
 from worker_harness import METHODS, Recorder, difference, elsewhere, run, tuned, weights
 
 pytestmark = [pytest.mark.slow(20), pytest.mark.timeout(300)]
@@ -28,6 +30,26 @@ def test_each_rank_holds_its_share_of_the_bytes(pool: Any, plan: Plan, tmp_path:
     assert all(share[0] == pytest.approx(parameters / 4, rel=0.02) for share in held)
     # A step's number is beside each state.
     assert all(share[1] == pytest.approx(states / 4, rel=0.05) for share in held)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_divided_ranks_never_gather_a_vision_tower(
+    pool: Any, plan: Plan, tmp_path: Path, tiny: Callable[..., Any], kind: str
+) -> None:
+    folder = tmp_path / "mistral3"
+    tiny("mistral3").save_pretrained(folder)
+    load_tokenizer(plan.base.folder).save_pretrained(folder)
+    base = base_facts(BaseModel(folder, "example/mistral3", "main"))
+    plan = tuned(replace(plan, base=base, method=METHODS[kind]), optimizer=OptimizerName.SGD, learning_rate=0.05)
+    run(plan)
+    other = elsewhere(plan, tmp_path / "b")
+    for units, gathered in pool.run(
+        "gathered", other, Recorder(), count=2, sharding="full", folder=tmp_path / "groups"
+    ):
+        never = set(units) - set(gathered)
+        assert {name.rpartition(".")[2] for name in never} == {"vision_tower", "multi_modal_projector"}
+        assert len(gathered) == 3  # two layers and the root
+    assert difference(weights(plan.artifact), weights(other.artifact)) < 2e-6
 
 
 def test_memory_that_runs_out_on_one_rank_halves_the_micro_batch_of_all(pool: Any, plan: Plan, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import compatibility
-from finetree_worker.methods.targets import text_modules
 from finetree_worker.models import portable_files
+from finetree_worker.models.families import text_modules
 from finetree_worker.plan import BaseModel, Method, Plan
 from finetree_worker.portable import MODEL_WEIGHTS, Portable
 

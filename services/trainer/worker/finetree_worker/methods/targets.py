@@ -4,13 +4,13 @@
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
 
 from finetree_api.types.v1 import method_pb2
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from finetree_worker.errors import PlanError
+from finetree_worker.models.families import text_modules
 
 ATTENTION = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv"),
@@ -84,13 +84,6 @@ def linear_names(
             remedy=f"Name its linear layers in {path}.target_modules.",
         )
     return found
-
-
-def text_modules(model: nn.Module) -> set[nn.Module]:
-    """Return the modules that read text: all of a language model, but no vision tower and no projector of images."""
-    found: Any = model
-    parts = [found.get_decoder(), found.get_output_embeddings()]
-    return {module for part in parts if part is not None for module in part.modules()}
 
 
 def short_name(name: str) -> str:

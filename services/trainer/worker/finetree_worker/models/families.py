@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model families of transformers whose layers are of a structure that the faster ways rely on."""
+"""Modules of transformers' models: families of a structure that the faster ways rely on, and what reads text."""
+
+from typing import Any
 
 from torch import nn
 
@@ -10,3 +12,10 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3"})
 def is_known(module: nn.Module) -> bool:
     """Return whether a module is one of these families' own."""
     return type(module).__module__ in {f"transformers.models.{name}.modeling_{name}" for name in FAMILIES}
+
+
+def text_modules(model: nn.Module) -> set[nn.Module]:
+    """Return the modules that read text: all of a language model, but no vision tower and no projector of images."""
+    found: Any = model
+    parts = [found.get_decoder(), found.get_output_embeddings()]
+    return {module for part in parts if part is not None for module in part.modules()}

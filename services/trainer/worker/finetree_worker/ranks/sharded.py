@@ -2,8 +2,9 @@
 """Ranks that divide all weights, gradients and optimizer states: torch's fully_shard (FSDP2).
 
 Each decoder layer is gathered for its own forward and backward pass and divided again; what stands outside of the
-layers (embeddings, head, norms) is the root's, gathered for the whole pass. Ranks therefore make the same forward
-passes: one that has fewer micro-batches than another computes one that weighs nothing.
+layers (embeddings, head, norms) is the root's, gathered for the whole pass; a vision tower, which no training on text
+runs, is never gathered. Ranks therefore make the same forward passes: one that has fewer micro-batches than another
+computes one that weighs nothing.
 """
 
 import types
@@ -19,6 +20,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from finetree_worker.control import Signal
 from finetree_worker.device_memory import trim_heap
+from finetree_worker.models.families import text_modules
 from finetree_worker.ranks.membership import Membership
 from finetree_worker.ranks.messages import Messages
 from finetree_worker.ranks.replicated import Replicated
@@ -47,8 +49,8 @@ class Sharded(Replicated):
         return torch.device("cpu")
 
     def shard(self, model: nn.Module) -> None:
-        """Divide the weights of each decoder layer, then those that are left."""
-        for module in [*_layers(model), model]:
+        """Divide the weights of each decoder layer, those of what reads no text, then those that are left."""
+        for module in [*_layers(model), *_beside_text(model), model]:
             kind = type(module)
             divided = fully_shard(module, mesh=self._mesh)
             # Micro-batches are weighted by the targets of the whole batch: gradients are added, not averaged.
@@ -168,3 +170,19 @@ def _layers(model: nn.Module) -> Iterator[nn.Module]:
     decoder = found.get_decoder()
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
     yield from max(lists, key=len, default=nn.ModuleList())
+
+
+def _beside_text(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the largest modules with frozen weights outside of the text model: a vision tower, its projector."""
+    text = text_modules(model)
+    waiting = list(model.children())
+    while waiting:
+        module = waiting.pop()
+        if module in text:
+            continue
+        if text.isdisjoint(module.modules()):
+            weights = list(module.parameters())
+            if weights and not any(weight.requires_grad for weight in weights):
+                yield module
+        else:
+            waiting.extend(module.children())
