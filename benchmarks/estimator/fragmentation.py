@@ -29,7 +29,7 @@ from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.programs import TRANSFORMERS
 from finetree_estimator.run import LengthRange, Rows, Run
-from finetree_estimator.shapes import hf_config
+from finetree_estimator.shapes.config_json import hf_config
 from replay import Replay, Trace
 
 MODELS: dict[str, tuple[int, int, int, int, int]] = {

@@ -27,7 +27,7 @@ from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.targets import preset_targets
 from finetree_estimator.programs import TRANSFORMERS
 from finetree_estimator.run import Run
-from finetree_estimator.shapes import hf_config
+from finetree_estimator.shapes.config_json import hf_config
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -59,7 +59,23 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "gpt2": {},
 }
 """Family and what it needs beside the sizes."""
+TWO_ATTENTIONS: Mapping[str, Mapping[str, Any]] = {
+    "gemma-4-31b": {"attention_k_eq_v": True, "num_global_key_value_heads": 2},
+    "gemma-4-e4b": {"hidden_size_per_layer_input": 256, "half_shared": True},
+    "gemma-4-e2b": {"hidden_size_per_layer_input": 256, "half_shared": True, "use_double_wide_mlp": True},
+    "gemma-4-26b": {
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 2,
+        "enable_moe_block": True,
+        "num_experts": 8,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 512,
+    },
+}
+"""What models of Gemma 4 have beside the sizes; half of the layers have no keys of their own where it says so."""
 LENGTHS = (256, 512)
+MORE_LAYERS = 8
+"""Layers of the longer of two models; the other has half of them, and a layer is half of what differs."""
 
 
 class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -107,7 +123,7 @@ class Traced:
 
 def kept(family: str, method: Method, layers: int, tokens: int) -> int:
     """Bytes that are alive between forward and backward of a model with so many layers and tokens."""
-    config = transformers.AutoConfig.for_model(family, num_hidden_layers=layers, **_sizes(family))
+    config = _config(family, layers)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
         default = torch.get_default_dtype()
@@ -122,7 +138,8 @@ def kept(family: str, method: Method, layers: int, tokens: int) -> int:
         model.train()
         ids = torch.zeros(1, tokens, dtype=torch.long)
         with Alive(model) as alive:
-            out = model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            # As numbers of tokens: of one number Gemma 4 computes its last layers for so many tokens alone.
+            out = model(input_ids=ids, use_cache=False, logits_to_keep=torch.zeros(1, dtype=torch.long))
             found: int = alive.now
             del out
     return found
@@ -148,6 +165,23 @@ def materialize(model: Any) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu")
 
 
+def _config(family: str, layers: int) -> Any:
+    if family not in TWO_ATTENTIONS:
+        return transformers.AutoConfig.for_model(family, num_hidden_layers=layers, **_sizes(family))
+    own = dict(TWO_ATTENTIONS[family])
+    return transformers.AutoConfig.for_model(
+        "gemma4_text",
+        num_hidden_layers=layers,
+        layer_types=["sliding_attention", "full_attention"] * (layers // 2),
+        global_head_dim=2 * SIZES["head_dim"],
+        sliding_window=64,
+        num_kv_shared_layers=layers // 2 if own.pop("half_shared", False) else 0,
+        vocab_size_per_layer_input=SIZES["vocab_size"],
+        **{"hidden_size_per_layer_input": 0} | own,
+        **SIZES,
+    )
+
+
 def _sizes(family: str) -> dict[str, Any]:
     sizes = {**SIZES, **FAMILIES[family]}
     if family == "gpt2":
@@ -159,17 +193,20 @@ def _sizes(family: str) -> dict[str, Any]:
 
 def trace(family: str, method: Method, name: str) -> Traced:
     """A family's layer, traced and computed."""
-    per_layer = {tokens: (kept(family, method, 4, tokens) - kept(family, method, 2, tokens)) / 2 for tokens in LENGTHS}
+    more, fewer = MORE_LAYERS, MORE_LAYERS // 2
+    per_layer = {n: (kept(family, method, more, n) - kept(family, method, fewer, n)) / fewer for n in LENGTHS}
     # The CPU's attention keeps a mask of tokens x tokens, which no accelerator does: only the linear part counts.
     short, long = LENGTHS
     linear = (per_layer[short] / short * long - per_layer[long] / long * short) / (long - short)
-    return Traced(family, name, linear, layer_activations(_run(family, method)).saved)
+    # Where layers differ, the mean of those that the longer model has more, as traced.
+    sums = [layers * layer_activations(_run(family, method, layers)).saved for layers in (more, fewer)]
+    return Traced(family, name, linear, (sums[0] - sums[1]) / fewer)
 
 
-def _run(family: str, method: Method) -> Run:
-    config = transformers.AutoConfig.for_model(family, num_hidden_layers=2, **_sizes(family)).to_dict()
+def _run(family: str, method: Method, layers: int) -> Run:
+    config = _config(family, layers)
     return Run(
-        shape=hf_config.parse({**config, "model_type": family}).shape,
+        shape=hf_config.parse(config.to_dict() | {"model_type": config.model_type}).shape,
         method=method,
         device=by_memory_class(80),
         devices=1,
@@ -194,8 +231,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found = []
-    for family in FAMILIES:
-        shape = _run(family, Full()).shape
+    for family in (*FAMILIES, *TWO_ATTENTIONS):
+        shape = _run(family, Full(), MORE_LAYERS).shape
         adapters = Lora(8, preset_targets(shape, "all-linear"))
         for name, method in (("full", Full()), ("lora", adapters)):
             try:

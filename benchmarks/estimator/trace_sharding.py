@@ -25,7 +25,7 @@ from finetree_estimator.memory.step_peak import step_peak
 from finetree_estimator.methods.full import Full
 from finetree_estimator.programs import PYTORCH, TRANSFORMERS, variant
 from finetree_estimator.run import Run
-from finetree_estimator.shapes import hf_config
+from finetree_estimator.shapes.config_json import hf_config
 from torch import distributed
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.device_mesh import init_device_mesh

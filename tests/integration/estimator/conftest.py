@@ -33,7 +33,7 @@ def config_of(shape: Shape) -> PretrainedConfig:
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    settings |= _switches(shape) | _experts(shape) | _linear_attention(shape)
+    settings |= _switches(shape) | _experts(shape) | _linear_attention(shape) | _two_attentions(shape)
     if shape.family == "falcon":
         newer = shape.norms_per_layer == 2
         settings |= {"new_decoder_architecture": newer, "num_kv_heads": shape.kv_heads, "multi_query": not newer}
@@ -43,6 +43,8 @@ def config_of(shape: Shape) -> PretrainedConfig:
     names = known.to_dict().keys() | known.attribute_map.keys()
     if shape.family in UNDECLARED_HEAD_DIM:
         names |= {"head_dim"}
+    if shape.full_attention:
+        names |= {"global_head_dim", "num_global_key_value_heads"}
     return CONFIG_MAPPING[shape.family](**{name: value for name, value in settings.items() if name in names})
 
 
@@ -91,6 +93,29 @@ def _linear_attention(shape: Shape) -> dict[str, Any]:
         "linear_value_head_dim": linear.value_head_dim,
         "linear_conv_kernel_dim": linear.conv_kernel,
     }
+
+
+def _two_attentions(shape: Shape) -> dict[str, Any]:
+    full = shape.full_attention
+    if full is None:
+        return {}
+    every = shape.layers // shape.full_attention_layers
+    return {
+        "layer_types": [
+            "sliding_attention" if (place + 1) % every else "full_attention" for place in range(shape.layers)
+        ],
+        "global_head_dim": full.head_dim,
+        "num_global_key_value_heads": full.kv_heads,
+        "attention_k_eq_v": full.keys_as_values,
+        "num_kv_shared_layers": shape.kv_shared_layers,
+        "use_double_wide_mlp": shape.wide_shared_mlp,
+        "hidden_size_per_layer_input": shape.layer_inputs,
+        "vocab_size_per_layer_input": shape.vocab,
+        "enable_moe_block": bool(shape.experts),
+        "num_experts": shape.experts or None,
+        "top_k_experts": shape.active_experts or None,
+        "moe_intermediate_size": shape.intermediate if shape.experts else None,
+    } | ({"intermediate_size": shape.shared_expert} if shape.experts else {})
 
 
 @pytest.fixture(scope="session")

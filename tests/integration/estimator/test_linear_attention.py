@@ -11,7 +11,7 @@ import torch
 from finetree_estimator.catalog.models import model
 from finetree_estimator.memory.linear_attention import kept_per_token
 from finetree_estimator.programs import FINETREE
-from finetree_estimator.shapes.architecture import LinearAttention
+from finetree_estimator.shapes.mixers import LinearAttention
 from transformers import PretrainedConfig
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from finetree_estimator.shapes import hf_config
+from finetree_estimator.shapes.config_json import hf_config
+from finetree_estimator.shapes.config_json.settings import ConfigError
+from finetree_estimator.shapes.config_json.vision import vision_parameters
 from finetree_estimator.shapes.parameters import count
-from finetree_estimator.shapes.vision import vision_parameters
 
 sys.path.append(str(Path(__file__).parents[2] / "unit" / "worker"))
 from multimodal_models import MULTIMODAL, multimodal_shape
@@ -24,6 +25,7 @@ _TEXT = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
+_PARTS = ("vision_config", "audio_config")
 _ESTIMATED = sorted(MULTIMODAL.keys() - {"lfm2-vl"})
 
 
@@ -68,8 +70,31 @@ def test_what_transformers_loads_as_a_language_model_without_its_tower_counts_no
 
 def test_layers_that_are_not_estimated_are_refused_in_such_a_model_too() -> None:
     config = transformers.Lfm2VlConfig(**multimodal_shape("lfm2-vl", _TEXT))
-    with pytest.raises(hf_config.ConfigError, match="a convolution layer is not supported"):
+    with pytest.raises(ConfigError, match="a convolution layer is not supported"):
         hf_config.parse(json.loads(config.to_json_string(use_diff=False)))
+
+
+_SMALL_TOWERS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "Gemma4Config": (
+        {"hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12, "num_hidden_layers": 2},
+        {"hidden_size": 64, "num_hidden_layers": 3, "conv_kernel_size": 3, "subsampling_conv_channels": [16, 8]},
+    ),
+    "Gemma4UnifiedConfig": ({"mm_embed_dim": 48, "mm_posemb_size": 10}, {"audio_embed_dim": 32}),
+}
+
+
+@pytest.mark.parametrize("parts", [(False, False), (True, False), (True, True)], ids=["text", "images", "audio"])
+@pytest.mark.parametrize("small", [True, False], ids=["small", "default"])
+@pytest.mark.parametrize("name", _SMALL_TOWERS)
+def test_gemma_4_is_counted_with_the_towers_that_it_has(name: str, small: bool, parts: tuple[bool, bool]) -> None:
+    vision, audio = (given if small else {} for given in _SMALL_TOWERS[name])
+    towers = {part: given for part, given, has in zip(_PARTS, (vision, audio), parts, strict=True) if has}
+    config = getattr(transformers, name)(text_config={"num_hidden_layers": 6}, **towers)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    found = hf_config.parse(json.loads(config.to_json_string(use_diff=False)))
+    assert found.shape.vision == _outside(model)
+    assert count(found.shape).total + found.shape.vision == model.num_parameters()
 
 
 def _outside(model: torch.nn.Module) -> int:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator.catalog.models import models
-from finetree_estimator.shapes import hf_config
+from finetree_estimator.shapes.config_json import hf_config
 from finetree_estimator.shapes.parameters import count
 
 

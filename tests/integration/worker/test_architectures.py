@@ -25,7 +25,7 @@ from finetree_worker.methods.qlora import Qlora
 from finetree_worker.models.auto_class import auto_class_of
 from finetree_worker.models.gguf import base_facts
 from finetree_worker.models.load import load_model, load_tokenizer
-from finetree_worker.plan import BaseModel, DataPlan, Method, Optimization, Plan, Precision, Schedule
+from finetree_worker.plan import BaseModel, Checkpointing, DataPlan, Method, Optimization, Plan, Precision, Schedule
 from finetree_worker.tokenize.example import Example
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.loop import Loop
@@ -78,6 +78,27 @@ _GEMMA4: dict[str, Any] = _GROUPED | {
     "vocab_size_per_layer_input": 260,
     "num_kv_shared_layers": 0,
 }
+# E2B and E4B: the last layers have no keys and values of their own, and twice as wide an MLP.
+_GEMMA4_SHARED: dict[str, Any] = _GEMMA4 | {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+}
+# 12B and larger ones: in full attention keys are the values; 26B has experts beside the MLP.
+_ALIKE = {"attention_k_eq_v": True, "num_global_key_value_heads": 1}
+_GEMMA4_EXPERTS: dict[str, Any] = (
+    _GEMMA4
+    | _ALIKE
+    | {
+        "hidden_size_per_layer_input": 0,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 32,
+    }
+)
+_GEMMA4_UNIFIED: dict[str, Any] = {name: value for name, value in (_GEMMA4 | _ALIKE).items() if "per_layer" not in name}
 # As many layers as the language model has, and projections of the same names.
 _VISION: dict[str, Any] = {
     "hidden_size": 32,
@@ -108,6 +129,16 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gpt-oss": ("GptOssConfig", _GROUPED | _MIXTURE | {"head_dim": 16, "sliding_window": 24}),
     "gemma4": ("Gemma4TextConfig", _GEMMA4),
+    "gemma4 with shared keys": ("Gemma4TextConfig", _GEMMA4_SHARED),
+    "gemma4 with experts": ("Gemma4TextConfig", _GEMMA4_EXPERTS),
+    "gemma4 unified": (
+        "Gemma4UnifiedConfig",
+        {
+            "text_config": _GEMMA4_UNIFIED | {"pad_token_id": 0},
+            "vision_config": {"mm_embed_dim": 32, "mm_posemb_size": 16, "output_proj_dims": 32},
+            "audio_config": {"audio_embed_dim": 16},
+        },
+    ),
     "gemma4 with images": (
         "Gemma4Config",
         {"text_config": _GEMMA4 | {"pad_token_id": 0}, "vision_config": _VISION},
@@ -121,8 +152,9 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     **{name: (config, multimodal_shape(name, _GROUPED)) for name, (config, *_) in MULTIMODAL.items()},
 }
+GEMMA4 = {name for name in ARCHITECTURES if name.startswith("gemma4")}
 WITH_STATES = {*HYBRIDS, "qwen3.5 with images", "lfm2-vl"}
-WITHOUT_PREFIX = {*WITH_STATES, "gemma4", "gemma4 with images", "deepseek-v3", "glm-4.7-flash"}
+WITHOUT_PREFIX = {*WITH_STATES, *GEMMA4, "deepseek-v3", "glm-4.7-flash"}
 """Models whose layers do not all keep keys and values of one shape and nothing else."""
 LORA = Lora(rank=4, alpha=8.0, dropout=0.1)
 METHODS: dict[str, Method] = {
@@ -241,7 +273,7 @@ def test_all_that_is_trained_reads_text_and_the_artifact_holds_no_more(plan: Pla
     changed = {name for name, p in found.items() if name not in own or not torch.equal(p, own[name])}
     if kind == "full":
         assert changed == set(trained)
-        left = any(re.search(r"vision_tower|vision_model|visual", name) for name in set(own) - changed)
+        left = any(re.search(r"vision_tower|vision_model|visual|embed_vision", name) for name in set(own) - changed)
         assert left is hasattr(untyped.config, "vision_config")
 
 
@@ -282,3 +314,23 @@ def test_documents_with_a_shared_prefix_have_the_losses_that_they_have_alone(pla
     with torch.no_grad(), by_document(model):
         expected, found = target_scores(model, alone)[0], target_scores(model, shared)[0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_layers_that_are_computed_again_give_the_same_gradients(plan: Plan) -> None:
+    """Layers that take keys and values of a layer below find them there the second time too."""
+    documents = [Example(0, torch.arange(40, dtype=torch.int32), torch.ones(40, dtype=torch.bool))]
+    found: list[dict[str, torch.Tensor]] = []
+    for again in (False, True):
+        chosen = replace(plan, method=Full())
+        if again:
+            optimization = replace(chosen.optimization, gradient_checkpointing=Checkpointing.FULL)
+            chosen = replace(chosen, optimization=optimization)
+        _, subject = adapt(chosen, load(chosen, CPU), CPU)
+        subject.model.train()
+        with by_document(subject.model):
+            target_scores(subject.model, collate(documents))[0].sum().backward()
+        found.append({name: p.grad for name, p in subject.model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-5, rtol=1e-4)

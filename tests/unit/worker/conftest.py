@@ -100,7 +100,24 @@ def _config(kind: str, **more: Any) -> Any:
         return getattr(transformers, name)(**shape | sizes)
     if kind in MULTIMODAL:
         return getattr(transformers, MULTIMODAL[kind][0])(**multimodal_shape(kind, shape))
-    return {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}[kind](**shape)
+    others = {"llama": (LlamaConfig, {}), "mistral": (MistralConfig, {}), "qwen2": (Qwen2Config, {})}
+    others["gemma4"] = transformers.Gemma4TextConfig, _GEMMA4
+    made, sizes = others[kind]
+    return made(**shape | sizes)
+
+
+_GEMMA4 = {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 8,
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": VOCABULARY,
+}
+"""As E2B: the last layers take keys and values of those below, and each layer has an input of its own."""
 
 
 @pytest.fixture(scope="session")

@@ -196,7 +196,7 @@ def of_shape(shape: model_pb2.ModelShape, where: str) -> catalog_pb2.Model:
 
     Raises:
         InvalidArgument: INVALID_REQUEST: its numbers contradict each other.
-        Unimplemented: NOT_IN_FAKE_SUITE: it has experts or linear attention.
+        Unimplemented: NOT_IN_FAKE_SUITE: it has experts, linear attention, or what Gemma 4 has.
     """
     wrong = next(_contradictions(shape), None)
     if wrong is not None:
@@ -205,6 +205,8 @@ def of_shape(shape: model_pb2.ModelShape, where: str) -> catalog_pb2.Model:
         raise not_promised("counts no experts")
     if shape.HasField("linear_attention"):
         raise not_promised("counts no linear attention")
+    if shape.HasField("full_attention") or shape.kv_shared_layers or shape.layer_input_size:
+        raise not_promised("counts no layers of two kinds of attention and none with inputs of their own")
     heads, kv_heads = shape.attention_heads, shape.kv_heads or shape.attention_heads
     head_dim = shape.head_dim or shape.hidden_size // heads
     attention = shape.hidden_size * head_dim * (2 * heads + 2 * kv_heads)
@@ -228,6 +230,7 @@ def _contradictions(shape: model_pb2.ModelShape) -> Iterator[tuple[str, str]]:
         yield "max_position_embeddings", f"is less than the {_SHORTEST_ROW} tokens of the shortest row"
     if shape.HasField("linear_attention"):
         yield from _contradictions_of_linear_attention(shape)
+    yield from _contradictions_of_windows(shape, heads)
     if shape.experts:
         yield from _contradictions_of_experts(shape)
     else:
@@ -243,8 +246,24 @@ def _contradictions_of_linear_attention(shape: model_pb2.ModelShape) -> Iterator
         yield "linear_attention.layers", text
     if linear.value_heads % linear.key_heads:
         yield "linear_attention.value_heads", f"is not a multiple of {linear.key_heads} key_heads"
-    if shape.sliding_window:
+    if shape.sliding_window or shape.HasField("full_attention") or shape.kv_shared_layers:
         yield "linear_attention", "cannot be together with sliding_window"
+
+
+def _contradictions_of_windows(shape: model_pb2.ModelShape, heads: int) -> Iterator[tuple[str, str]]:
+    if shape.full_attention_layers > shape.layers:
+        yield "full_attention_layers", f"is more than the {shape.layers} layers"
+    if shape.full_attention_layers and not shape.sliding_window:
+        yield "full_attention_layers", "needs sliding_window; without one all layers attend to all"
+    if shape.HasField("full_attention") and not shape.full_attention_layers:
+        yield "full_attention", "needs full_attention_layers, whose attention it is"
+    if shape.HasField("full_attention") and heads % shape.full_attention.kv_heads:
+        yield "full_attention.kv_heads", f"does not divide {heads} attention heads"
+    if shape.kv_shared_layers >= shape.layers:
+        text = f"must be less than the {shape.layers} layers: one at least has keys and values of its own"
+        yield "kv_shared_layers", text
+    if shape.wide_shared_mlp and not shape.kv_shared_layers:
+        yield "wide_shared_mlp", "needs kv_shared_layers, whose MLP it is"
 
 
 def _contradictions_of_experts(shape: model_pb2.ModelShape) -> Iterator[tuple[str, str]]:
@@ -259,10 +278,6 @@ def _contradictions_of_experts(shape: model_pb2.ModelShape) -> Iterator[tuple[st
 
 
 def _contradictions_of_dense(shape: model_pb2.ModelShape) -> Iterator[tuple[str, str]]:
-    if shape.full_attention_layers > shape.layers:
-        yield "full_attention_layers", f"is more than the {shape.layers} layers"
-    if shape.full_attention_layers and not shape.sliding_window:
-        yield "full_attention_layers", "needs sliding_window; without one all layers attend to all"
     for name in ("active_experts", "shared_expert_size", "dense_layers", "dense_intermediate_size"):
         if getattr(shape, name):
             yield name, "needs experts; a dense model has none"

@@ -9,7 +9,8 @@ from functools import cache
 from finetree_runtime.runspec import model_names
 
 from finetree_estimator.catalog.names import UnknownNameError, split, table
-from finetree_estimator.shapes.architecture import LinearAttention, Shape
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.mixers import FullAttention, LinearAttention
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ _NUMBERS = {
     "sliding_window": "window",
     "full_attention_layers": "full_attention_layers",
     "vision_parameters": "vision",
+    "kv_shared_layers": "kv_shared_layers",
+    "layer_input_size": "layer_inputs",
 }
 """Numeric columns of the data file (empty means 0), with the fields of Shape."""
 _SWITCHES = {
@@ -62,6 +65,7 @@ _SWITCHES = {
     "head_norms": "head_norms",
     "lm_head_bias": "lm_head_bias",
     "attention_gate": "attention_gate",
+    "wide_shared_mlp": "wide_shared_mlp",
 }
 """Boolean columns of the data file (1 means true), with the fields of Shape."""
 
@@ -75,6 +79,14 @@ _LINEAR = {
     "linear_conv_kernel": "conv_kernel",
 }
 """Columns of linear attention, with the fields of LinearAttention; 0 where the model has none."""
+
+
+_FULL_ATTENTION = {
+    "full_kv_heads": "kv_heads",
+    "full_head_dim": "head_dim",
+    "keys_as_values": "keys_as_values",
+}
+"""Columns of full attention in dimensions of its own, with the fields of FullAttention; 0 where the model has none."""
 
 
 @cache
@@ -99,6 +111,7 @@ def _model_index() -> Mapping[str, ModelEntry]:
 def _model(row: dict[str, str]) -> ModelEntry:
     numbers = {field: int(row[column] or 0) for column, field in _NUMBERS.items()}
     linear = {field: int(row[column]) for column, field in _LINEAR.items()}
+    full = {field: int(row[column]) for column, field in _FULL_ATTENTION.items()}
     switches = {field: row[column] == "1" for column, field in _SWITCHES.items()}
     return ModelEntry(
         name=row["name"],
@@ -108,6 +121,7 @@ def _model(row: dict[str, str]) -> ModelEntry:
         shape=Shape(
             family=row["model_type"],
             linear=LinearAttention(**linear) if linear["layers"] else None,
+            full_attention=_full_attention(**full) if full["kv_heads"] else None,
             # mypy cannot see which fields the tables name.
             **numbers,  # type: ignore[arg-type]
             **switches,
@@ -118,6 +132,10 @@ def _model(row: dict[str, str]) -> ModelEntry:
         source=row["source"],
         date=row["date"],
     )
+
+
+def _full_attention(*, kv_heads: int, head_dim: int, keys_as_values: int) -> FullAttention:
+    return FullAttention(kv_heads, head_dim, keys_as_values=bool(keys_as_values))
 
 
 _QUANTIZED = r"gptq|awq|exl2|gguf|fp8|nvfp4|mxfp4|bnb|\d-?bit|int[48]|q[2-8]_[k0]"

@@ -16,7 +16,9 @@ from finetree_estimator.run import Run
 
 PLAIN_GELU = frozenset({"gpt2", "phi", "gptj", "codegen"})
 """Families whose activation is written out as products and a tanh, which keep their inputs (NewGELUActivation)."""
-_FLOAT32_SCALES = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "olmo2", "olmo3"})
+_FLOAT32_SCALES = frozenset(
+    {"gemma", "gemma2", "gemma3", "gemma3_text", "gemma4_text", "gemma4_unified_text", "olmo2", "olmo3"}
+)
 """Families whose norms multiply by their scale before they return to 16 bits (transformers' modules)."""
 _PARALLEL_NORMS = frozenset({"gpt_neox"})
 """Families whose attention and MLP start from one tensor, each with a norm of its own (use_parallel_residual)."""
@@ -72,28 +74,31 @@ def _norms(run: Run) -> float:
     # A trained scale needs the normalized input as well.
     trained = 4 if s.family in _FLOAT32_SCALES else stream
     scales = trained if run.method.trains_base and not (s.norm_bias or run.program.fused_norms) else 0
-    heads = (s.q_width + s.kv_width) if s.head_norms or s.family in {"olmo2", "olmo3"} else 0
+    heads = (s.mean_q_width + s.mean_kv_width) if s.head_norms or s.family in {"olmo2", "olmo3"} else 0
     inputs = 1 if s.family in _PARALLEL_NORMS else s.norms_per_layer
     return float((kept + scales) * (inputs * s.hidden + attending_share(s) * heads))
 
 
-def _attention(run: Run) -> int:
+def _attention(run: Run) -> float:
     """Bytes per token of queries, keys, values, the output and the softmax's normalizer."""
     s, size = run.shape, run.activation_bytes
-    kv = 2 * (s.q_width if run.program.expands_kv else s.kv_width)
-    fused = size * (2 * s.q_width + kv) + c.NORMALIZER_BYTES * s.heads
+    kv = 2 * (s.mean_q_width if run.program.expands_kv else s.mean_kv_width)
+    fused = size * (2 * s.mean_q_width + kv) + c.NORMALIZER_BYTES * s.heads
     split = s.family in _SPLIT_PROJECTIONS and not run.program.own_classes
     if split and run.method.trains_base:
         # The output has the layout of the joined queries: a copy in rows is what the output projection reads.
-        fused += size * s.q_width
+        fused += size * s.mean_q_width
     if run.program.keeps_fused_projection or split:
         # Values are a view of the joint buffer: its queries and keys stay with them.
-        fused += size * (s.q_width + s.kv_width)
+        fused += size * (s.mean_q_width + s.mean_kv_width)
     return fused
 
 
 def _mlp(run: Run) -> float:
-    """Bytes per token of the activation's input and, behind a gate, its output and other half; copies for experts."""
+    """Bytes per token of the activation's input and, behind a gate, its output and other half; copies for experts.
+
+    So for a layer's own input, whose gate is as an MLP's.
+    """
     s = run.shape
     written_out = s.family in PLAIN_GELU and not run.program.own_classes
     tensors = 3 if s.gated else 4 if written_out else 1
@@ -102,7 +107,7 @@ def _mlp(run: Run) -> float:
     if run.program.compiled:
         # The gate's activation and a written-out GELU's steps are computed again from their inputs.
         tensors = 2 if s.gated else 1
-    return float(run.stream_bytes * (tensors * s.intermediate * max(1, s.active_experts) + _routed(run)))
+    return float(run.stream_bytes * (tensors * s.mean_mlp_width + 3 * s.layer_inputs + _routed(run)))
 
 
 def _routed(run: Run) -> int:
@@ -127,7 +132,7 @@ def _wide_features(run: Run) -> float:
     """
     s = run.shape
     halves = s.gated and run.program.overwrites_halves
-    wide = s.intermediate * (1.0 if halves or run.method.fuses_mlp(run) else 3.0)
+    wide = s.widest_mlp * (1.0 if halves or run.method.fuses_mlp(run) else 3.0)
     if not s.experts:
         return wide
     if run.program.experts_in_turn:

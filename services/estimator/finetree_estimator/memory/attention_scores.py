@@ -63,7 +63,7 @@ def _unmasked(run: Run) -> bool:
 def _repeated_bytes(run: Run) -> float:
     """Bytes per token of keys and values that are there once for each query head, beyond those of the groups."""
     s, repeats = run.shape, run.program.hands_over_groups
-    return 2.0 * run.activation_bytes * (s.q_width - s.kv_width) if repeats else 0.0
+    return 2.0 * run.activation_bytes * (s.mean_q_width - s.mean_kv_width) if repeats else 0.0
 
 
 def _bytes_of_one(run: Run) -> int:

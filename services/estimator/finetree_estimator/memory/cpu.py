@@ -101,7 +101,7 @@ def holes(run: Run, gradients: float) -> float:
     """
     split = 0.0
     if run.checkpointing:
-        split = run.peak_tokens * run.shape.layers * run.compute_bytes * run.shape.intermediate
+        split = run.peak_tokens * run.shape.layers * run.compute_bytes * run.shape.widest_mlp
     return FREE_TOP + HOLES * (_at_the_loss(run, 0.0, 0.0).activations + gradients) + split
 
 
@@ -119,7 +119,7 @@ def _at_the_loss(run: Run, gradients: float, fetched: float) -> Moment:
     tokens, layers = run.peak_tokens, run.shape.layers - run.method.layers_without_gradient
     kept, layer = kept_per_token(run), layer_transient(run)
     if run.checkpointing:
-        kept, layer = float(stream_bytes(run) * run.shape.hidden), layer + kept
+        kept, layer = float(stream_bytes(run) * (run.shape.hidden + run.shape.layer_inputs)), layer + kept
     activations = tokens * (layers * kept + outside_layers(run)) + cast_weights(run)
     # A trained head's gradient is there with the loss, before the layers' backward pass; its products are of the
     # compute type, of which a weight in another one has a copy.
@@ -166,7 +166,7 @@ def _answering(run: Run, rows: Rows) -> Moment:
     """Bytes of a batch of questions' caches, with a layer's tensors for all its tokens or the next one's logits."""
     shape, size = run.shape, stream_bytes(run)
     length, batch = rows.longest + run.method.prefix_tokens, min(rows.count, c.GENERATION_BATCH)
-    cached = 2 * size * shape.kv_width * shape.layers * (length + run.evaluation.max_new_tokens)
+    cached = 2 * size * shape.mean_kv_width * shape.layers * (length + run.evaluation.max_new_tokens)
     logits = (size + FLOAT) * shape.vocab
     return Moment(0.0, float(batch * cached), batch * max(float(logits), length * layer_transient(run, size)))
 

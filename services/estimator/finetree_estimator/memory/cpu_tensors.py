@@ -26,18 +26,18 @@ def kept_per_token(run: Run) -> float:
     short = length <= c.SHORT_ROW_TOKENS
     if run.eager_attention:
         # Keys and values are repeated to one per query head; products are in float32 and have no use for their output.
-        attended, scores = float(shape.q_width * 3 * FLOAT), (FLOAT + size) * length
+        attended, scores = float(shape.mean_q_width * 3 * FLOAT), (FLOAT + size) * length
     elif short or size < FLOAT:
         # The worker's own: nothing is repeated; probabilities of the keys that a block of queries sees.
-        attended = float(size * (shape.q_width + 2 * shape.kv_width))
+        attended = float(size * (shape.mean_q_width + 2 * shape.mean_kv_width))
         scores = size * (length + QUERY_BLOCK) / 2 if short else 0.0
     else:
         # torch's fused kernel: keys and values repeated, its output, and a normalizer per row.
-        attended, scores = float(shape.q_width * 4 * size), float(FLOAT)
+        attended, scores = float(shape.mean_q_width * 4 * size), float(FLOAT)
     # The output projection's input is the attention's output, unless documents are put together or cast in between.
     kernel = not run.eager_attention and not short and size == FLOAT
     apart = run.method.trains_base and (not kernel or padding > 1)
-    output = size * shape.q_width if apart else 0
+    output = size * shape.mean_q_width if apart else 0
     attention = output + padding * (attended + shape.heads * scores)
     return _kept_outside_attention(run) + mean_of_layers(run, attention)
 
@@ -47,7 +47,7 @@ def _kept_outside_attention(run: Run) -> float:
     shape, size, stream = run.shape, run.compute_bytes, stream_bytes(run)
     norms = (shape.norms_per_layer * shape.hidden + _head_norms(run)) * norm_bytes(run)
     # Gated: gate, activated gate and up. Their product is the down-projection's input and counted there.
-    mlp = size * (3 if shape.gated else 1) * shape.intermediate * max(1, shape.active_experts)
+    mlp = size * ((3 if shape.gated else 1) * shape.mean_mlp_width + 3 * shape.layer_inputs)
     inputs = run.method.saved_inputs_on_cpu(shape, compute_bytes=size, stream_bytes=stream)
     return float(norms + mlp + inputs)
 
@@ -65,7 +65,9 @@ def norm_bytes(run: Run) -> int:
 
 def _head_norms(run: Run) -> float:
     """Features of queries and keys that norms of their own go over, in the mean of all layers."""
-    return attending_share(run.shape) * (run.shape.q_width + run.shape.kv_width) if run.shape.head_norms else 0.0
+    return (
+        attending_share(run.shape) * (run.shape.mean_q_width + run.shape.mean_kv_width) if run.shape.head_norms else 0.0
+    )
 
 
 def document_length(rows: Rows | None, limit: int) -> tuple[float, float]:
@@ -122,5 +124,5 @@ def layer_transient(run: Run, number_bytes: int = 0) -> float:
 
     `number_bytes` are bytes per number; 0 means those of the compute type.
     """
-    wide = (3 if run.shape.gated else 2) * run.shape.intermediate * max(1, run.shape.active_experts)
+    wide = (3 if run.shape.gated else 2) * run.shape.max_mlp_width
     return float((number_bytes or run.compute_bytes) * (wide + 2 * run.shape.hidden))

@@ -95,7 +95,7 @@ def _of_logits(run: Run, rows: Rows, moment: Moment, *, spare: float, trained: f
 
 def _of_activations(run: Run, rows: Rows, moment: Moment) -> float:
     """Bytes of blocks that activations leave over: many of few sizes, which serve one another for a while."""
-    widest = float(run.stream_bytes * run.shape.intermediate)
+    widest = float(run.stream_bytes * run.shape.widest_mlp)
     if run.checkpointing or widest * run.peak_tokens < c.OWN_SEGMENT:
         return 0.0
     return c.RENEWED_ACTIVATIONS * math.log(_renewed(run, rows, widest, count=_micro_batches(run))) * moment.activations

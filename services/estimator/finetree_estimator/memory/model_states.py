@@ -140,7 +140,7 @@ def _update_copies(run: Run, spread: int) -> float:
     """Bytes that an optimizer step adds for a moment."""
     if run.optimizer == "adafactor" and run.method.trains_base:
         shape = run.stored_shape
-        largest = max(shape.vocab * shape.hidden, shape.hidden * shape.intermediate)
+        largest = max(shape.vocab * shape.hidden, shape.hidden * shape.widest_mlp)
         return c.ADAFACTOR_UPDATE[run.trained_bytes] * largest / spread
     if run.program.casts_module and run.autocasts_trained_weights:
         share = run.trainable_parameters / spread

@@ -8,8 +8,9 @@ from finetree_estimator.memory.activations import LayerActivations, layer_activa
 from finetree_estimator.memory.attention_scores import score_length, shared_mask_bytes
 from finetree_estimator.memory.model_states import ModelStates, model_states
 from finetree_estimator.run import Run
+from finetree_estimator.shapes.architecture import Shape
 
-_CAPPED_LOGITS = frozenset({"gemma2"})
+_CAPPED_LOGITS = frozenset({"gemma2", "gemma4_text", "gemma4_unified_text"})
 """Families whose logits pass a tanh, which keeps its output beside them (final_logit_softcapping)."""
 
 
@@ -169,9 +170,14 @@ def kept_activations(run: Run, layer: LayerActivations) -> float:
     """Bytes per token that all layers keep until the backward pass."""
     if run.checkpointing:
         # Only each layer's input is kept; offloading moves it to the host.
-        inputs = 0.0 if run.offloaded else float(run.stream_bytes * run.shape.hidden * run.shape.layers)
+        inputs = 0.0 if run.offloaded else float(run.stream_bytes * _layer_input(run.shape) * run.shape.layers)
         return inputs + shared_mask_bytes(run)
     return run.shape.layers * layer.saved + shared_mask_bytes(run)
+
+
+def _layer_input(shape: Shape) -> int:
+    """Features per token that a layer reads: the stream, and what it gets beside it."""
+    return shape.hidden + shape.layer_inputs
 
 
 def held_gradients(run: Run) -> float:

@@ -69,14 +69,19 @@ class Full(Method):
         is the attention's output, which is kept anyway.
         """
         shape = setup.shape
-        return float(setup.compute_bytes * (2 * shape.hidden + shape.intermediate * max(1, shape.active_experts)))
+        return float(setup.compute_bytes * (2 * shape.hidden + shape.mean_mlp_width + _layer_inputs(shape)))
 
     def saved_inputs_on_cpu(self, shape: Shape, *, compute_bytes: int, stream_bytes: int) -> float:
         """Bytes per token of projections' inputs: one of attention and one of the MLP, or a cast each by autocast."""
-        wide = shape.intermediate * max(1, shape.active_experts)
+        wide = shape.mean_mlp_width + _layer_inputs(shape)
         copies = (3 + (2 if shape.gated else 1)) if stream_bytes > compute_bytes else 2
         return float(compute_bytes * (copies * shape.hidden + wide))
 
     def backward_flops_factor(self, shape: Shape) -> float:
         """FLOPs of the backward pass in units of the forward pass: inputs' gradients once, trained weights' once."""
         return 2.0 - self.frozen_layers / shape.layers
+
+
+def _layer_inputs(shape: Shape) -> int:
+    """Features per token that the projections of a layer's own input read: the stream, and the gated input."""
+    return shape.hidden + shape.layer_inputs if shape.layer_inputs else 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from finetree_estimator.methods.base import Method, Setup
-from finetree_estimator.methods.targets import SAME_INPUT, adapted, target_linears, used_copies
+from finetree_estimator.methods.targets import SAME_INPUT, adapted, mean_of_layers, target_linears, used_copies
 from finetree_estimator.shapes.architecture import Linear, Shape
 from finetree_estimator.shapes.parameters import active_parameters, count
 from finetree_estimator.shapes.projections import Role
@@ -101,10 +101,15 @@ class Lora(Method):
 
         A copy each, or one for all that read the same tensor; dropout makes them differ.
         """
+        copied, fused = self._copied_input_bytes(setup), self.fuses_mlp(setup)
+        return mean_of_layers(
+            setup.shape, self.targets, lambda linears: self._kept_inputs(setup, linears, copied=copied, fused=fused)
+        )
+
+    def _kept_inputs(self, setup: Setup, linears: tuple[Linear, ...], *, copied: int, fused: bool) -> float:
+        """Bytes per token of the inputs of these projections' adapters in one layer."""
         total, read = 0.0, set[Role]()
-        copied = self._copied_input_bytes(setup)
-        fused = self.fuses_mlp(setup)
-        for linear in target_linears(setup.shape, self.targets):
+        for linear in linears:
             if fused and linear.role is Role.DOWN:
                 continue  # what it reads is computed again
             used = used_copies(setup.shape, linear)
@@ -137,12 +142,15 @@ class Lora(Method):
 
         Projections that read the same tensor share its copy.
         """
-        linears = target_linears(shape, self.targets)
+        return compute_bytes * mean_of_layers(shape, self.targets, self._kept_features)
+
+    def _kept_features(self, linears: tuple[Linear, ...]) -> float:
+        """Features per token of the inputs and narrow outputs of these projections' adapters in one layer."""
         read = {
             linear.role if linear.routed else SAME_INPUT.get(linear.role, linear.role): linear for linear in linears
         }
         inputs = sum(linear.d_in for linear in read.values()) * (2 if self.dropout > 0 else 1)
-        return float(compute_bytes * (inputs + self.rank * len(linears)))
+        return float(inputs + self.rank * len(linears))
 
     def dropout_source(self, shape: Shape, *, compute_bytes: int, checkpointing: bool) -> float:
         """Bytes per token that the worker's source of dropout masks holds, beyond what the first layer spares.
@@ -206,10 +214,9 @@ class Lora(Method):
             product = 5 * own + stream + cast + scaled
             into = again * (cast + dropped + own) + 2 * own + dropped + cast + 3 * stream
             out = again * product + cast + 4 * own + scaled
-        linears = target_linears(setup.shape, self.targets)
-        read = sum(used_copies(setup.shape, each) * each.d_in for each in linears)
-        written = sum(used_copies(setup.shape, each) * each.d_out for each in linears)
-        return float(setup.shape.layers * (read * into + written * out))
+        shape = setup.shape
+        found = [(layers * used_copies(shape, each), each) for _, each, layers in adapted(shape, self.targets)]
+        return float(sum(times * (each.d_in * into + each.d_out * out) for times, each in found))
 
     def decomposition_traffic(self, setup: Setup) -> float:
         """Bytes of a pass in which adapters' products meet whole weights, independent of the number of tokens.

@@ -11,7 +11,8 @@ from finetree_estimator.shapes.projections import layout
 
 _NOT_TRAINED = Remark(
     "PREFIX_NOT_TRAINED",
-    "prefix tuning needs keys and values in every layer, which linear attention does not have: the trainer refuses it",
+    "prefix tuning needs keys and values of one shape in every layer, which this model does not have: the trainer "
+    "refuses it",
     "spec.prefix",
 )
 
@@ -35,8 +36,8 @@ class Prefix(Method):
         return 0.05
 
     def remarks(self, setup: Setup) -> tuple[Remark, ...]:
-        """Remarks for people: how little was measured, and that hybrid models are not trained so."""
-        return (FEW_MEASURED, _NOT_TRAINED) if setup.shape.linear else (FEW_MEASURED,)
+        """Remarks for people: how little was measured, and which models are not trained so."""
+        return (FEW_MEASURED, _NOT_TRAINED) if setup.shape.uneven_keys else (FEW_MEASURED,)
 
     def trainable_parameters(self, shape: Shape) -> int:
         """Parameters of a key and a value for each virtual token and layer."""
@@ -50,11 +51,11 @@ class Prefix(Method):
 
     def saved_inputs(self, setup: Setup) -> float:
         """Bytes per token of a layer's keys and values, which are copied to join the prefix."""
-        return float(setup.compute_bytes * 2 * setup.shape.kv_width)
+        return setup.compute_bytes * 2 * setup.shape.mean_kv_width
 
     def saved_inputs_on_cpu(self, shape: Shape, *, compute_bytes: int, stream_bytes: int) -> float:  # noqa: ARG002
         """Bytes per token of a layer's keys and values, which are copied to join the prefix."""
-        return float(compute_bytes * 2 * shape.kv_width)
+        return compute_bytes * 2 * shape.mean_kv_width
 
     def elementwise_traffic(self, setup: Setup) -> float:
         """Bytes per token, step and layer that joining the prefix moves."""

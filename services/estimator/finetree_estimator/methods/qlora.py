@@ -139,7 +139,7 @@ class Qlora(Lora):
         One weight matrix at a time is unpacked: the largest is an MLP's, or the head.
         """
         shape = setup.shape
-        widest = max(shape.intermediate, shape.vocab if setup.program.quantizes_head else 0)
+        widest = max(shape.widest_mlp, shape.vocab if setup.program.quantizes_head else 0)
         return _packed_weights(setup) * self._constants + setup.compute_bytes * shape.hidden * widest
 
     def gathered_layer(self, setup: Setup) -> float:
@@ -169,8 +169,8 @@ class Qlora(Lora):
         if self.bits == 4 and not setup.program.keeps_quantized_inputs:
             return 0.0
         shape = setup.shape
-        kept = min(2, shape.norms_per_layer) * shape.hidden + shape.intermediate * max(1, shape.active_experts)
-        before = kept + shape.q_width if setup.program.keeps_last_loss else 0
+        kept = min(2, shape.norms_per_layer) * shape.hidden + shape.mean_mlp_width
+        before = kept + shape.mean_q_width if setup.program.keeps_last_loss else 0
         return float(setup.compute_bytes * (kept + before))
 
     # ------------------------------------------------------------------------------------------------------ traffic

@@ -2,18 +2,20 @@
 """Target modules: which projections of a model carry an adapter, by preset or by name."""
 
 import re
+from collections.abc import Callable
 
 from finetree_estimator.shapes.architecture import LayerKind, Linear, Shape, width
-from finetree_estimator.shapes.projections import ATTENTION_ROLES, LAYOUTS, LLAMA, Role, ends_with, roles_of
+from finetree_estimator.shapes.projections import ATTENTION_ROLES, LAYOUTS, LLAMA, MLP_ROLES, Role, ends_with, roles_of
 
 PRESET_ROLES: dict[str, frozenset[Role]] = {
-    "all-linear": frozenset(Role),
+    "all-linear": ATTENTION_ROLES | MLP_ROLES,
     "attention": ATTENTION_ROLES,
     # A projection that holds queries and values together with keys cannot be adapted in part.
     "query-value": frozenset({Role.QUERY, Role.VALUE, Role.QKV}),
-    "mlp": frozenset(Role) - ATTENTION_ROLES,
+    "mlp": MLP_ROLES,
 }
-"""Projections of each target preset; routers and the output head are in none, experts only when asked for."""
+"""Projections of each target preset; routers, the output head and layers' own inputs are in none, experts only when
+asked for."""
 PRESETS: dict[str, tuple[str, ...]] = {
     preset: tuple(path.rpartition(".")[2] for path, role in LLAMA.attention + LLAMA.mlp if role in roles)
     for preset, roles in PRESET_ROLES.items()
@@ -55,6 +57,18 @@ def target_linears(shape: Shape, targets: tuple[str, ...]) -> tuple[Linear, ...]
     """Projections that carry an adapter in a layer of the most common kind. Raises UnknownTargetError."""
     common = max(shape.layer_kinds, key=lambda kind: kind.layers)
     return tuple(part for first, part, _ in adapted(shape, targets) if first == common.first)
+
+
+def mean_of_layers(shape: Shape, targets: tuple[str, ...], of: Callable[[tuple[Linear, ...]], float]) -> float:
+    """Mean over all layers of what is said of the projections that carry an adapter in a layer.
+
+    Raises UnknownTargetError.
+    """
+    found: dict[int, list[Linear]] = {}
+    for first, part, _ in adapted(shape, targets):
+        found.setdefault(first, []).append(part)
+    layers = {kind.first: kind.layers for kind in shape.layer_kinds}
+    return sum(layers[first] * of(tuple(parts)) for first, parts in found.items()) / shape.layers
 
 
 def adapted(shape: Shape, targets: tuple[str, ...]) -> tuple[tuple[int, Linear, int], ...]:
@@ -102,9 +116,11 @@ def _named(shape: Shape, kind: LayerKind, name: str) -> list[Linear]:
 
 
 def _possible(role: Role, shape: Shape) -> bool:
-    """A mixture's MLP is stacked experts; a plain MLP has no gate."""
+    """A mixture's MLP is stacked experts; a plain MLP has no gate, and few models have inputs of layers."""
     if role in ATTENTION_ROLES:
         return True
+    if role not in MLP_ROLES:
+        return bool(shape.layer_inputs)
     return shape.experts == 0 and (shape.gated or role not in (Role.GATE, Role.GATE_UP))
 
 

@@ -1,11 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dimensions of a decoder-only transformer, its layers and projections, and checks of the dimensions."""
+"""Dimensions of a decoder-only transformer, its layers and their projections."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from finetree_estimator.shapes.projections import ATTENTION_ROLES, EXPERTS, GATED_MLP, Layout, Modules, Role, layout
+from finetree_estimator.shapes.mixers import FullAttention, LinearAttention
+from finetree_estimator.shapes.projections import (
+    ATTENTION_ROLES,
+    EXPERTS,
+    GATED_MLP,
+    LAYER_INPUTS,
+    Layout,
+    Modules,
+    Role,
+    layout,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,38 +37,6 @@ class Linear:
     def weights(self) -> int:
         """Weights of all copies, without biases."""
         return self.d_in * self.d_out * self.copies
-
-
-@dataclass(frozen=True, slots=True)
-class LinearAttention:
-    """Dimensions of gated linear attention (Gated DeltaNet), and how many layers have it in place of attention."""
-
-    layers: int
-    key_heads: int
-    key_head_dim: int
-    value_heads: int
-    value_head_dim: int
-    conv_kernel: int = 4
-    """Tokens that the convolution of queries, keys and values sees."""
-
-    @property
-    def key_width(self) -> int:
-        """Features of all keys of a token, equal to those of all queries."""
-        return self.key_heads * self.key_head_dim
-
-    @property
-    def value_width(self) -> int:
-        """Features of all values of a token, equal to those of the output and of its gate."""
-        return self.value_heads * self.value_head_dim
-
-    @property
-    def mixed(self) -> int:
-        """Features that the convolution goes over: queries, keys and values."""
-        return 2 * self.key_width + self.value_width
-
-    def other_parameters(self, hidden: int) -> int:
-        """Parameters of a layer beside the large projections: convolution, decay, its and the update's gates, norm."""
-        return self.mixed * self.conv_kernel + 2 * self.value_heads * (hidden + 1) + self.value_head_dim
 
 
 @dataclass(frozen=True)
@@ -97,6 +75,14 @@ class Shape:
     """Tokens that a token attends to at most in layers with a sliding window, itself included; 0 where none has one."""
     full_attention_layers: int = 0
     """Layers that attend to the whole row although the others have a window."""
+    full_attention: FullAttention | None = None
+    """Dimensions of attention in these layers; None where they are those of the others."""
+    kv_shared_layers: int = 0
+    """Number of last layers without keys and values of their own, which take those of a layer below."""
+    wide_shared_mlp: bool = False
+    """Whether the MLP of those layers is twice as wide."""
+    layer_inputs: int = 0
+    """Features that each layer gets for each token beside the stream, from a second embedding table (Gemma 4)."""
     linear: LinearAttention | None = None
     """Linear attention of some layers; None where all have attention."""
     attention_gate: bool = False
@@ -132,16 +118,68 @@ class Shape:
     def layer_kinds(self) -> "tuple[LayerKind, ...]":
         """Kinds of decoder layers in the order of their first ones.
 
-        One, or two where the first layers of a mixture are dense, and twice as many where some have linear attention.
+        One, or two where the first layers of a mixture are dense, and twice as many where some have linear attention,
+        where those without a window attend in other dimensions, or where the last ones share keys and values.
         """
         dense = min(self.dense_layers, self.layers) if self.experts else self.layers
-        attending = _attending(self.layers, self.linear_layers)
-        found: dict[tuple[bool, bool], list[int]] = {}
+        shared = self.layers - self.kv_shared_layers
+        others = self._differing()
+        found: dict[_Traits, list[int]] = {}
         for layer in range(self.layers):
-            found.setdefault((layer >= dense, layer not in attending), []).append(layer)
-        return tuple(
-            _kind(self, tuple(places), mixture=mixture, linear=linear) for (mixture, linear), places in found.items()
-        )
+            traits = _Traits(mixture=layer >= dense, differs=layer in others, shares=layer >= shared)
+            found.setdefault(traits, []).append(layer)
+        return tuple(_kind(self, tuple(places), traits) for traits, places in found.items())
+
+    def _differing(self) -> frozenset[int]:
+        """Layers with linear attention, or with attention to the whole row in dimensions of its own."""
+        if self.linear:
+            return frozenset(range(self.layers)) - _spread(self.layers, self.layers - self.linear_layers)
+        return _spread(self.layers, self.full_attention_layers) if self.full_attention else frozenset()
+
+    @cached_property
+    def mean_q_width(self) -> float:
+        """Features of all query heads, in the mean of the layers with softmax attention."""
+        return self._mean(lambda kind: kind.q_width)
+
+    @cached_property
+    def mean_kv_width(self) -> float:
+        """Features of all key heads that a layer makes itself, in the mean of the layers with softmax attention."""
+        return self._mean(lambda kind: kind.kv_width)
+
+    @cached_property
+    def mean_mlp_width(self) -> float:
+        """Features of the MLPs that a token goes through in a layer, in the mean of all layers."""
+        return sum(kind.layers * kind.mlp_width for kind in self.layer_kinds) / self.layers
+
+    @property
+    def widest_mlp(self) -> int:
+        """Width of the widest MLP, of an expert where there are experts."""
+        return self.intermediate * (2 if self.wide_shared_mlp else 1)
+
+    @property
+    def uneven_keys(self) -> bool:
+        """Whether layers have no keys and values, or none of one shape."""
+        return bool(self.linear or self.full_attention or self.kv_shared_layers)
+
+    @cached_property
+    def max_mlp_width(self) -> int:
+        """Features of the MLPs that a token goes through in the layer that has most."""
+        return max(kind.mlp_width for kind in self.layer_kinds)
+
+    def _mean(self, width: Callable[["LayerKind"], int]) -> float:
+        attending = self.layers - self.linear_layers
+        return sum(kind.layers * width(kind) for kind in self.layer_kinds) / attending
+
+
+@dataclass(frozen=True, slots=True)
+class _Traits:
+    """What layers of a kind have in common."""
+
+    mixture: bool
+    differs: bool
+    """Whether it has the model's other kind of attention: linear attention, or full attention of other dimensions."""
+    shares: bool
+    """Whether it takes keys and values of a layer below."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +188,12 @@ class LayerKind:
 
     places: tuple[int, ...]
     linears: tuple[Linear, ...]
+    q_width: int
+    """Features of all query heads; 0 in a layer with linear attention."""
+    kv_width: int
+    """Features of all key heads that the layer makes itself."""
+    mlp_width: int
+    """Features of the MLPs that a token goes through."""
     attention_biases: int
     """Parameters of attention beside its projections: biases, and of linear attention the convolution and gates."""
     mlp_biases: int
@@ -183,57 +227,83 @@ class LayerKind:
         return self.attention + self.mlp + self.router + self.norms + self.extra
 
 
-def width(shape: Shape, role: Role, intermediate: int) -> tuple[int, int]:
-    """Input and output features of a projection; `intermediate` is the width of its MLP."""
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    """Features of attention's projections in a layer."""
+
+    queries: int
+    keys: int
+    gated: bool = False
+    """Whether the query projection gives a gate of the output too."""
+
+
+def width(shape: Shape, role: Role, intermediate: int, heads: _Heads | None = None) -> tuple[int, int]:
+    """Input and output features of a projection.
+
+    `intermediate` is the width of its MLP; attention has the shape's heads where no other ones are given.
+    """
     hidden = shape.hidden
+    heads = heads or _Heads(shape.q_width, shape.kv_width, shape.attention_gate)
     return {
-        Role.QUERY: (hidden, shape.q_width * (2 if shape.attention_gate else 1)),
-        Role.KEY: (hidden, shape.kv_width),
-        Role.VALUE: (hidden, shape.kv_width),
-        Role.QKV: (hidden, shape.q_width + 2 * shape.kv_width),
-        Role.OUTPUT_GATE: (hidden, shape.q_width),
-        Role.OUTPUT: (shape.q_width, hidden),
+        Role.QUERY: (hidden, heads.queries * (2 if heads.gated else 1)),
+        Role.KEY: (hidden, heads.keys),
+        Role.VALUE: (hidden, heads.keys),
+        Role.QKV: (hidden, heads.queries + 2 * heads.keys),
+        Role.OUTPUT_GATE: (hidden, heads.queries),
+        Role.OUTPUT: (heads.queries, hidden),
         Role.GATE: (hidden, intermediate),
         Role.UP: (hidden, intermediate),
         Role.GATE_UP: (hidden, intermediate * (2 if shape.gated else 1)),
         Role.DOWN: (intermediate, hidden),
+        Role.INPUT_GATE: (hidden, shape.layer_inputs),
+        Role.INPUT: (shape.layer_inputs, hidden),
     }[role]
 
 
-def _attending(layers: int, linear: int) -> frozenset[int]:
-    """Layers with softmax attention among `linear` ones without: each behind an equal share of those."""
-    attending = layers - linear
-    return frozenset((number + 1) * layers // attending - 1 for number in range(attending))
+def _spread(layers: int, some: int) -> frozenset[int]:
+    """Numbers of `some` among so many layers, each behind an equal share of the others."""
+    return frozenset((number + 1) * layers // some - 1 for number in range(some))
 
 
-def _kind(shape: Shape, places: tuple[int, ...], *, mixture: bool, linear: bool) -> LayerKind:
+def _kind(shape: Shape, places: tuple[int, ...], traits: _Traits) -> LayerKind:
     modules = layout(shape.family)
-    parts = _linear_parts(shape, modules.linear_attention) if linear else list(_parts(shape, modules.attention, 0))
-    if mixture:
-        parts += _expert_parts(shape, modules)
-        biased = shape.intermediate
+    linear = shape.linear if traits.differs else None
+    full = shape.full_attention if traits.differs else None
+    kv_heads, head_dim = (full.kv_heads, full.head_dim) if full else (shape.kv_heads, shape.head_dim)
+    own_keys = 0 if traits.shares else kv_heads * head_dim
+    heads = _Heads(shape.heads * head_dim, own_keys, shape.attention_gate)
+    if linear:
+        parts = _linear_parts(shape, linear, modules.linear_attention)
     else:
-        # Only in a mixture can dense layers have another width.
-        biased = (shape.dense_intermediate if shape.experts else 0) or shape.intermediate
-        parts += _parts(shape, modules.mlp, biased)
-    of_linear = shape.linear.other_parameters(shape.hidden) if linear and shape.linear else 0
-    head_norms = 2 * shape.head_dim if shape.head_norms and not linear else 0
+        left_out = {Role.KEY, Role.VALUE} if traits.shares else {Role.VALUE} if full and full.keys_as_values else set()
+        parts = [
+            Linear(path, role, *width(shape, role, 0, heads))
+            for path, role in modules.attention
+            if role not in left_out
+        ]
+    # Only in a mixture can dense layers have another width.
+    dense = (shape.dense_intermediate if shape.experts else 0) or shape.intermediate
+    dense *= 2 if traits.shares and shape.wide_shared_mlp else 1
+    mlp = _expert_parts(shape, modules) if traits.mixture else _parts(shape, modules.mlp, dense)
+    inputs = [Linear(path, role, *width(shape, role, 0)) for path, role in LAYER_INPUTS] if shape.layer_inputs else []
+    biased = shape.intermediate if traits.mixture else dense
+    normed = 0 if linear or not shape.head_norms else head_dim if traits.shares else 2 * head_dim
     return LayerKind(
         places,
-        tuple(parts),
-        attention_biases=of_linear if linear else _attention_biases(shape),
-        mlp_biases=_mlp_biases(shape, biased) * (shape.experts if mixture else 1),
-        router=shape.hidden * shape.experts if mixture else 0,
-        norms=shape.norms_per_layer * norm_parameters(shape) + head_norms,
+        (*parts, *mlp, *inputs),
+        q_width=0 if linear else heads.queries,
+        kv_width=0 if linear else own_keys,
+        mlp_width=shape.intermediate * max(1, shape.active_experts) + shape.shared_expert if traits.mixture else dense,
+        attention_biases=linear.other_parameters(shape.hidden) if linear else _attention_biases(shape, heads),
+        mlp_biases=_mlp_biases(shape, biased) * (shape.experts if traits.mixture else 1),
+        router=shape.hidden * shape.experts if traits.mixture else 0,
+        norms=shape.norms_per_layer * norm_parameters(shape) + normed,
         extra=shape.extra // shape.layers,
     )
 
 
-def _linear_parts(shape: Shape, modules: Modules) -> list[Linear]:
+def _linear_parts(shape: Shape, linear: LinearAttention, modules: Modules) -> list[Linear]:
     """Projections of linear attention; of an unknown family, with the names of Qwen3.5."""
-    linear = shape.linear
-    if linear is None:
-        return []
     known = modules or layout("qwen3_5_text").linear_attention
     joint = all(role is not Role.OUTPUT_GATE for _, role in known)
     widths = {
@@ -245,7 +315,7 @@ def _linear_parts(shape: Shape, modules: Modules) -> list[Linear]:
 
 
 def _parts(shape: Shape, modules: Modules, intermediate: int) -> list[Linear]:
-    """Projections of attention or of an MLP; gates only where the model has them."""
+    """Projections of an MLP; gates only where the model has them."""
     return [
         Linear(path, role, *width(shape, role, intermediate))
         for path, role in modules
@@ -271,8 +341,8 @@ def norm_parameters(shape: Shape) -> int:
     return scales * (2 if shape.norm_bias else 1)
 
 
-def _attention_biases(shape: Shape) -> int:
-    qkv = shape.q_width + 2 * shape.kv_width if shape.qkv_bias else 0
+def _attention_biases(shape: Shape, heads: _Heads) -> int:
+    qkv = heads.queries + 2 * heads.keys if shape.qkv_bias else 0
     return qkv + (shape.hidden if shape.output_bias else 0)
 
 
@@ -281,73 +351,3 @@ def _mlp_biases(shape: Shape, intermediate: int) -> int:
     if not shape.mlp_bias:
         return 0
     return intermediate * (2 if shape.gated else 1) + shape.hidden
-
-
-SHORTEST_ROW = 8
-"""Least sequence_length of the contract in tokens; models with fewer positions are refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contradiction:
-    """An inconsistent field of the contract's ModelShape."""
-
-    field: str
-    text: str
-
-    def in_words(self, names: Mapping[str, str]) -> str:
-        """Format as a sentence, with another name for the field."""
-        return f"{names.get(self.field, self.field)} {self.text}"
-
-
-def contradiction(shape: Shape) -> Contradiction | None:
-    """First inconsistency of a shape; None where there is none."""
-    if shape.heads > shape.hidden:
-        return Contradiction("attention_heads", f"is more than the hidden size of {shape.hidden}")
-    if shape.kv_heads > shape.heads or shape.heads % shape.kv_heads:
-        return Contradiction("kv_heads", f"does not divide {shape.heads} attention heads")
-    if 0 < shape.max_positions < SHORTEST_ROW:
-        return Contradiction("max_position_embeddings", f"is less than the {SHORTEST_ROW} tokens of the shortest row")
-    if shape.linear is not None and (found := _of_linear(shape, shape.linear)) is not None:
-        return found
-    return _of_experts(shape) if shape.experts else _of_dense(shape)
-
-
-def _of_linear(shape: Shape, linear: LinearAttention) -> Contradiction | None:
-    if linear.layers >= shape.layers:
-        text = f"must be less than the {shape.layers} layers: one at least has softmax attention"
-        return Contradiction("linear_attention.layers", text)
-    if linear.value_heads % linear.key_heads:
-        return Contradiction("linear_attention.value_heads", f"is not a multiple of {linear.key_heads} key_heads")
-    if shape.window:
-        return Contradiction("linear_attention", "cannot be together with sliding_window")
-    return None
-
-
-def _of_experts(shape: Shape) -> Contradiction | None:
-    if shape.active_experts > shape.experts:
-        return Contradiction("active_experts", f"exceeds the {shape.experts} experts of a layer")
-    if shape.active_experts < 1:
-        return Contradiction(
-            "active_experts", f"is required: the number of the {shape.experts} experts that a token uses"
-        )
-    if shape.dense_layers >= shape.layers:
-        return Contradiction("dense_layers", f"must be less than the {shape.layers} layers: one at least has experts")
-    if shape.dense_intermediate and not shape.dense_layers:
-        return Contradiction("dense_intermediate_size", "needs dense_layers, whose width it is")
-    return None
-
-
-def _of_dense(shape: Shape) -> Contradiction | None:
-    if shape.full_attention_layers > shape.layers:
-        return Contradiction("full_attention_layers", f"is more than the {shape.layers} layers")
-    if shape.full_attention_layers and not shape.window:
-        return Contradiction("full_attention_layers", "needs sliding_window; without one all layers attend to all")
-    for name, value in (
-        ("active_experts", shape.active_experts),
-        ("shared_expert_size", shape.shared_expert),
-        ("dense_layers", shape.dense_layers),
-        ("dense_intermediate_size", shape.dense_intermediate),
-    ):
-        if value:
-            return Contradiction(name, "needs experts; a dense model has none")
-    return None

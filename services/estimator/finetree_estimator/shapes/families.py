@@ -74,6 +74,11 @@ def _gemma(norms: int, *, head_norms: bool = False, **defaults: int) -> Family:
     return Family(mlp_bias=False, tied=True, norms=norms, head_norms=head_norms, defaults=known)
 
 
+_GEMMA4 = replace(
+    _gemma(4, head_norms=True, hidden_size=2304, intermediate_size=9216, num_hidden_layers=30, num_attention_heads=8),
+    qkv_bias=Setting("attention_bias"),
+)
+
 _GPT2 = Family(
     qkv_bias=True, output_bias=True, mlp_bias=True, gated=False, tied=True, norm_bias=True, position_offset=0
 )
@@ -118,6 +123,8 @@ FAMILIES: dict[str, Family] = {
         ),
         window=Window(4096, full_every=6),
     ),
+    "gemma4_text": replace(_GEMMA4, window=Window(512, full_every=6)),
+    "gemma4_unified_text": replace(_GEMMA4, window=Window(1024, full_every=6)),
     "phi": Family(
         qkv_bias=True, output_bias=True, mlp_bias=True, lm_head_bias=True, gated=False, norms=1, norm_bias=True
     ),
@@ -199,6 +206,8 @@ FAMILIES: dict[str, Family] = {
 """Family by config.json's model_type."""
 ALIASES = {
     "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
     "llama4": "llama4_text",
     "mistral3": "mistral",
     "ministral3": "mistral",

@@ -9,7 +9,10 @@ from finetree_estimator.shapes.projections import layout
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Number of parameters by part; a tied output head and learned positions count as embeddings."""
+    """Number of parameters by part.
+
+    A tied output head, learned positions and the table of layers' inputs with its projection count as embeddings.
+    """
 
     embeddings: int
     attention: int
@@ -41,14 +44,26 @@ def count(shape: Shape) -> Parameters:
     kinds = shape.layer_kinds
     outer_norms = 2 if layout(shape.family).embedding_norm else 1
     return Parameters(
-        embeddings=(shape.vocab + shape.learned_positions) * shape.hidden,
+        embeddings=(shape.vocab + shape.learned_positions) * shape.hidden + _layer_inputs(shape),
         attention=sum(kind.layers * kind.attention for kind in kinds),
         mlp=sum(kind.layers * kind.mlp for kind in kinds),
         router=sum(kind.layers * kind.router for kind in kinds),
-        norms=sum(kind.layers * kind.norms for kind in kinds) + outer_norms * norm_parameters(shape),
+        norms=sum(kind.layers * kind.norms for kind in kinds)
+        + outer_norms * norm_parameters(shape)
+        + shape.layer_inputs,
         lm_head=(0 if shape.tied else shape.vocab * shape.hidden) + (shape.vocab if shape.lm_head_bias else 0),
         extra=shape.extra,
     )
+
+
+def layer_input_projection(shape: Shape) -> int:
+    """Weights of the projection that gives the inputs of all layers of the embeddings (per_layer_model_projection)."""
+    return shape.hidden * shape.layers * shape.layer_inputs
+
+
+def _layer_inputs(shape: Shape) -> int:
+    """Parameters of the inputs of layers outside of these: a table of as many tokens, and the projection."""
+    return shape.vocab * shape.layers * shape.layer_inputs + layer_input_projection(shape)
 
 
 def active_parameters(shape: Shape) -> int:
@@ -70,5 +85,6 @@ def routed_weights(shape: Shape) -> int:
 
 
 def linear_weights(shape: Shape) -> int:
-    """Number of weights of all decoder projections, the ones that quantization packs."""
-    return sum(kind.layers * sum(part.weights for part in kind.linears) for kind in shape.layer_kinds)
+    """Number of weights of all decoder projections and that of layers' inputs, the ones that quantization packs."""
+    layers = sum(kind.layers * sum(part.weights for part in kind.linears) for kind in shape.layer_kinds)
+    return layers + layer_input_projection(shape)

@@ -22,16 +22,24 @@ class Role(Enum):
     UP = "up"
     GATE_UP = "gate and up"
     DOWN = "down"
+    INPUT_GATE = "gate of the layer's input"
+    INPUT = "layer's input"
 
     # Members are equal by identity; an enum's own hash calls back into Python, some hundred times a run.
     __hash__ = object.__hash__
 
 
 ATTENTION_ROLES = frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.QKV, Role.OUTPUT_GATE, Role.OUTPUT})
-"""Projections of attention; the others are the MLP's."""
+"""Projections of attention; the others are the MLP's, and those of a layer's input beside the stream."""
+MLP_ROLES = frozenset({Role.GATE, Role.UP, Role.GATE_UP, Role.DOWN})
+"""Projections of an MLP."""
 
 Modules = tuple[tuple[str, Role], ...]
 """Paths of projections below their parent, in forward order."""
+
+
+LAYER_INPUTS: Modules = (("per_layer_input_gate", Role.INPUT_GATE), ("per_layer_projection", Role.INPUT))
+"""Projections of a layer's input beside the stream (Gemma 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,9 @@ _GRANITE_MOE = Layout(_QKVO, _below("mlp", GATED_MLP), experts="block_sparse_moe
 
 LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(("llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), LLAMA),
+    # Experts stand beside the MLP, which every token uses.
+    "gemma4_text": Layout(_QKVO, _below("mlp", GATED_MLP), experts="experts", shared="mlp"),
+    "gemma4_unified_text": LLAMA,
     **dict.fromkeys(("smollm3", "granite", "stablelm", "olmo2", "olmo3", "cohere", "cohere2", "internlm3"), LLAMA),
     **dict.fromkeys(("ernie4_5", "seed_oss", "exaone4", "hunyuan_v1_dense", "nemotron"), LLAMA),
     **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "gpt_oss"), LLAMA),

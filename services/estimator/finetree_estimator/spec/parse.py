@@ -15,7 +15,7 @@ from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.price_book import Owned, Quote
 from finetree_estimator.methods.base import Method
 from finetree_estimator.run import Run
-from finetree_estimator.shapes.hf_config import Described
+from finetree_estimator.shapes.config_json.hf_config import Described
 from finetree_estimator.spec import settings
 from finetree_estimator.spec.method import READERS, read_method
 from finetree_estimator.spec.resolve import Knowledge, read_device, read_model, read_payment

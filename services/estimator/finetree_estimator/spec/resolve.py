@@ -17,10 +17,13 @@ from finetree_estimator.catalog.models import unknown_reason
 from finetree_estimator.catalog.names import UnknownNameError
 from finetree_estimator.catalog.price_book import Owned, PriceBook, Quote
 from finetree_estimator.remarks import Remark
-from finetree_estimator.shapes import hf_config
-from finetree_estimator.shapes.architecture import LinearAttention, Shape, contradiction
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.config_json import hf_config
+from finetree_estimator.shapes.config_json.hf_config import Described
+from finetree_estimator.shapes.config_json.settings import ConfigError
+from finetree_estimator.shapes.consistency import contradiction
 from finetree_estimator.shapes.families import ALIASES
-from finetree_estimator.shapes.hf_config import ConfigError, Described
+from finetree_estimator.shapes.mixers import FullAttention, LinearAttention
 from finetree_estimator.shapes.projections import LAYOUTS
 
 _NO_GPU = {"cpu", "none", "no", "no gpu"}
@@ -185,6 +188,10 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
         linear=_linear_attention(given.linear_attention) if given.HasField("linear_attention") else None,
         attention_gate=given.attention_gate,
         vision=given.vision_parameters,
+        full_attention=_full_attention(given.full_attention) if given.HasField("full_attention") else None,
+        kv_shared_layers=given.kv_shared_layers,
+        wide_shared_mlp=given.wide_shared_mlp,
+        layer_inputs=given.layer_input_size,
         family=family,
         guessed=bool(family) and family not in LAYOUTS,
     )
@@ -208,6 +215,10 @@ def _linear_attention(given: model_pb2.LinearAttention) -> LinearAttention:
         value_head_dim=given.value_head_dim,
         conv_kernel=given.conv_kernel or 4,
     )
+
+
+def _full_attention(given: model_pb2.FullAttention) -> FullAttention:
+    return FullAttention(given.kv_heads, given.head_dim, keys_as_values=given.keys_as_values)
 
 
 def _shape_of_path(path: str, root: Path | None) -> Described:

@@ -49,7 +49,7 @@ def cached_share(run: Run, tokens: float) -> float:
     The stream's and the MLP's tensors come in turn; of larger ones a cache keeps no more than it has room for.
     """
     s = run.shape
-    tensor = tokens * (s.hidden + s.intermediate * max(1, s.active_experts)) / 2 * run.compute_bytes
+    tensor = tokens * (s.hidden + s.mean_mlp_width) / 2 * run.compute_bytes
     return c.CACHED_TRAFFIC * min(1.0, c.CACHE_SHARE * run.device.cache_bytes / tensor)
 
 
@@ -61,7 +61,7 @@ def _norms(run: Run, *, fused: bool) -> Traffic:
     the sum of both ways to the input (12).
     """
     s, stream = run.shape, run.stream_bytes
-    heads = s.q_width + s.kv_width if s.head_norms else 0
+    heads = s.mean_q_width + s.mean_kv_width if s.head_norms else 0
     width = s.norms_per_layer * s.hidden + attending_share(s) * heads
     scale = 2 * stream if run.method.trains_base else 0
     if s.norm_bias or fused or run.program.rms_norm_bytes == 2:
@@ -79,7 +79,7 @@ def _rotary(run: Run, *, fused: bool) -> Traffic:
     if s.learned_positions or s.family in _NO_ROTARY:
         return Traffic()
     numbers = Traffic(2, 2) if fused else Traffic(10, 15)
-    return numbers.times(attending_share(s) * run.compute_bytes * (s.q_width + s.kv_width))
+    return numbers.times(attending_share(s) * run.compute_bytes * (s.mean_q_width + s.mean_kv_width))
 
 
 def _linear_attention(run: Run) -> Traffic:
@@ -107,15 +107,14 @@ def _residual(run: Run) -> Traffic:
 def _mlp(run: Run, *, fused: bool) -> Traffic:
     """Bytes per token of the activation, times the other half where there is a gate; copies for each expert."""
     s, size = run.shape, run.compute_bytes
-    active = max(1, s.active_experts)
-    routed = Traffic(8, 8).times(size * s.hidden * active) if s.experts else Traffic()
+    routed = Traffic(8, 8).times(size * s.hidden * s.active_experts) if s.experts else Traffic()
     if s.gated:
         numbers = Traffic(3, 6) if fused else Traffic(5, 9)
     else:
         # Written out as a cube, products and a tanh in some families (NewGELUActivation).
         steps = s.family in PLAIN_GELU and not run.program.own_classes and not fused
         numbers = Traffic(18, 25) if steps else Traffic(2, 3)
-    return numbers.times(size * s.intermediate * active) + routed
+    return numbers.times(size * (s.mean_mlp_width + s.layer_inputs)) + routed
 
 
 def _casts(run: Run) -> Traffic:

@@ -14,7 +14,7 @@ from finetree_estimator import constants as c
 from finetree_estimator.memory import linear_attention
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.run import Rows, Run
-from finetree_estimator.shapes.parameters import active_parameters, count, linear_weights
+from finetree_estimator.shapes.parameters import active_parameters, count, layer_input_projection, linear_weights
 from finetree_estimator.timing import communication, elementwise, mixtures
 from finetree_estimator.timing.memory_traffic import (
     loss_share,
@@ -79,20 +79,20 @@ def forward_flops(run: Run, rows: Rows) -> ForwardFlops:
     shape, parameters = run.shape, count(run.shape)
     head = 2.0 * shape.vocab * shape.hidden * _alignment_factor(run)
     return ForwardFlops(
-        dense=2.0 * (active_parameters(shape) - parameters.embeddings - parameters.lm_head),
-        attention=shape.q_width * _attention_spans(run, rows) + linear_attention.forward_flops(shape),
+        dense=2.0 * (active_parameters(shape) - parameters.outside_layers + layer_input_projection(shape)),
+        attention=_attention_flops(run, rows) + linear_attention.forward_flops(shape),
         head=head * loss_share(run, rows),
     )
 
 
-def _attention_spans(run: Run, rows: Rows) -> float:
-    """FLOPs per token and query feature of a forward pass's attention, of all layers: 4 for each key that is met.
+def _attention_flops(run: Run, rows: Rows) -> float:
+    """FLOPs per token of a forward pass's attention, of all layers: 4 for each query feature and key that is met.
 
     Two products of 2 FLOPs each. Causal attention meets half of the row, a prefix is met as a whole. A kernel that
     takes a sliding window of w tokens itself meets w, but in the first w tokens of a row of n: w - w^2 / 2n of them on
     average. One that reads a mask instead skips nothing.
     """
-    length, window, windowed = rows.attention_span, float(run.shape.window), run.shape.windowed_layers
+    shape, length, window = run.shape, rows.attention_span, float(run.shape.window)
     whole = 2.0 * length
     if run.masks_windows:
         within = 4.0 * length
@@ -100,8 +100,11 @@ def _attention_spans(run: Run, rows: Rows) -> float:
         within = 4.0 * (window - window * window / (2.0 * length))
     else:
         within = whole
-    prefix = 4.0 * run.method.prefix_tokens * run.shape.layers
-    return (run.shape.layers - run.shape.linear_layers - windowed) * whole + windowed * within + prefix
+    full = shape.full_attention
+    unwindowed = shape.layers - shape.linear_layers - shape.windowed_layers
+    queries = unwindowed * shape.heads * (full.head_dim if full else shape.head_dim)
+    prefix = 4.0 * run.method.prefix_tokens * shape.layers * shape.q_width
+    return queries * whole + shape.windowed_layers * shape.q_width * within + prefix
 
 
 def training_flops(run: Run, rows: Rows, step: Step) -> float:

@@ -68,8 +68,8 @@ def _capability(pack: Pack, limits: Limits, method: Method) -> Iterator[Violatio
         has = f"{limits.capability:.1f}"
         text = f"cannot run: 4-bit bases need compute capability {rule.value:.1f}, and this GPU has {has}"
         yield Violation(NO_NF4, text, rule.id, hard=True)
-    if method is Method.PREFIX and limits.linear_attention:
-        text = "cannot be trained: it needs keys and values in every layer, and this model's linear attention has none"
+    if method is Method.PREFIX and limits.uneven_keys:
+        text = "cannot be trained: it needs keys and values of one shape in every layer, which this model does not have"
         yield Violation(NO_KEYS_AND_VALUES, text, "fit.keys_and_values", hard=True)
 
 

@@ -21,6 +21,7 @@ from finetree_recommender.estimator.values import (
     Key,
     Model,
     Refused,
+    has_uneven_keys,
 )
 from finetree_recommender.method import Method
 
@@ -158,7 +159,7 @@ def _model(item: catalog_pb2.Model) -> Model:
         shape.experts,
         names,
         shape.family,
-        linear_attention=shape.HasField("linear_attention"),
+        uneven_keys=has_uneven_keys(shape),
     )
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.types.v1 import evidence_pb2, model_pb2
 from finetree_runtime.runspec.device_names import canonical
 
 from finetree_recommender.method import Method
@@ -140,6 +140,14 @@ class Accelerator:
     """Why it is not supported; empty where it is."""
 
 
+def has_uneven_keys(shape: model_pb2.ModelShape) -> bool:
+    """Whether not all layers have keys and values of one shape.
+
+    Linear attention keeps a state in their place; in Gemma 4 they differ in width, or are another layer's.
+    """
+    return shape.HasField("linear_attention") or shape.HasField("full_attention") or shape.kv_shared_layers > 0
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model of the catalog."""
@@ -153,8 +161,8 @@ class Model:
     """Its names in the catalog, the catalog's own first, then hub ids."""
     family: str = ""
     """model_type of its config.json; empty where unknown."""
-    linear_attention: bool = False
-    """Whether layers have linear attention, which keeps a state in place of keys and values."""
+    uneven_keys: bool = False
+    """Whether not all layers have keys and values of one shape."""
 
     @property
     def name(self) -> str:

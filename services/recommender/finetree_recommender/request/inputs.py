@@ -10,7 +10,7 @@ from finetree_api.types.v1 import hardware_pb2, model_pb2, training_data_pb2
 from finetree_runtime.runspec import model_names
 from finetree_runtime.runspec.defaults import suggested_sequence_length
 
-from finetree_recommender.estimator.values import Catalog, Model
+from finetree_recommender.estimator.values import Catalog, Model, has_uneven_keys
 from finetree_recommender.formatting import decimal
 from finetree_recommender.request.echo import Echoed, echo
 from finetree_recommender.request.hardware import Device, memory_class, read_device
@@ -143,7 +143,7 @@ def normalize(request: recommendation_pb2.RecommendRequest, pack: Pack, catalog:
     limits = replace(
         stated_limits(request),
         capability=device.capability,
-        linear_attention=model is not None and model.linear_attention,
+        uneven_keys=model is not None and model.uneven_keys,
         examples=examples,
     )
     return Inputs(
@@ -209,8 +209,8 @@ def _model(source: model_pb2.ModelSource, catalog: Catalog) -> Model | None:
     if kind == "shape":
         # The estimator counts the parameters of a shape.
         shape = source.shape
-        hybrid = shape.HasField("linear_attention")
-        return Model(0, shape.max_position_embeddings, shape.experts, family=shape.family, linear_attention=hybrid)
+        uneven = has_uneven_keys(shape)
+        return Model(0, shape.max_position_embeddings, shape.experts, family=shape.family, uneven_keys=uneven)
     name = source.hub.id if kind == "hub" else source.name
     return model_names.find(catalog.models, name)
 

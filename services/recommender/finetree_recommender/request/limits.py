@@ -23,8 +23,8 @@ class Limits:
     """CUDA compute capability of the accelerator."""
     examples: int | None = None
     """Rows of the data, for the pack's own figures."""
-    linear_attention: bool = False
-    """Whether the model has layers without keys and values."""
+    uneven_keys: bool = False
+    """Whether not all layers of the model have keys and values of one shape."""
 
     def elsewhere(self, *, estimate: bool) -> "Limits":
         """Return the limits that remain on hardware without estimates.
@@ -33,7 +33,7 @@ class Limits:
         out; where it is not, they are compared with the pack's own figures there as here.
         """
         if estimate:
-            return Limits(serving=self.serving, examples=self.examples, linear_attention=self.linear_attention)
+            return Limits(serving=self.serving, examples=self.examples, uneven_keys=self.uneven_keys)
         return replace(self, capability=None)
 
 

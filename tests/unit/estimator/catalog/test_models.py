@@ -6,9 +6,9 @@ from finetree_api.types.v1 import model_pb2
 from finetree_estimator.catalog import accelerators, models, price_book
 from finetree_estimator.catalog.names import UnknownNameError
 from finetree_estimator.messages import catalog
-from finetree_estimator.shapes.architecture import contradiction
+from finetree_estimator.shapes.config_json.hf_config import Described
+from finetree_estimator.shapes.consistency import contradiction
 from finetree_estimator.shapes.families import FAMILIES
-from finetree_estimator.shapes.hf_config import Described
 from finetree_estimator.shapes.parameters import active_parameters, count
 from finetree_estimator.spec.resolve import Knowledge, read_model
 

@@ -20,7 +20,7 @@ from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.programs import FINETREE, TRANSFORMERS
 from finetree_estimator.run import Rows
-from finetree_estimator.shapes.architecture import LinearAttention
+from finetree_estimator.shapes.mixers import LinearAttention
 
 SPREADS = pytest.mark.parametrize("spread", [memory_spread, time_spread])
 

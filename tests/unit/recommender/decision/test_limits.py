@@ -373,18 +373,20 @@ def test_how_a_server_is_started_is_one_sentence(ask):
     assert not any(". start it" in note for note in notes)
 
 
-def test_prefix_tuning_is_not_for_linear_attention(pack):
-    broken = violations(pack, Limits(linear_attention=True), None)
+def test_prefix_tuning_is_not_for_uneven_keys(pack):
+    broken = violations(pack, Limits(uneven_keys=True), None)
     assert {method for method in Method if broken[method]} == {Method.PREFIX}
     assert [(item.code, item.hard) for item in broken[Method.PREFIX]] == [("NO_KEYS_AND_VALUES", True)]
 
 
-def test_a_hybrid_model_is_recommended_what_can_be_trained(ask):
+def test_a_model_of_uneven_layers_is_recommended_what_can_be_trained(ask):
     """Eight GB: the playbook's method is prefix tuning."""
     linear = {"layers": 18, "key_heads": 16, "key_head_dim": 128, "value_heads": 16, "value_head_dim": 128}
     shape = {"hidden_size": 1024, "layers": 24, "intermediate_size": 3584, "attention_heads": 8, "vocab_size": 248320}
     plain = ask(figures(), hardware=gpu(8), model={"shape": shape})
-    hybrid = ask(figures(), hardware=gpu(8), model={"shape": shape | {"linear_attention": linear}})
     assert plain.decision.method is Method.PREFIX
-    assert hybrid.decision.method is not Method.PREFIX
-    assert "NO_KEYS_AND_VALUES" in reason_codes(hybrid, Method.PREFIX)
+    full = {"sliding_window": 512, "full_attention_layers": 4, "full_attention": {"kv_heads": 1, "head_dim": 512}}
+    for other in ({"linear_attention": linear}, full, {"kv_shared_layers": 8}):
+        answer = ask(figures(), hardware=gpu(8), model={"shape": shape | other})
+        assert answer.decision.method is not Method.PREFIX
+        assert "NO_KEYS_AND_VALUES" in reason_codes(answer, Method.PREFIX)

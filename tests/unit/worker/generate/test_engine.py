@@ -293,7 +293,7 @@ def test_numbers_that_are_not_finite_are_an_error_and_no_answer(serving: Callabl
     assert greedy(engine, "hello", "base")
 
 
-@pytest.mark.parametrize("kind", ["mistral", "qwen3", "mixtral", *HYBRIDS, *MULTIMODAL])
+@pytest.mark.parametrize("kind", ["mistral", "qwen3", "mixtral", "gemma4", *HYBRIDS, *MULTIMODAL])
 def test_other_architectures_answer_what_transformers_generates(
     tiny: Callable[..., Any], tokenizer: Any, kind: str
 ) -> None:

@@ -22,8 +22,8 @@ GROUPS = {
     "int8": [("replicated", 2)],
 }
 """Shardings and numbers of ranks by method; others are tried replicated on two and divided over four."""
-HYBRIDS = {"qwen3.5": "lora", "falcon-h1": "full", "lfm2": "nf4"}
-"""Methods by model whose layers have a state."""
+UNLIKE = {"qwen3.5": "lora", "falcon-h1": "full", "lfm2": "nf4", "gemma4": "lora"}
+"""Methods by model whose layers differ: some have a state, or keys and values of another layer."""
 
 
 def sgd(plan: Plan, kind: str) -> Plan:
@@ -63,15 +63,15 @@ def test_two_and_four_ranks_end_in_the_weights_of_one(
         assert [f"of rank {rank}," in check.message for rank, check in enumerate(checks)] == [True] * count
 
 
-@pytest.mark.parametrize("model", HYBRIDS)
-def test_ranks_of_a_model_with_states_end_in_the_weights_of_one(
+@pytest.mark.parametrize("model", UNLIKE)
+def test_ranks_of_a_model_of_unlike_layers_end_in_the_weights_of_one(
     plan: Plan, together: Callable[..., Recorder], tmp_path: Path, tiny: Callable[..., Any], model: str
 ) -> None:
-    """Linear attention, Mamba 2 and convolutions read each document alone, on any rank."""
+    """Linear attention, Mamba 2 and convolutions read each document alone, on any rank, and layers share keys there."""
     folder = tmp_path / model
     tiny(model).save_pretrained(folder)
     load_tokenizer(plan.base.folder).save_pretrained(folder)
-    plan = sgd(replace(plan, base=base_facts(BaseModel(folder, f"example/{model}", "main"))), HYBRIDS[model])
+    plan = sgd(replace(plan, base=base_facts(BaseModel(folder, f"example/{model}", "main"))), UNLIKE[model])
     one = run(plan)
     for sharding in ("replicated", "full"):
         other = elsewhere(plan, tmp_path / sharding)

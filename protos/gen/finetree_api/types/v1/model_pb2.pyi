@@ -122,6 +122,10 @@ class ModelShape(_message.Message):
     LINEAR_ATTENTION_FIELD_NUMBER: _builtins.int
     ATTENTION_GATE_FIELD_NUMBER: _builtins.int
     VISION_PARAMETERS_FIELD_NUMBER: _builtins.int
+    FULL_ATTENTION_FIELD_NUMBER: _builtins.int
+    KV_SHARED_LAYERS_FIELD_NUMBER: _builtins.int
+    WIDE_SHARED_MLP_FIELD_NUMBER: _builtins.int
+    LAYER_INPUT_SIZE_FIELD_NUMBER: _builtins.int
     hidden_size: _builtins.int
     """Width of the residual stream (hidden_size of config.json)."""
     layers: _builtins.int
@@ -186,9 +190,23 @@ class ModelShape(_message.Message):
     """Parameters of a vision tower and its projector, which training on text loads but does not train. They count in
     memory alone: no number of parameters and no time includes them. 0: none is loaded.
     """
+    kv_shared_layers: _builtins.int
+    """Last layers that have no keys and values of their own and take those of a layer below (num_kv_shared_layers). 0: none."""
+    wide_shared_mlp: _builtins.bool
+    """Whether the MLP of those layers is twice as wide (use_double_wide_mlp)."""
+    layer_input_size: _builtins.int
+    """Features that each layer gets for each token beside the residual stream, from an embedding table of its own
+    (hidden_size_per_layer_input). 0: none.
+    """
     @_builtins.property
     def linear_attention(self) -> Global___LinearAttention:
         """Layers with linear attention in place of softmax attention. Unset: none."""
+
+    @_builtins.property
+    def full_attention(self) -> Global___FullAttention:
+        """Attention of the full_attention_layers where its dimensions differ from those of the layers with a window, as in
+        Gemma 4. Unset: they are the same.
+        """
 
     def __init__(
         self,
@@ -223,10 +241,14 @@ class ModelShape(_message.Message):
         linear_attention: Global___LinearAttention | None = ...,
         attention_gate: _builtins.bool = ...,
         vision_parameters: _builtins.int = ...,
+        full_attention: Global___FullAttention | None = ...,
+        kv_shared_layers: _builtins.int = ...,
+        wide_shared_mlp: _builtins.bool = ...,
+        layer_input_size: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "dense_intermediate_size", b"dense_intermediate_size", "head_dim", b"head_dim", "kv_heads", b"kv_heads", "linear_attention", b"linear_attention", "max_position_embeddings", b"max_position_embeddings", "norms_per_layer", b"norms_per_layer", "sliding_window", b"sliding_window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "dense_intermediate_size", b"dense_intermediate_size", "full_attention", b"full_attention", "head_dim", b"head_dim", "kv_heads", b"kv_heads", "linear_attention", b"linear_attention", "max_position_embeddings", b"max_position_embeddings", "norms_per_layer", b"norms_per_layer", "sliding_window", b"sliding_window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_gate", b"attention_gate", "attention_heads", b"attention_heads", "attention_output_bias", b"attention_output_bias", "dense_intermediate_size", b"dense_intermediate_size", "dense_layers", b"dense_layers", "experts", b"experts", "extra_parameters", b"extra_parameters", "family", b"family", "full_attention_layers", b"full_attention_layers", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "head_norms", b"head_norms", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "layers", b"layers", "learned_positions", b"learned_positions", "linear_attention", b"linear_attention", "lm_head_bias", b"lm_head_bias", "max_position_embeddings", b"max_position_embeddings", "mlp_bias", b"mlp_bias", "norm_bias", b"norm_bias", "norms_per_layer", b"norms_per_layer", "shared_expert_size", b"shared_expert_size", "sliding_window", b"sliding_window", "tied_embeddings", b"tied_embeddings", "vision_parameters", b"vision_parameters", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_gate", b"attention_gate", "attention_heads", b"attention_heads", "attention_output_bias", b"attention_output_bias", "dense_intermediate_size", b"dense_intermediate_size", "dense_layers", b"dense_layers", "experts", b"experts", "extra_parameters", b"extra_parameters", "family", b"family", "full_attention", b"full_attention", "full_attention_layers", b"full_attention_layers", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "head_norms", b"head_norms", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "kv_shared_layers", b"kv_shared_layers", "layer_input_size", b"layer_input_size", "layers", b"layers", "learned_positions", b"learned_positions", "linear_attention", b"linear_attention", "lm_head_bias", b"lm_head_bias", "max_position_embeddings", b"max_position_embeddings", "mlp_bias", b"mlp_bias", "norm_bias", b"norm_bias", "norms_per_layer", b"norms_per_layer", "shared_expert_size", b"shared_expert_size", "sliding_window", b"sliding_window", "tied_embeddings", b"tied_embeddings", "vision_parameters", b"vision_parameters", "vocab_size", b"vocab_size", "wide_shared_mlp", b"wide_shared_mlp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dense_intermediate_size: _TypeAlias = _typing.Literal["dense_intermediate_size"]  # noqa: Y015
     _WhichOneofArgType__dense_intermediate_size: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size"]  # noqa: Y015
@@ -254,6 +276,38 @@ class ModelShape(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sliding_window) -> _WhichOneofReturnType__sliding_window | None: ...
 
 Global___ModelShape: _TypeAlias = ModelShape  # noqa: Y015
+
+@_typing.final
+class FullAttention(_message.Message):
+    """Attention of the layers without a sliding window, in dimensions of its own. They come one behind as many layers with a
+    window as they allow.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KV_HEADS_FIELD_NUMBER: _builtins.int
+    HEAD_DIM_FIELD_NUMBER: _builtins.int
+    KEYS_AS_VALUES_FIELD_NUMBER: _builtins.int
+    kv_heads: _builtins.int
+    """Key and value heads (num_global_key_value_heads); must divide the attention heads."""
+    head_dim: _builtins.int
+    """Width of a head (global_head_dim)."""
+    keys_as_values: _builtins.bool
+    """Whether the values are what the key projection gives (attention_k_eq_v), so that there is no value projection."""
+    def __init__(
+        self,
+        *,
+        kv_heads: _builtins.int = ...,
+        head_dim: _builtins.int = ...,
+        keys_as_values: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head_dim", b"head_dim", "keys_as_values", b"keys_as_values", "kv_heads", b"kv_heads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FullAttention: _TypeAlias = FullAttention  # noqa: Y015
 
 @_typing.final
 class LinearAttention(_message.Message):

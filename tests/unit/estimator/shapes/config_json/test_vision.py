@@ -2,7 +2,7 @@
 """Vision towers of published models, and settings that cannot be read."""
 
 import pytest
-from finetree_estimator.shapes.vision import vision_parameters
+from finetree_estimator.shapes.config_json.vision import vision_parameters
 
 GEMMA3 = {
     "model_type": "gemma3",

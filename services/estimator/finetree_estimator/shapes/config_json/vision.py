@@ -1,58 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Number of parameters of a multimodal model's vision tower, its projector to the text model included.
+"""Number of parameters of a multimodal model's towers, their projectors to the text model included.
 
 Training on text leaves them alone, but they are loaded and take memory. Read from the modules of transformers 5.24 (a
 test builds every kind and compares). Defaults are those of its configuration classes.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from finetree_estimator.shapes.config_json import gemma4_towers
+from finetree_estimator.shapes.config_json.tower_settings import Settings, UnreadableError, layer_norm, linear
 
 MAX_PARAMETERS = 10**12
 """Largest accepted number of parameters, that of the contract's ModelShape."""
-_LARGEST = 1 << 20
-"""Largest accepted value of a setting."""
 _LOADED_WITHOUT = frozenset({"qwen3_5", "qwen3_5_moe", "llama4"})
 """Models of which transformers' AutoModelForCausalLM builds the text model alone."""
-
-
-class _UnreadableError(ValueError):
-    """A setting that is no size, switch or list."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """A part of config.json."""
-
-    values: Mapping[str, Any]
-
-    def size(self, name: str, default: int) -> int:
-        """Read a number; of equal numbers for height and width the first. Raises _UnreadableError."""
-        value = self.values.get(name)
-        if isinstance(value, list) and value:
-            value = value[0]
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
-            raise _UnreadableError(name)
-        return int(value)
-
-    def switch(self, name: str, *, default: bool) -> bool:
-        """Read a boolean. Raises _UnreadableError."""
-        value = self.values.get(name)
-        value = default if value is None else value
-        if not isinstance(value, bool):
-            raise _UnreadableError(name)
-        return value
-
-    def length(self, name: str, default: int) -> int:
-        """Length of a list; `default` where the setting is absent or one number. Raises _UnreadableError."""
-        value = self.values.get(name)
-        if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-            return default
-        if not isinstance(value, list) or len(value) > _LARGEST:
-            raise _UnreadableError(name)
-        return len(value)
 
 
 def vision_parameters(config: Mapping[str, Any], hidden: int) -> int | None:
@@ -64,16 +26,19 @@ def vision_parameters(config: Mapping[str, Any], hidden: int) -> int | None:
     kind, tower = config.get("model_type"), config.get("vision_config")
     if isinstance(kind, str) and kind in _LOADED_WITHOUT:
         return 0
-    if not isinstance(kind, str) or not isinstance(tower, dict):
+    if not isinstance(kind, str) or not (isinstance(tower, dict) or kind in gemma4_towers.COUNTED):
         return None
     try:
-        found = _count(kind, _Settings(config), _Settings(tower), hidden)
-    except _UnreadableError:
+        if kind in gemma4_towers.COUNTED:
+            found: int | None = gemma4_towers.COUNTED[kind](config, hidden)
+        else:
+            found = _count(kind, Settings(config), Settings(tower or {}), hidden)
+    except UnreadableError:
         return None
     return found if found is not None and found <= MAX_PARAMETERS else None
 
 
-def _count(kind: str, whole: _Settings, tower: _Settings, hidden: int) -> int | None:
+def _count(kind: str, whole: Settings, tower: Settings, hidden: int) -> int | None:
     if kind in _MERGING:
         return _MERGING[kind](tower)
     built, projector = tower.values.get("model_type") or _TOWER_OF.get(kind), _PROJECTORS.get(kind)
@@ -85,34 +50,26 @@ def _count(kind: str, whole: _Settings, tower: _Settings, hidden: int) -> int | 
 # ------------------------------------------------------------------------------------------------------------ modules
 
 
-def _linear(d_in: int, d_out: int, *, bias: bool = True) -> int:
-    return d_in * d_out + (d_out if bias else 0)
-
-
-def _layer_norm(features: int) -> int:
-    return 2 * features
-
-
-def _patches(tower: _Settings, image: int, patch: int) -> int:
+def _patches(tower: Settings, image: int, patch: int) -> int:
     """Patches of a square image."""
     return (tower.size("image_size", image) // tower.size("patch_size", patch)) ** 2
 
 
-def _patch_projection(tower: _Settings, features: int, patch: int, *, bias: bool = True) -> int:
+def _patch_projection(tower: Settings, features: int, patch: int, *, bias: bool = True) -> int:
     """Parameters of the convolution that makes a patch of an image a vector of `features`."""
-    return _linear(tower.size("num_channels", 3) * tower.size("patch_size", patch) ** 2, features, bias=bias)
+    return linear(tower.size("num_channels", 3) * tower.size("patch_size", patch) ** 2, features, bias=bias)
 
 
-def _film_projection(tower: _Settings, features: int, patch: int, *, bias: bool) -> int:
+def _film_projection(tower: Settings, features: int, patch: int, *, bias: bool) -> int:
     """Parameters of the same over frames of a film."""
     frames = tower.size("in_channels", 3) * tower.size("temporal_patch_size", 2)
-    return _linear(frames * tower.size("patch_size", patch) ** 2, features, bias=bias)
+    return linear(frames * tower.size("patch_size", patch) ** 2, features, bias=bias)
 
 
 def _encoder_layer(features: int, intermediate: int) -> int:
     """Parameters of a layer with biases everywhere: two norms, attention and an MLP of two projections."""
-    mlp = _linear(features, intermediate) + _linear(intermediate, features)
-    return 2 * _layer_norm(features) + 4 * _linear(features, features) + mlp
+    mlp = linear(features, intermediate) + linear(intermediate, features)
+    return 2 * layer_norm(features) + 4 * linear(features, features) + mlp
 
 
 # ------------------------------------------------------------------------------------------------------------- towers
@@ -122,41 +79,41 @@ _HIDDEN = {"clip_vision_model": 768, "siglip_vision_model": 768, "idefics3_visio
 """Default hidden sizes of towers that do not have 1024."""
 
 
-def _hidden_size(built: str, tower: _Settings) -> int:
+def _hidden_size(built: str, tower: Settings) -> int:
     return tower.size("hidden_size", _HIDDEN.get(built, 1024))
 
 
-def _clip(tower: _Settings) -> int:
+def _clip(tower: Settings) -> int:
     features = _hidden_size("clip_vision_model", tower)
     layer = _encoder_layer(features, tower.size("intermediate_size", 3072))
     positions = (_patches(tower, 224, 32) + 1) * features
-    outside = features + _patch_projection(tower, features, 32, bias=False) + positions + 2 * _layer_norm(features)
+    outside = features + _patch_projection(tower, features, 32, bias=False) + positions + 2 * layer_norm(features)
     return tower.size("num_hidden_layers", 12) * layer + outside
 
 
-def _siglip(tower: _Settings) -> int:
+def _siglip(tower: Settings) -> int:
     features, intermediate = _hidden_size("siglip_vision_model", tower), tower.size("intermediate_size", 3072)
     layer = _encoder_layer(features, intermediate)
     # The pooling head is a layer without its first norm, and a learned query.
-    head = layer - _layer_norm(features) + features if tower.switch("vision_use_head", default=True) else 0
-    outside = _patch_projection(tower, features, 16) + _patches(tower, 224, 16) * features + _layer_norm(features)
+    head = layer - layer_norm(features) + features if tower.switch("vision_use_head", default=True) else 0
+    outside = _patch_projection(tower, features, 16) + _patches(tower, 224, 16) * features + layer_norm(features)
     return tower.size("num_hidden_layers", 12) * layer + outside + head
 
 
-def _idefics(tower: _Settings) -> int:
+def _idefics(tower: Settings) -> int:
     features = _hidden_size("idefics3_vision", tower)
     layer = _encoder_layer(features, tower.size("intermediate_size", 3072))
-    outside = _patch_projection(tower, features, 32) + _patches(tower, 224, 32) * features + _layer_norm(features)
+    outside = _patch_projection(tower, features, 32) + _patches(tower, 224, 32) * features + layer_norm(features)
     return tower.size("num_hidden_layers", 12) * layer + outside
 
 
-def _pixtral(tower: _Settings) -> int:
+def _pixtral(tower: Settings) -> int:
     features = _hidden_size("pixtral", tower)
     layer = 2 * features + 4 * features**2 + 3 * features * tower.size("intermediate_size", 4096)
     return tower.size("num_hidden_layers", 24) * layer + _patch_projection(tower, features, 14, bias=False) + features
 
 
-def _internvl(tower: _Settings) -> int:
+def _internvl(tower: Settings) -> int:
     features = _hidden_size("internvl_vision", tower)
     # Query, key and value have no bias unless asked; two scales of the residual stream a layer.
     unbiased = 0 if tower.switch("attention_bias", default=False) else 3 * features
@@ -167,13 +124,13 @@ def _internvl(tower: _Settings) -> int:
     positions = 0
     if tower.switch("use_absolute_position_embeddings", default=True):
         positions = (_patches(tower, 448, 14) + 1) * features
-    last_norm = 0 if tower.switch("use_mean_pooling", default=True) else _layer_norm(features)
+    last_norm = 0 if tower.switch("use_mean_pooling", default=True) else layer_norm(features)
     mask = features if tower.switch("use_mask_token", default=False) else 0
     outside = features + mask + positions + _patch_projection(tower, features, 14) + last_norm
     return tower.size("num_hidden_layers", 24) * (layer + 2 * features) + outside
 
 
-_TOWERS: Mapping[str, Callable[[_Settings], int]] = {
+_TOWERS: Mapping[str, Callable[[Settings], int]] = {
     "clip_vision_model": _clip,
     "siglip_vision_model": _siglip,
     **dict.fromkeys(("idefics3", "idefics3_vision", "smolvlm", "smolvlm_vision"), _idefics),
@@ -196,40 +153,40 @@ _TOWER_OF = {
 # --------------------------------------------------------------------------------------------------------- projectors
 
 
-def _of_gemma3(_: _Settings, seen: int, hidden: int) -> int:
-    return _linear(seen, hidden, bias=False) + seen
+def _of_gemma3(_: Settings, seen: int, hidden: int) -> int:
+    return linear(seen, hidden, bias=False) + seen
 
 
-def _of_llava(whole: _Settings, seen: int, hidden: int) -> int:
+def _of_llava(whole: Settings, seen: int, hidden: int) -> int:
     bias, layers = whole.switch("multimodal_projector_bias", default=True), whole.length("vision_feature_layer", 1)
-    return _linear(seen * layers, hidden, bias=bias) + _linear(hidden, hidden, bias=bias)
+    return linear(seen * layers, hidden, bias=bias) + linear(hidden, hidden, bias=bias)
 
 
-def _of_llava_next(whole: _Settings, seen: int, hidden: int) -> int:
+def _of_llava_next(whole: Settings, seen: int, hidden: int) -> int:
     # A vector between rows of an image, too.
     return _of_llava(whole, seen, hidden) + hidden
 
 
-def _of_mistral3(whole: _Settings, seen: int, hidden: int) -> int:
+def _of_mistral3(whole: Settings, seen: int, hidden: int) -> int:
     bias, layers = whole.switch("multimodal_projector_bias", default=False), whole.length("vision_feature_layer", 1)
     merged = seen * whole.size("spatial_merge_size", 2) ** 2
-    joined = _linear(seen * layers, hidden, bias=bias) + _linear(hidden, hidden, bias=bias)
-    return seen + _linear(merged, seen, bias=False) + joined
+    joined = linear(seen * layers, hidden, bias=bias) + linear(hidden, hidden, bias=bias)
+    return seen + linear(merged, seen, bias=False) + joined
 
 
-def _of_internvl(whole: _Settings, seen: int, hidden: int) -> int:
+def _of_internvl(whole: Settings, seen: int, hidden: int) -> int:
     ratio = whole.values.get("downsample_ratio", 0.5)
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
-        raise _UnreadableError("downsample_ratio")
+        raise UnreadableError("downsample_ratio")
     merged = seen * int(1 / ratio) ** 2
-    return _layer_norm(merged) + _linear(merged, hidden) + _linear(hidden, hidden)
+    return layer_norm(merged) + linear(merged, hidden) + linear(hidden, hidden)
 
 
-def _of_idefics(whole: _Settings, seen: int, hidden: int) -> int:
-    return _linear(seen * whole.size("scale_factor", 2) ** 2, hidden, bias=False)
+def _of_idefics(whole: Settings, seen: int, hidden: int) -> int:
+    return linear(seen * whole.size("scale_factor", 2) ** 2, hidden, bias=False)
 
 
-_PROJECTORS: Mapping[str, Callable[[_Settings, int, int], int]] = {
+_PROJECTORS: Mapping[str, Callable[[Settings, int, int], int]] = {
     "gemma3": _of_gemma3,
     "mistral3": _of_mistral3,
     "llava": _of_llava,
@@ -246,48 +203,48 @@ _PROJECTORS: Mapping[str, Callable[[_Settings, int, int], int]] = {
 
 def _merger(merged: int, out: int) -> int:
     """Parameters of the two projections that make one vector of the text model from neighbouring patches."""
-    return _linear(merged, merged) + _linear(merged, out)
+    return linear(merged, merged) + linear(merged, out)
 
 
-def _qwen2_vl(tower: _Settings) -> int:
+def _qwen2_vl(tower: Settings) -> int:
     features, out = tower.size("embed_dim", 1280), tower.size("hidden_size", 3584)
     layer = _encoder_layer(features, features * tower.size("mlp_ratio", 4))
-    merger = _layer_norm(features) + _merger(features * tower.size("spatial_merge_size", 2) ** 2, out)
+    merger = layer_norm(features) + _merger(features * tower.size("spatial_merge_size", 2) ** 2, out)
     return tower.size("depth", 32) * layer + _film_projection(tower, features, 14, bias=False) + merger
 
 
-def _qwen2_5_vl(tower: _Settings) -> int:
+def _qwen2_5_vl(tower: Settings) -> int:
     features, out = tower.size("hidden_size", 3584), tower.size("out_hidden_size", 3584)
     intermediate = tower.size("intermediate_size", 3420)
-    mlp = 2 * _linear(features, intermediate) + _linear(intermediate, features)
-    layer = 2 * features + 4 * _linear(features, features) + mlp
+    mlp = 2 * linear(features, intermediate) + linear(intermediate, features)
+    layer = 2 * features + 4 * linear(features, features) + mlp
     merger = features + _merger(features * tower.size("spatial_merge_size", 2) ** 2, out)
     return tower.size("depth", 32) * layer + _film_projection(tower, features, 14, bias=False) + merger
 
 
-def _qwen3_vl(tower: _Settings) -> int:
+def _qwen3_vl(tower: Settings) -> int:
     features, out = tower.size("hidden_size", 1152), tower.size("out_hidden_size", 3584)
     layer = _encoder_layer(features, tower.size("intermediate_size", 4304))
     merged = features * tower.size("spatial_merge_size", 2) ** 2
     # One merger more for each lower layer whose features the text model sees; these have the norm behind the merging.
-    lower = tower.length("deepstack_visual_indexes", 3) * (_layer_norm(merged) + _merger(merged, out))
-    mergers = _layer_norm(features) + _merger(merged, out) + lower
+    lower = tower.length("deepstack_visual_indexes", 3) * (layer_norm(merged) + _merger(merged, out))
+    mergers = layer_norm(features) + _merger(merged, out) + lower
     positions = tower.size("num_position_embeddings", 2304) * features
     return tower.size("depth", 27) * layer + _film_projection(tower, features, 16, bias=True) + positions + mergers
 
 
-def _glm4v(tower: _Settings) -> int:
+def _glm4v(tower: Settings) -> int:
     features, out = tower.size("hidden_size", 1536), tower.size("out_hidden_size", 4096)
-    qkv = _linear(features, 3 * features, bias=tower.switch("attention_bias", default=False))
+    qkv = linear(features, 3 * features, bias=tower.switch("attention_bias", default=False))
     layer = 2 * features + qkv + features**2 + 3 * features * out
-    down = _linear(features * tower.size("spatial_merge_size", 2) ** 2, out)
-    merger = out**2 + _layer_norm(out) + 3 * out * tower.size("intermediate_size", 13696)
+    down = linear(features * tower.size("spatial_merge_size", 2) ** 2, out)
+    merger = out**2 + layer_norm(out) + 3 * out * tower.size("intermediate_size", 13696)
     positions = _patches(tower, 336, 14) * features
     outside = _film_projection(tower, features, 14, bias=True) + positions + 2 * features
     return tower.size("depth", 24) * layer + outside + down + merger
 
 
-_MERGING: Mapping[str, Callable[[_Settings], int]] = {
+_MERGING: Mapping[str, Callable[[Settings], int]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,

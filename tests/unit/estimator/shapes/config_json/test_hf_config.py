@@ -6,8 +6,10 @@ import pytest
 from finetree_api.types.v1 import model_pb2
 from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.price_book import packaged
-from finetree_estimator.shapes import hf_config
-from finetree_estimator.shapes.architecture import Shape, contradiction
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.config_json import hf_config
+from finetree_estimator.shapes.config_json.settings import ConfigError
+from finetree_estimator.shapes.consistency import contradiction
 from finetree_estimator.shapes.families import FAMILIES
 from finetree_estimator.shapes.parameters import count
 from finetree_estimator.spec.resolve import Knowledge, read_model
@@ -173,7 +175,7 @@ def test_what_a_config_says_wrongly_is_refused_by_its_name(changes, complaint):
     if complaint is None:
         assert hf_config.parse(LLAMA | changes)
         return
-    with pytest.raises(hf_config.ConfigError, match=complaint):
+    with pytest.raises(ConfigError, match=complaint):
         hf_config.parse(LLAMA | changes)
 
 
@@ -181,14 +183,14 @@ def test_what_a_config_says_wrongly_is_refused_by_its_name(changes, complaint):
 def test_a_file_that_is_no_configuration_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
 
-    with pytest.raises(hf_config.ConfigError):
+    with pytest.raises(ConfigError):
         hf_config.read(tmp_path / "config.json")
 
 
 def test_a_file_of_a_megabyte_is_not_read(tmp_path):
     (tmp_path / "config.json").write_bytes(b" " * (hf_config.MAX_CONFIG_BYTES + 1))
 
-    with pytest.raises(hf_config.ConfigError, match="larger than"):
+    with pytest.raises(ConfigError, match="larger than"):
         hf_config.read(tmp_path / "config.json")
 
 
@@ -235,7 +237,7 @@ VALUES = st.recursive(
 def test_any_configuration_gives_a_possible_shape_or_an_error_of_ours(family, changes):
     try:
         found = hf_config.parse(LLAMA | {"model_type": family} | changes)
-    except hf_config.ConfigError as error:
+    except ConfigError as error:
         assert str(error)  # noqa: PT017 - either outcome is right
         return
 
@@ -330,10 +332,10 @@ def test_layers_with_softmax_attention_are_those_of_the_configuration(changes, l
     ],
 )
 def test_linear_attention_that_cannot_be_is_refused(changes, named):
-    with pytest.raises(hf_config.ConfigError, match=named):
+    with pytest.raises(ConfigError, match=named):
         hf_config.parse(QWEN35["text_config"] | changes)
 
 
 def test_linear_attention_of_another_family_is_refused_with_what_to_do():
-    with pytest.raises(hf_config.ConfigError, match=r"linear attention is not supported; give model\.shape"):
+    with pytest.raises(ConfigError, match=r"linear attention is not supported; give model\.shape"):
         hf_config.parse(LLAMA | {"linear_num_value_heads": 8})

@@ -8,88 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from finetree_estimator.remarks import Remark
-from finetree_estimator.shapes.architecture import LinearAttention, Shape, contradiction
-from finetree_estimator.shapes.families import ALIASES, FAMILIES, Family, Switch
+from finetree_estimator.shapes.architecture import Shape
+from finetree_estimator.shapes.config_json.mixers import with_linear_attention, with_two_attentions, with_window
+from finetree_estimator.shapes.config_json.settings import (
+    SPELLINGS,
+    ConfigError,
+    expansion,
+    flag,
+    number,
+    switch,
+)
+from finetree_estimator.shapes.config_json.vision import vision_parameters
+from finetree_estimator.shapes.consistency import contradiction
+from finetree_estimator.shapes.families import ALIASES, FAMILIES, Family
 from finetree_estimator.shapes.projections import layout
-from finetree_estimator.shapes.vision import vision_parameters
-
-_LIMITS = {
-    "hidden_size": 1 << 20,
-    "num_hidden_layers": 4096,
-    "intermediate_size": 1 << 22,
-    "num_attention_heads": 8192,
-    "num_key_value_heads": 8192,
-    "head_dim": 1 << 16,
-    "vocab_size": 1 << 24,
-    "max_position_embeddings": 1 << 30,
-    "num_experts": 1 << 16,
-    "num_experts_per_tok": 1 << 16,
-    "first_k_dense_replace": 4096,
-    "num_ln_in_parallel_attn": 2,
-    "sliding_window": 1 << 30,
-    "max_window_layers": 4096,
-    "linear_num_key_heads": 8192,
-    "linear_num_value_heads": 8192,
-    "linear_key_head_dim": 1 << 16,
-    "linear_value_head_dim": 1 << 16,
-    "linear_conv_kernel_dim": 64,
-    "full_attention_interval": 4096,
-}
-"""Largest accepted values, those of the contract's ModelShape."""
-SPELLINGS = {
-    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model"),
-    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers"),
-    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
-    "num_key_value_heads": ("num_key_value_heads", "num_kv_heads"),
-    "intermediate_size": ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner"),
-    "max_position_embeddings": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
-    "num_experts": ("num_local_experts", "num_experts", "n_routed_experts"),
-}
-"""Names of a dimension in config.json, the most common first."""
-
-
-class ConfigError(ValueError):
-    """A config.json that does not describe a supported decoder-only transformer."""
-
-
-def expansion(config: dict[str, Any]) -> int:
-    """Ratio of MLP width to hidden size where intermediate_size is absent (MPT). Raises ConfigError."""
-    ratio = config.get("expansion_ratio", 4)
-    if isinstance(ratio, bool) or not isinstance(ratio, int) or not 0 < ratio <= 64:
-        raise ConfigError("expansion_ratio is not an integer from 1 to 64")
-    return ratio
-
-
-def switch(config: dict[str, Any], trait: Switch) -> bool:
-    """Value of a family's trait, read from config.json where it is a setting. Raises ConfigError."""
-    return trait if isinstance(trait, bool) else flag(config, trait.key, default=trait.default)
-
-
-def flag(config: dict[str, Any], name: str, *, default: bool) -> bool:
-    """Read a boolean; null means the default. Raises ConfigError."""
-    value = config.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} is not true or false")
-    return value
-
-
-def number(config: dict[str, Any], family: Family, name: str, *, default: int | None = None) -> int:
-    """Read a dimension by any of its names; zero and null mean the default if there is one. Raises ConfigError."""
-    fallback, most = family.defaults.get(name, default), _LIMITS.get(name, 1 << 22)
-    for spelling in SPELLINGS.get(name, (name,)):
-        value = config.get(spelling)
-        if value is None or (value == 0 and fallback is not None and not isinstance(value, bool)):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
-            text = f"{spelling} is {value!r:.40}, not an integer from 1 to {most:,}"
-            raise ConfigError(text)
-        return int(value)
-    if fallback is None:
-        raise ConfigError(f"{name} is missing")
-    return fallback
-
 
 MAX_CONFIG_BYTES = 1 << 20
 """Largest config.json that is read, in bytes."""
@@ -99,6 +31,9 @@ _CONTRACT_NAMES = {
     "active_experts": "num_experts_per_tok",
     "dense_layers": "first_k_dense_replace",
     "linear_attention.layers": "layer_types",
+    "full_attention_layers": "layer_types",
+    "full_attention.kv_heads": "num_global_key_value_heads",
+    "kv_shared_layers": "num_kv_shared_layers",
     "linear_attention.value_heads": "linear_num_value_heads",
 }
 """Names in config.json of fields of the contract's ModelShape."""
@@ -112,6 +47,8 @@ _OTHER_LAYERS = {
     "hidden_size_per_layer_input": "embeddings per layer",
 }
 """Settings of unsupported kinds of layers."""
+_TWO_ATTENTIONS = ("gemma4_text", "gemma4_unified_text")
+"""Families whose layers without a window attend in dimensions of their own."""
 _GATED_SHARED_EXPERTS = ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text")
 """Families whose shared expert has a gate."""
 _FORWARDS_TYING = frozenset({"glm4v", "glm4v_moe", "llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl"})
@@ -181,7 +118,7 @@ def parse(config: dict[str, Any]) -> Described:
         raise ConfigError(problem.in_words(_CONTRACT_NAMES))
     multimodal = "text_config" in config or "vision_config" in config
     vision = vision_parameters(config, shape.hidden) if multimodal else 0
-    remarks = (*_remarks_on_family(name), *([_remark_on_vision(vision)] if multimodal else []))
+    remarks = (*_remarks_on_family(name), *([_remark_on_towers(config, vision)] if multimodal else []))
     return Described(replace(shape, vision=vision or 0), remarks)
 
 
@@ -194,13 +131,14 @@ def _tying(config: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
     return {"tie_word_embeddings": whole or forwarded}
 
 
-def _remark_on_vision(parameters: int | None) -> Remark:
+def _remark_on_towers(config: dict[str, Any], parameters: int | None) -> Remark:
+    towers = "vision and audio towers'" if config.get("audio_config") else "vision tower's"
     text = "only the language model of this multimodal model is trained and "
     if parameters is None:
         text += "counted: how its vision tower is built is not known"
     elif parameters:
         millions = f"{parameters / 1e6:,.0f} million" if parameters >= 1e6 else f"{parameters:,}"
-        text = f"only the language model of this multimodal model is trained: its vision tower's {millions} parameters"
+        text = f"only the language model of this multimodal model is trained: its {towers} {millions} parameters"
         text += " take memory alone"
     else:
         text += "loaded, without the vision tower"
@@ -216,9 +154,12 @@ def _remarks_on_family(name: str) -> Iterator[Remark]:
 
 def _refuse_other_kinds(config: dict[str, Any], name: str) -> None:
     """Raise ConfigError for models that the formulas do not describe."""
+    known = {"linear attention": bool(layout(name).linear_attention), "embeddings per layer": name in _TWO_ATTENTIONS}
     for key, kind in _OTHER_LAYERS.items():
-        if config.get(key) and not (kind == "linear attention" and layout(name).linear_attention):
+        if config.get(key) and not known.get(kind, False):
             raise ConfigError(f"{key}: {kind} is not supported; give model.shape with the nearest dimensions")
+    if config.get("per_layer_config") and name not in _TWO_ATTENTIONS:
+        raise ConfigError("per_layer_config: layers of different dimensions are not supported; give model.shape")
     if config.get("is_encoder_decoder") is True:
         raise ConfigError("is_encoder_decoder: only decoder-only models are supported")
     _refuse_guesses(config, name)
@@ -278,59 +219,21 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
     shape = _with_experts(config, family, shape)
     if name in ("falcon", "gpt_bigcode"):
         shape = _with_shared_keys(config, shape)
-    shape = _with_window(config, family, shape)
+    shape = with_window(config, family, shape)
     if layout(name).linear_attention:
-        shape = _with_linear_attention(config, family, shape)
+        shape = with_linear_attention(config, family, shape)
+    if name in _TWO_ATTENTIONS:
+        shape = with_two_attentions(config, family, shape)
     if flag(config, "use_parallel_residual", default=False) and name == "stablelm":
         shape = replace(shape, norms_per_layer=1)
     return replace(shape, extra=_extra(config, family, shape))
 
 
-def _with_window(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
-    """Add sliding windows to a shape: by the list of layer types, or by the family's rule."""
-    rule = family.window
-    if rule is None or (rule.switched and not flag(config, "use_sliding_window", default=False)):
-        return shape
-    if config.get("sliding_window", rule.default) in (None, 0):
-        return shape
-    window = number(config, family, "sliding_window", default=rule.default or None)
-    listed, every = config.get("layer_types"), config.get("sliding_window_pattern") or rule.full_every
-    if isinstance(listed, list) and len(listed) == shape.layers:
-        full = sum(kind != "sliding_attention" for kind in listed)
-    elif rule.switched:
-        first = (
-            0
-            if config.get("max_window_layers") == 0
-            else number(config, family, "max_window_layers", default=rule.first)
-        )
-        full = min(shape.layers, first)
-    else:
-        # A pattern is a number of layers, or spelled out ("LLLG").
-        every = len(every) if isinstance(every, str) else every
-        full = shape.layers // every if isinstance(every, int) and every > 0 else 0
-    return replace(shape, window=window, full_attention_layers=full) if full < shape.layers else shape
-
-
-def _with_linear_attention(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
-    """Add linear attention to a shape: by the list of layer types, or in all but every so manieth layer."""
-    listed = config.get("layer_types")
-    if isinstance(listed, list) and len(listed) == shape.layers:
-        layers = sum(kind == "linear_attention" for kind in listed)
-    else:
-        layers = shape.layers - shape.layers // number(config, family, "full_attention_interval")
-    linear = LinearAttention(
-        layers=layers,
-        key_heads=number(config, family, "linear_num_key_heads"),
-        key_head_dim=number(config, family, "linear_key_head_dim"),
-        value_heads=number(config, family, "linear_num_value_heads"),
-        value_head_dim=number(config, family, "linear_value_head_dim"),
-        conv_kernel=number(config, family, "linear_conv_kernel_dim"),
-    )
-    return replace(shape, linear=linear if layers else None, attention_gate=True)
-
-
 def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
     """Add experts and dense layers to a shape."""
+    beside_mlp = shape.family == "gemma4_text"
+    if beside_mlp and not flag(config, "enable_moe_block", default=False):
+        return shape
     experts = number(config, family, "num_experts", default=0)
     if not experts:
         return shape
@@ -341,7 +244,7 @@ def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape
         experts=experts,
         active_experts=number(config, family, "num_experts_per_tok", default=1),
         intermediate=width,
-        shared_expert=_shared_width(config, family, shape, expert_width=width),
+        shared_expert=shape.intermediate if beside_mlp else _shared_width(config, family, shape, expert_width=width),
         dense_layers=dense,
         dense_intermediate=shape.intermediate if dense else 0,
     )
@@ -380,6 +283,9 @@ def _extra(config: dict[str, Any], family: Family, shape: Shape) -> int:
     if shape.family == "gpt_oss":
         # A sink per head and a bias per expert in the router.
         extra += mixtures * (shape.heads + shape.experts)
+    if shape.family == "gemma4_text" and shape.experts:
+        # A scale for each expert's weight.
+        extra += mixtures * shape.experts
     if shape.family in _GATED_SHARED_EXPERTS and shape.shared_expert:
         # The gate of the shared expert.
         extra += mixtures * shape.hidden

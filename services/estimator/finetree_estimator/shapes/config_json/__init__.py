@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dimensions of a model as its config.json describes them."""
