@@ -9,6 +9,7 @@ import fcntl
 import gc
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Two trainings with two threads each on two cores took three to four times as long as with one each.
     for _name in ("OMP_NUM_THREADS", "FINETREE_TRAINER_CPU_THREADS"):
         os.environ.setdefault(_name, "1")
+
+# A shell that starts this in the background has Ctrl-C ignored, and programs that tests start would ignore it too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("finetree", deadline=None)

@@ -59,20 +59,48 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "gpt2": {},
 }
 """Family and what it needs beside the sizes."""
-TWO_ATTENTIONS: Mapping[str, Mapping[str, Any]] = {
-    "gemma-4-31b": {"attention_k_eq_v": True, "num_global_key_value_heads": 2},
-    "gemma-4-e4b": {"hidden_size_per_layer_input": 256, "half_shared": True},
-    "gemma-4-e2b": {"hidden_size_per_layer_input": 256, "half_shared": True, "use_double_wide_mlp": True},
-    "gemma-4-26b": {
-        "attention_k_eq_v": True,
-        "num_global_key_value_heads": 2,
-        "enable_moe_block": True,
-        "num_experts": 8,
-        "top_k_experts": 2,
-        "moe_intermediate_size": 512,
-    },
+_WINDOWS: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 64}
+_GEMMA4: dict[str, Any] = _WINDOWS | {
+    "global_head_dim": 2 * SIZES["head_dim"],
+    "vocab_size_per_layer_input": SIZES["vocab_size"],
+    "hidden_size_per_layer_input": 0,
 }
-"""What models of Gemma 4 have beside the sizes; half of the layers have no keys of their own where it says so."""
+_ALIKE = {"attention_k_eq_v": True, "num_global_key_value_heads": 2}
+_LATENT: dict[str, Any] = {
+    "num_key_value_heads": 16,
+    "kv_lora_rank": 128,
+    # Together as wide as values: of others a CPU's attention keeps copies, which no accelerator's does.
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 64,
+    "moe_intermediate_size": 512,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
+UNLIKE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "gemma-4-31b": ("gemma4_text", _GEMMA4 | _ALIKE),
+    "gemma-4-e4b": ("gemma4_text", _GEMMA4 | {"hidden_size_per_layer_input": 256, "half_shared": True}),
+    "gemma-4-e2b": (
+        "gemma4_text",
+        _GEMMA4 | {"hidden_size_per_layer_input": 256, "half_shared": True, "use_double_wide_mlp": True},
+    ),
+    "gemma-4-26b": (
+        "gemma4_text",
+        _GEMMA4
+        | _ALIKE
+        | {"enable_moe_block": True, "num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 512},
+    ),
+    "lfm2": ("lfm2", {"layer_types": ["conv", "full_attention"]}),
+    "deepseek-v2": ("deepseek_v2", _LATENT | {"q_lora_rank": None}),
+    "deepseek-v3": ("deepseek_v3", _LATENT | {"q_lora_rank": 192}),
+    "glm-4.7-flash": ("glm4_moe_lite", _LATENT | {"q_lora_rank": 192, "qk_nope_head_dim": 48, "v_head_dim": 80}),
+}
+"""Models whose layers are of several kinds, or have latents: the family and what they have beside the sizes, two layer
+types for as many layers as there are; half of the layers have no keys of their own where it says so."""
 LENGTHS = (256, 512)
 MORE_LAYERS = 8
 """Layers of the longer of two models; the other has half of them, and a layer is half of what differs."""
@@ -149,6 +177,8 @@ def with_adapters(model: Any, method: Lora) -> Any:
     """The model with PEFT's adapters on it."""
     from peft import LoraConfig, get_peft_model
 
+    # PEFT takes the MLP names of some mixtures for those that their experts had before transformers 5.
+    model.config.model_type = "of-no-interest"
     settings = LoraConfig(r=method.rank, target_modules=list(method.targets), task_type="CAUSAL_LM")
     return get_peft_model(model, settings)
 
@@ -166,20 +196,18 @@ def materialize(model: Any) -> None:
 
 
 def _config(family: str, layers: int) -> Any:
-    if family not in TWO_ATTENTIONS:
+    if family not in UNLIKE:
         return transformers.AutoConfig.for_model(family, num_hidden_layers=layers, **_sizes(family))
-    own = dict(TWO_ATTENTIONS[family])
-    return transformers.AutoConfig.for_model(
-        "gemma4_text",
-        num_hidden_layers=layers,
-        layer_types=["sliding_attention", "full_attention"] * (layers // 2),
-        global_head_dim=2 * SIZES["head_dim"],
-        sliding_window=64,
-        num_kv_shared_layers=layers // 2 if own.pop("half_shared", False) else 0,
-        vocab_size_per_layer_input=SIZES["vocab_size"],
-        **{"hidden_size_per_layer_input": 0} | own,
-        **SIZES,
-    )
+    model_type, given = UNLIKE[family]
+    own = {**SIZES, **given}
+    if "kv_lora_rank" in own:
+        # GLM's name for the width that is turned.
+        del own["head_dim"]
+    if "layer_types" in own:
+        own["layer_types"] = own["layer_types"] * (layers // 2)
+    if own.pop("half_shared", False):
+        own["num_kv_shared_layers"] = layers // 2
+    return transformers.AutoConfig.for_model(model_type, num_hidden_layers=layers, **own)
 
 
 def _sizes(family: str) -> dict[str, Any]:
@@ -231,7 +259,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     found = []
-    for family in (*FAMILIES, *TWO_ATTENTIONS):
+    for family in (*FAMILIES, *UNLIKE):
         shape = _run(family, Full(), MORE_LAYERS).shape
         adapters = Lora(8, preset_targets(shape, "all-linear"))
         for name, method in (("full", Full()), ("lora", adapters)):

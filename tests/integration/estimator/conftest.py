@@ -34,6 +34,7 @@ def config_of(shape: Shape) -> PretrainedConfig:
         "eos_token_id": 0,
     }
     settings |= _switches(shape) | _experts(shape) | _linear_attention(shape) | _two_attentions(shape)
+    settings |= _convolution(shape) | _latent_attention(shape)
     if shape.family == "falcon":
         newer = shape.norms_per_layer == 2
         settings |= {"new_decoder_architecture": newer, "num_kv_heads": shape.kv_heads, "multi_query": not newer}
@@ -43,6 +44,9 @@ def config_of(shape: Shape) -> PretrainedConfig:
     names = known.to_dict().keys() | known.attribute_map.keys()
     if shape.family in UNDECLARED_HEAD_DIM:
         names |= {"head_dim"}
+    if shape.latent:
+        # GLM's name for the width that is turned.
+        names -= {"head_dim"}
     if shape.full_attention:
         names |= {"global_head_dim", "num_global_key_value_heads"}
     return CONFIG_MAPPING[shape.family](**{name: value for name, value in settings.items() if name in names})
@@ -92,6 +96,34 @@ def _linear_attention(shape: Shape) -> dict[str, Any]:
         "linear_num_value_heads": linear.value_heads,
         "linear_value_head_dim": linear.value_head_dim,
         "linear_conv_kernel_dim": linear.conv_kernel,
+    }
+
+
+def _convolution(shape: Shape) -> dict[str, Any]:
+    convolution = shape.convolution
+    if convolution is None:
+        return {}
+    kinds = {place: kind for kind in shape.layer_kinds for place in kind.places}
+    return {
+        "layer_types": ["full_attention" if kinds[place].q_width else "conv" for place in range(shape.layers)],
+        "conv_L_cache": convolution.kernel,
+        "conv_bias": convolution.bias,
+        "block_auto_adjust_ff_dim": False,
+        "num_dense_layers": shape.dense_layers,
+    }
+
+
+def _latent_attention(shape: Shape) -> dict[str, Any]:
+    latent = shape.latent
+    if latent is None:
+        return {}
+    return {
+        "q_lora_rank": latent.query_rank or None,
+        "kv_lora_rank": latent.key_value_rank,
+        "qk_nope_head_dim": latent.plain_head_dim,
+        "qk_rope_head_dim": latent.rotary_head_dim,
+        "v_head_dim": latent.value_head_dim,
+        "mlp_layer_types": ["dense" if place < shape.dense_layers else "sparse" for place in range(shape.layers)],
     }
 
 

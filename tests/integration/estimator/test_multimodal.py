@@ -26,7 +26,7 @@ _TEXT = {
     "max_position_embeddings": 256,
 }
 _PARTS = ("vision_config", "audio_config")
-_ESTIMATED = sorted(MULTIMODAL.keys() - {"lfm2-vl"})
+_ESTIMATED = sorted(MULTIMODAL)
 
 
 _DEFAULTS = sorted({MULTIMODAL[name][0] for name in _ESTIMATED} | {"Gemma3Config"})
@@ -69,9 +69,9 @@ def test_what_transformers_loads_as_a_language_model_without_its_tower_counts_no
 
 
 def test_layers_that_are_not_estimated_are_refused_in_such_a_model_too() -> None:
-    config = transformers.Lfm2VlConfig(**multimodal_shape("lfm2-vl", _TEXT))
-    with pytest.raises(ConfigError, match="a convolution layer is not supported"):
-        hf_config.parse(json.loads(config.to_json_string(use_diff=False)))
+    config = {"model_type": "llava", "vision_config": {}, "text_config": _TEXT | {"mamba_d_state": 16}}
+    with pytest.raises(ConfigError, match="a state-space layer is not supported"):
+        hf_config.parse(config)
 
 
 _SMALL_TOWERS: dict[str, tuple[dict[str, object], dict[str, object]]] = {

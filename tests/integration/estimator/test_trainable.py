@@ -17,9 +17,10 @@ from finetree_estimator.shapes import families
 from finetree_estimator.shapes.architecture import Shape
 from finetree_estimator.shapes.config_json import hf_config
 from finetree_estimator.shapes.parameters import count
-from finetree_estimator.shapes.projections import LAYOUTS
+from finetree_estimator.shapes.projections import LAYOUTS, MISREAD_MLPS
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import full as worker_full
+from finetree_worker.methods.peft_format import refused_by_peft
 from finetree_worker.methods.targets import Targets, linear_names
 from transformers import PreTrainedModel
 
@@ -62,6 +63,11 @@ def small(family: str) -> Shape:
 def untouched(build) -> Callable[[str], PreTrainedModel]:
     """The small model of a family, built once for all tests that only look at it."""
     return cache(lambda family: build(small(family)))
+
+
+def _of_two_widths(shape: Shape) -> bool:
+    """Whether keys differ from values or between layers, which peft's prefix knows nothing of."""
+    return bool(shape.full_attention or shape.latent)
 
 
 FAMILIES = sorted([*LAYOUTS, "gemma-4-e2b"])
@@ -120,7 +126,7 @@ def test_lora_on_experts_has_as_many_parameters_as_pefts(family, preset, build):
     assert Lora(8, targets).trainable_parameters(shape) == model.get_nb_trainable_parameters()[0]
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if not small(family).full_attention])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if not _of_two_widths(small(family))])
 def test_a_prefix_has_as_many_parameters_as_pefts(family, build):
     shape = small(family)
     # PEFT does not know MPT's name for the number of heads.
@@ -144,14 +150,15 @@ def test_full_fine_tuning_trains_what_the_worker_leaves_unfrozen(family, frozen,
 @pytest.mark.parametrize("preset", list(PRESET_ROLES))
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt2"])
 def test_presets_name_the_modules_that_the_worker_adapts(family, preset, untouched):
-    shape = small(family)
+    shape, model = small(family), untouched(family)
     targets = preset_targets(shape, preset)
-    if not targets:
+    if not targets and family not in MISREAD_MLPS:
         with pytest.raises(PlanError) as refused:
-            linear_names(untouched(family), Targets(preset))
+            linear_names(model, Targets(preset))
         assert refused.value.reason == "TARGET_NOT_FOUND"
         return
 
-    names = linear_names(untouched(family), Targets(preset))
+    found = linear_names(model, Targets(preset), required=False)
+    names = [name for name in found if not refused_by_peft(model, name)]
     ours = sorted(part.name for _, part, layers in adapted(shape, targets) for _ in range(layers))
     assert sorted(re.sub(r"^.*?\.\d+\.", "", name) for name in names) == ours

@@ -196,7 +196,7 @@ def of_shape(shape: model_pb2.ModelShape, where: str) -> catalog_pb2.Model:
 
     Raises:
         InvalidArgument: INVALID_REQUEST: its numbers contradict each other.
-        Unimplemented: NOT_IN_FAKE_SUITE: it has experts, linear attention, or what Gemma 4 has.
+        Unimplemented: NOT_IN_FAKE_SUITE: it has experts, another mixer than attention, or what Gemma 4 has.
     """
     wrong = next(_contradictions(shape), None)
     if wrong is not None:
@@ -205,6 +205,8 @@ def of_shape(shape: model_pb2.ModelShape, where: str) -> catalog_pb2.Model:
         raise not_promised("counts no experts")
     if shape.HasField("linear_attention"):
         raise not_promised("counts no linear attention")
+    if shape.HasField("convolution") or shape.HasField("latent_attention"):
+        raise not_promised("counts neither convolutions nor latent attention")
     if shape.HasField("full_attention") or shape.kv_shared_layers or shape.layer_input_size:
         raise not_promised("counts no layers of two kinds of attention and none with inputs of their own")
     heads, kv_heads = shape.attention_heads, shape.kv_heads or shape.attention_heads
@@ -230,12 +232,13 @@ def _contradictions(shape: model_pb2.ModelShape) -> Iterator[tuple[str, str]]:
         yield "max_position_embeddings", f"is less than the {_SHORTEST_ROW} tokens of the shortest row"
     if shape.HasField("linear_attention"):
         yield from _contradictions_of_linear_attention(shape)
+    yield from _contradictions_of_mixers(shape, heads)
     yield from _contradictions_of_windows(shape, heads)
     if shape.experts:
         yield from _contradictions_of_experts(shape)
     else:
         yield from _contradictions_of_dense(shape)
-    if not shape.head_dim and shape.hidden_size % heads:
+    if not (shape.head_dim or shape.HasField("latent_attention")) and shape.hidden_size % heads:
         yield "head_dim", "is required: hidden_size is not a multiple of attention_heads"
 
 
@@ -248,6 +251,25 @@ def _contradictions_of_linear_attention(shape: model_pb2.ModelShape) -> Iterator
         yield "linear_attention.value_heads", f"is not a multiple of {linear.key_heads} key_heads"
     if shape.sliding_window or shape.HasField("full_attention") or shape.kv_shared_layers:
         yield "linear_attention", "cannot be together with sliding_window"
+
+
+def _contradictions_of_mixers(shape: model_pb2.ModelShape, heads: int) -> Iterator[tuple[str, str]]:
+    windowed = shape.sliding_window or shape.kv_shared_layers
+    if shape.HasField("convolution"):
+        if shape.convolution.layers >= shape.layers:
+            text = f"must be less than the {shape.layers} layers: one at least has softmax attention"
+            yield "convolution.layers", text
+        if shape.HasField("linear_attention") or windowed or shape.HasField("full_attention"):
+            yield "convolution", "cannot be together with linear_attention or sliding_window"
+    if shape.HasField("latent_attention"):
+        if shape.HasField("linear_attention") or shape.HasField("convolution") or windowed:
+            yield "latent_attention", "cannot be together with linear_attention, convolution or sliding_window"
+        if (shape.kv_heads or heads) != heads:
+            yield "kv_heads", f"must be the {heads} attention heads: latent attention has a key for each"
+        width = shape.latent_attention.plain_head_dim + shape.latent_attention.rotary_head_dim
+        if (shape.head_dim or width) != width:
+            text = f"must be {width}, plain_head_dim and rotary_head_dim of latent_attention together"
+            yield "head_dim", text
 
 
 def _contradictions_of_windows(shape: model_pb2.ModelShape, heads: int) -> Iterator[tuple[str, str]]:

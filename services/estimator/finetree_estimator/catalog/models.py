@@ -10,7 +10,7 @@ from finetree_runtime.runspec import model_names
 
 from finetree_estimator.catalog.names import UnknownNameError, split, table
 from finetree_estimator.shapes.architecture import Shape
-from finetree_estimator.shapes.mixers import FullAttention, LinearAttention
+from finetree_estimator.shapes.mixers import FullAttention, LatentAttention, LinearAttention, ShortConvolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,16 @@ _LINEAR = {
 """Columns of linear attention, with the fields of LinearAttention; 0 where the model has none."""
 
 
+_CONVOLUTION = {"conv_layers": "layers", "conv_kernel": "kernel", "conv_bias": "bias"}
+"""Columns of a convolution in place of attention, with the fields of ShortConvolution; 0 where the model has none."""
+_LATENT = {
+    "latent_query_rank": "query_rank",
+    "latent_key_value_rank": "key_value_rank",
+    "latent_plain_head_dim": "plain_head_dim",
+    "latent_rotary_head_dim": "rotary_head_dim",
+    "latent_value_head_dim": "value_head_dim",
+}
+"""Columns of latent attention, with the fields of LatentAttention; 0 where the model has none."""
 _FULL_ATTENTION = {
     "full_kv_heads": "kv_heads",
     "full_head_dim": "head_dim",
@@ -112,6 +122,8 @@ def _model(row: dict[str, str]) -> ModelEntry:
     numbers = {field: int(row[column] or 0) for column, field in _NUMBERS.items()}
     linear = {field: int(row[column]) for column, field in _LINEAR.items()}
     full = {field: int(row[column]) for column, field in _FULL_ATTENTION.items()}
+    latent = {field: int(row[column]) for column, field in _LATENT.items()}
+    convolution = {field: int(row[column]) for column, field in _CONVOLUTION.items()}
     switches = {field: row[column] == "1" for column, field in _SWITCHES.items()}
     return ModelEntry(
         name=row["name"],
@@ -121,6 +133,8 @@ def _model(row: dict[str, str]) -> ModelEntry:
         shape=Shape(
             family=row["model_type"],
             linear=LinearAttention(**linear) if linear["layers"] else None,
+            convolution=_convolution(**convolution) if convolution["layers"] else None,
+            latent=LatentAttention(**latent) if latent["key_value_rank"] else None,
             full_attention=_full_attention(**full) if full["kv_heads"] else None,
             # mypy cannot see which fields the tables name.
             **numbers,  # type: ignore[arg-type]
@@ -132,6 +146,10 @@ def _model(row: dict[str, str]) -> ModelEntry:
         source=row["source"],
         date=row["date"],
     )
+
+
+def _convolution(*, layers: int, kernel: int, bias: int) -> ShortConvolution:
+    return ShortConvolution(layers, kernel, bias=bool(bias))
 
 
 def _full_attention(*, kv_heads: int, head_dim: int, keys_as_values: int) -> FullAttention:

@@ -99,7 +99,7 @@ def case_of(run: Run) -> Case:
             program=run.program.name,
             mixture=run.shape.experts > 0,
             eager=run.eager_attention,
-            hybrid=run.shape.linear is not None,
+            hybrid=run.shape.mixer is not None,
             guessed=run.shape.guessed,
         ),
         parameters=math.log(count(run.shape).total),

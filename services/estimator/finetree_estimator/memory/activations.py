@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from finetree_estimator import constants as c
 from finetree_estimator.memory.attention_scores import score_bytes
-from finetree_estimator.memory.linear_attention import attending_share, mean_of_layers
+from finetree_estimator.memory.token_mixers import attending_share, mean_of_layers
 from finetree_estimator.run import Run
 
 PLAIN_GELU = frozenset({"gpt2", "phi", "gptj", "codegen"})
@@ -76,7 +76,8 @@ def _norms(run: Run) -> float:
     scales = trained if run.method.trains_base and not (s.norm_bias or run.program.fused_norms) else 0
     heads = (s.mean_q_width + s.mean_kv_width) if s.head_norms or s.family in {"olmo2", "olmo3"} else 0
     inputs = 1 if s.family in _PARALLEL_NORMS else s.norms_per_layer
-    return float((kept + scales) * (inputs * s.hidden + attending_share(s) * heads))
+    latents = s.latent.query_rank + s.latent.key_value_rank if s.latent else 0
+    return float((kept + scales) * (inputs * s.hidden + latents + attending_share(s) * heads))
 
 
 def _attention(run: Run) -> float:
@@ -84,6 +85,14 @@ def _attention(run: Run) -> float:
     s, size = run.shape, run.activation_bytes
     kv = 2 * (s.mean_q_width if run.program.expands_kv else s.mean_kv_width)
     fused = size * (2 * s.mean_q_width + kv) + c.NORMALIZER_BYTES * s.heads
+    if s.latent:
+        # Values are a view of one product with the keys' plain part; the output is as wide as the values.
+        latent = s.latent
+        narrower = 2 * (latent.head_dim - latent.value_head_dim) - latent.plain_head_dim
+        fused -= size * s.heads * narrower
+        if run.method.trains_base:
+            # The output has the layout of the joined queries here too.
+            fused += size * s.heads * latent.value_head_dim
     split = s.family in _SPLIT_PROJECTIONS and not run.program.own_classes
     if split and run.method.trains_base:
         # The output has the layout of the joined queries: a copy in rows is what the output projection reads.

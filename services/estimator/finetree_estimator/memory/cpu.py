@@ -166,7 +166,8 @@ def _answering(run: Run, rows: Rows) -> Moment:
     """Bytes of a batch of questions' caches, with a layer's tensors for all its tokens or the next one's logits."""
     shape, size = run.shape, stream_bytes(run)
     length, batch = rows.longest + run.method.prefix_tokens, min(rows.count, c.GENERATION_BATCH)
-    cached = 2 * size * shape.mean_kv_width * shape.layers * (length + run.evaluation.max_new_tokens)
+    kept = shape.latent.compressed if shape.latent else 2 * shape.mean_kv_width
+    cached = size * kept * (shape.layers - shape.mixer_layers) * (length + run.evaluation.max_new_tokens)
     logits = (size + FLOAT) * shape.vocab
     return Moment(0.0, float(batch * cached), batch * max(float(logits), length * layer_transient(run, size)))
 

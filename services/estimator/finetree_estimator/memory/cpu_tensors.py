@@ -2,7 +2,7 @@
 """Tensors of the worker on a CPU, in bytes per token: what a layer keeps, and what exists inside one for a moment."""
 
 from finetree_estimator import constants as c
-from finetree_estimator.memory.linear_attention import attending_share, mean_of_layers
+from finetree_estimator.memory.token_mixers import attending_share, mean_of_layers
 from finetree_estimator.methods.base import FirstLayer
 from finetree_estimator.run import Rows, Run
 
@@ -64,7 +64,9 @@ def norm_bytes(run: Run) -> int:
 
 
 def _head_norms(run: Run) -> float:
-    """Features of queries and keys that norms of their own go over, in the mean of all layers."""
+    """Features of queries and keys, or of their latents, that norms of their own go over, in the mean of all layers."""
+    if latent := run.shape.latent:
+        return float(latent.query_rank + latent.key_value_rank)
     return (
         attending_share(run.shape) * (run.shape.mean_q_width + run.shape.mean_kv_width) if run.shape.head_norms else 0.0
     )

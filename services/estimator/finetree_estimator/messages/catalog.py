@@ -121,6 +121,8 @@ def _shape(shape: Shape) -> model_pb2.ModelShape:
         attention_gate=shape.attention_gate,
         vision_parameters=shape.vision,
         full_attention=model_pb2.FullAttention(**asdict(shape.full_attention)) if shape.full_attention else None,
+        convolution=model_pb2.ShortConvolution(**asdict(shape.convolution)) if shape.convolution else None,
+        latent_attention=model_pb2.LatentAttention(**asdict(shape.latent)) if shape.latent else None,
         kv_shared_layers=shape.kv_shared_layers,
         wide_shared_mlp=shape.wide_shared_mlp,
         layer_input_size=shape.layer_inputs,

@@ -8,6 +8,11 @@ from finetree_estimator.methods.base import Method, Setup
 from finetree_estimator.shapes.architecture import Shape
 from finetree_estimator.shapes.parameters import count
 
+_FLOAT32_ROUTERS = frozenset({"deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite"})
+"""Families whose router reads a float32 copy of the stream (transformers' modules)."""
+_FLOAT = 4
+"""Bytes of a float32 number."""
+
 
 @dataclass(frozen=True)
 class Full(Method):
@@ -69,7 +74,10 @@ class Full(Method):
         is the attention's output, which is kept anyway.
         """
         shape = setup.shape
-        return float(setup.compute_bytes * (2 * shape.hidden + shape.mean_mlp_width + _layer_inputs(shape)))
+        latents = shape.latent.query_rank + shape.latent.key_value_rank if shape.latent else 0
+        router = _FLOAT * shape.hidden if shape.family in _FLOAT32_ROUTERS and shape.experts else 0
+        features = 2 * shape.hidden + shape.mean_mlp_width + _layer_inputs(shape) + latents
+        return float(setup.compute_bytes * features + router)
 
     def saved_inputs_on_cpu(self, shape: Shape, *, compute_bytes: int, stream_bytes: int) -> float:
         """Bytes per token of projections' inputs: one of attention and one of the MLP, or a cast each by autocast."""

@@ -229,8 +229,8 @@ class Lora(Method):
         if not self.weight_decomposed:
             return sums
         own = self._own_bytes(setup)
-        weights = sum(linear.weights for linear in target_linears(setup.shape, self.targets))
-        return float(setup.shape.layers * weights * (4 * own + setup.compute_bytes))
+        weights = sum(layers * linear.weights for _, linear, layers in adapted(setup.shape, self.targets))
+        return float(weights * (4 * own + setup.compute_bytes))
 
     @staticmethod
     def _own_bytes(setup: Setup) -> int:

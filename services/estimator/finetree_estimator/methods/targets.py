@@ -5,7 +5,17 @@ import re
 from collections.abc import Callable
 
 from finetree_estimator.shapes.architecture import LayerKind, Linear, Shape, width
-from finetree_estimator.shapes.projections import ATTENTION_ROLES, LAYOUTS, LLAMA, MLP_ROLES, Role, ends_with, roles_of
+from finetree_estimator.shapes.projections import (
+    ATTENTION_ROLES,
+    LATENT_ROLES,
+    LAYOUTS,
+    LLAMA,
+    MISREAD_MLPS,
+    MLP_ROLES,
+    Role,
+    ends_with,
+    roles_of,
+)
 
 PRESET_ROLES: dict[str, frozenset[Role]] = {
     "all-linear": ATTENTION_ROLES | MLP_ROLES,
@@ -46,17 +56,22 @@ def preset_targets(shape: Shape, preset: str, *, experts: bool = False) -> tuple
     """Module names of a preset in this model, in forward order; the stacked experts' only where asked for.
 
     A name is as much of the path's end as tells roles apart ("attn.c_proj" and "mlp.c_proj"). Empty where the model has
-    no such module: the MLPs of most mixtures are experts and nothing else.
+    no such module: the MLPs of most mixtures are experts and nothing else, or have names that PEFT misreads.
     """
     parts = [part for kind in shape.layer_kinds for part in kind.linears]
     wanted = [part for part in parts if part.role in PRESET_ROLES[preset] and (experts or not part.routed)]
+    if shape.family in MISREAD_MLPS:
+        wanted = [part for part in wanted if part.routed or part.role not in MLP_ROLES]
     return tuple(dict.fromkeys(_shortest_name(part, parts) for part in wanted))
 
 
 def target_linears(shape: Shape, targets: tuple[str, ...]) -> tuple[Linear, ...]:
-    """Projections that carry an adapter in a layer of the most common kind. Raises UnknownTargetError."""
-    common = max(shape.layer_kinds, key=lambda kind: kind.layers)
-    return tuple(part for first, part, _ in adapted(shape, targets) if first == common.first)
+    """Projections that carry an adapter in a layer of the most common kind that has any. Raises UnknownTargetError."""
+    found = adapted(shape, targets)
+    having = {first for first, *_ in found}
+    kinds = [kind for kind in shape.layer_kinds if kind.first in having]
+    common = max(kinds, key=lambda kind: kind.layers).first if kinds else -1
+    return tuple(part for first, part, _ in found if first == common)
 
 
 def mean_of_layers(shape: Shape, targets: tuple[str, ...], of: Callable[[tuple[Linear, ...]], float]) -> float:
@@ -116,7 +131,12 @@ def _named(shape: Shape, kind: LayerKind, name: str) -> list[Linear]:
 
 
 def _possible(role: Role, shape: Shape) -> bool:
-    """A mixture's MLP is stacked experts; a plain MLP has no gate, and few models have inputs of layers."""
+    """A mixture's MLP is stacked experts; a plain MLP has no gate, and few models have inputs of layers.
+
+    Latents and convolutions have names of their own also where the family is unknown.
+    """
+    if role in LATENT_ROLES or role is Role.MIXED:
+        return False
     if role in ATTENTION_ROLES:
         return True
     if role not in MLP_ROLES:

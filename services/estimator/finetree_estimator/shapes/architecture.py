@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from finetree_estimator.shapes.mixers import FullAttention, LinearAttention
+from finetree_estimator.shapes.mixers import FullAttention, LatentAttention, LinearAttention, ShortConvolution
 from finetree_estimator.shapes.projections import (
     ATTENTION_ROLES,
     EXPERTS,
     GATED_MLP,
+    LATENT_ROLES,
     LAYER_INPUTS,
     Layout,
     Modules,
@@ -85,6 +86,10 @@ class Shape:
     """Features that each layer gets for each token beside the stream, from a second embedding table (Gemma 4)."""
     linear: LinearAttention | None = None
     """Linear attention of some layers; None where all have attention."""
+    convolution: ShortConvolution | None = None
+    """A convolution in place of attention in some layers; None where all have attention."""
+    latent: LatentAttention | None = None
+    """Dimensions of latent attention, which all layers have then; `kv_heads` and `head_dim` are its keys'."""
     attention_gate: bool = False
     """Whether the query projection gives a gate of attention's output, too."""
     vision: int = 0
@@ -110,15 +115,20 @@ class Shape:
         return self.layers - self.full_attention_layers if self.window else 0
 
     @property
-    def linear_layers(self) -> int:
-        """Layers with linear attention."""
-        return self.linear.layers if self.linear else 0
+    def mixer(self) -> LinearAttention | ShortConvolution | None:
+        """What some layers have in place of softmax attention."""
+        return self.linear or self.convolution
+
+    @property
+    def mixer_layers(self) -> int:
+        """Layers without softmax attention."""
+        return self.mixer.layers if self.mixer else 0
 
     @cached_property
     def layer_kinds(self) -> "tuple[LayerKind, ...]":
         """Kinds of decoder layers in the order of their first ones.
 
-        One, or two where the first layers of a mixture are dense, and twice as many where some have linear attention,
+        One, or two where the first layers of a mixture are dense, and twice as many where some have no attention,
         where those without a window attend in other dimensions, or where the last ones share keys and values.
         """
         dense = min(self.dense_layers, self.layers) if self.experts else self.layers
@@ -131,9 +141,9 @@ class Shape:
         return tuple(_kind(self, tuple(places), traits) for traits, places in found.items())
 
     def _differing(self) -> frozenset[int]:
-        """Layers with linear attention, or with attention to the whole row in dimensions of its own."""
-        if self.linear:
-            return frozenset(range(self.layers)) - _spread(self.layers, self.layers - self.linear_layers)
+        """Layers without softmax attention, or with attention to the whole row in dimensions of its own."""
+        if self.mixer:
+            return frozenset(range(self.layers)) - _spread(self.layers, self.layers - self.mixer_layers)
         return _spread(self.layers, self.full_attention_layers) if self.full_attention else frozenset()
 
     @cached_property
@@ -159,7 +169,7 @@ class Shape:
     @property
     def uneven_keys(self) -> bool:
         """Whether layers have no keys and values, or none of one shape."""
-        return bool(self.linear or self.full_attention or self.kv_shared_layers)
+        return bool(self.mixer or self.latent or self.full_attention or self.kv_shared_layers)
 
     @cached_property
     def max_mlp_width(self) -> int:
@@ -167,7 +177,7 @@ class Shape:
         return max(kind.mlp_width for kind in self.layer_kinds)
 
     def _mean(self, width: Callable[["LayerKind"], int]) -> float:
-        attending = self.layers - self.linear_layers
+        attending = self.layers - self.mixer_layers
         return sum(kind.layers * width(kind) for kind in self.layer_kinds) / attending
 
 
@@ -177,7 +187,7 @@ class _Traits:
 
     mixture: bool
     differs: bool
-    """Whether it has the model's other kind of attention: linear attention, or full attention of other dimensions."""
+    """Whether it has the model's other mixer: no softmax attention, or full attention of other dimensions."""
     shares: bool
     """Whether it takes keys and values of a layer below."""
 
@@ -189,7 +199,7 @@ class LayerKind:
     places: tuple[int, ...]
     linears: tuple[Linear, ...]
     q_width: int
-    """Features of all query heads; 0 in a layer with linear attention."""
+    """Features of all query heads; 0 in a layer without softmax attention."""
     kv_width: int
     """Features of all key heads that the layer makes itself."""
     mlp_width: int
@@ -267,13 +277,15 @@ def _spread(layers: int, some: int) -> frozenset[int]:
 
 def _kind(shape: Shape, places: tuple[int, ...], traits: _Traits) -> LayerKind:
     modules = layout(shape.family)
-    linear = shape.linear if traits.differs else None
+    mixer = shape.mixer if traits.differs else None
     full = shape.full_attention if traits.differs else None
     kv_heads, head_dim = (full.kv_heads, full.head_dim) if full else (shape.kv_heads, shape.head_dim)
     own_keys = 0 if traits.shares else kv_heads * head_dim
     heads = _Heads(shape.heads * head_dim, own_keys, shape.attention_gate)
-    if linear:
-        parts = _linear_parts(shape, linear, modules.linear_attention)
+    if mixer:
+        parts = _mixer_parts(shape, mixer, modules.mixer)
+    elif shape.latent:
+        parts = _latent_parts(shape, shape.latent, modules.attention)
     else:
         left_out = {Role.KEY, Role.VALUE} if traits.shares else {Role.VALUE} if full and full.keys_as_values else set()
         parts = [
@@ -287,14 +299,16 @@ def _kind(shape: Shape, places: tuple[int, ...], traits: _Traits) -> LayerKind:
     mlp = _expert_parts(shape, modules) if traits.mixture else _parts(shape, modules.mlp, dense)
     inputs = [Linear(path, role, *width(shape, role, 0)) for path, role in LAYER_INPUTS] if shape.layer_inputs else []
     biased = shape.intermediate if traits.mixture else dense
-    normed = 0 if linear or not shape.head_norms else head_dim if traits.shares else 2 * head_dim
+    normed = 0 if mixer or not shape.head_norms else head_dim if traits.shares else 2 * head_dim
+    if shape.latent and not mixer:
+        normed += shape.latent.query_rank + shape.latent.key_value_rank
     return LayerKind(
         places,
         (*parts, *mlp, *inputs),
-        q_width=0 if linear else heads.queries,
-        kv_width=0 if linear else own_keys,
+        q_width=0 if mixer else heads.queries,
+        kv_width=0 if mixer else own_keys,
         mlp_width=shape.intermediate * max(1, shape.active_experts) + shape.shared_expert if traits.mixture else dense,
-        attention_biases=linear.other_parameters(shape.hidden) if linear else _attention_biases(shape, heads),
+        attention_biases=mixer.other_parameters(shape.hidden) if mixer else _attention_biases(shape, heads),
         mlp_biases=_mlp_biases(shape, biased) * (shape.experts if traits.mixture else 1),
         router=shape.hidden * shape.experts if traits.mixture else 0,
         norms=shape.norms_per_layer * norm_parameters(shape) + normed,
@@ -302,16 +316,19 @@ def _kind(shape: Shape, places: tuple[int, ...], traits: _Traits) -> LayerKind:
     )
 
 
-def _linear_parts(shape: Shape, linear: LinearAttention, modules: Modules) -> list[Linear]:
-    """Projections of linear attention; of an unknown family, with the names of Qwen3.5."""
-    known = modules or layout("qwen3_5_text").linear_attention
-    joint = all(role is not Role.OUTPUT_GATE for _, role in known)
-    widths = {
-        Role.QKV: (shape.hidden, linear.mixed + (linear.value_width if joint else 0)),
-        Role.OUTPUT_GATE: (shape.hidden, linear.value_width),
-        Role.OUTPUT: (linear.value_width, shape.hidden),
-    }
+def _mixer_parts(shape: Shape, mixer: LinearAttention | ShortConvolution, modules: Modules) -> list[Linear]:
+    """Projections of what stands in place of attention."""
+    known = modules or mixer.named_as
+    widths = mixer.widths(shape.hidden, known)
     return [Linear(path, role, *widths[role]) for path, role in known]
+
+
+def _latent_parts(shape: Shape, latent: LatentAttention, modules: Modules) -> list[Linear]:
+    """Projections of latent attention; of an unknown family, with the names of DeepSeek."""
+    named = modules if any(role in LATENT_ROLES for _, role in modules) else layout("deepseek_v3").attention
+    none = {Role.QUERY} if latent.query_rank else {Role.LATENT_QUERY, Role.QUERY_OF_LATENT}
+    widths = latent.widths(shape.hidden, shape.heads)
+    return [Linear(path, role, *widths[role]) for path, role in named if role not in none]
 
 
 def _parts(shape: Shape, modules: Modules, intermediate: int) -> list[Linear]:
@@ -342,6 +359,8 @@ def norm_parameters(shape: Shape) -> int:
 
 
 def _attention_biases(shape: Shape, heads: _Heads) -> int:
+    if shape.latent:
+        return shape.latent.biases(shape.hidden) if shape.qkv_bias else 0
     qkv = heads.queries + 2 * heads.keys if shape.qkv_bias else 0
     return qkv + (shape.hidden if shape.output_bias else 0)
 

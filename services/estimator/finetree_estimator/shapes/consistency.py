@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetree_estimator.shapes.architecture import Shape
-from finetree_estimator.shapes.mixers import FullAttention, LinearAttention
+from finetree_estimator.shapes.mixers import FullAttention, LatentAttention, LinearAttention, ShortConvolution
 
 SHORTEST_ROW = 8
 """Least sequence_length of the contract in tokens; models with fewer positions are refused."""
@@ -31,9 +31,16 @@ def contradiction(shape: Shape) -> Contradiction | None:
         return Contradiction("kv_heads", f"does not divide {shape.heads} attention heads")
     if 0 < shape.max_positions < SHORTEST_ROW:
         return Contradiction("max_position_embeddings", f"is less than the {SHORTEST_ROW} tokens of the shortest row")
-    if shape.linear is not None and (found := _of_linear(shape, shape.linear)) is not None:
-        return found
-    return _of_windows(shape) or (_of_experts(shape) if shape.experts else _of_dense(shape))
+    return _of_mixers(shape) or _of_windows(shape) or (_of_experts(shape) if shape.experts else _of_dense(shape))
+
+
+def _of_mixers(shape: Shape) -> Contradiction | None:
+    found = _of_linear(shape, shape.linear) if shape.linear else None
+    if found is None and shape.convolution:
+        found = _of_convolution(shape, shape.convolution)
+    if found is None and shape.latent:
+        found = _of_latent(shape, shape.latent)
+    return found
 
 
 def _of_linear(shape: Shape, linear: LinearAttention) -> Contradiction | None:
@@ -44,6 +51,29 @@ def _of_linear(shape: Shape, linear: LinearAttention) -> Contradiction | None:
         return Contradiction("linear_attention.value_heads", f"is not a multiple of {linear.key_heads} key_heads")
     if shape.window or shape.full_attention or shape.kv_shared_layers:
         return Contradiction("linear_attention", "cannot be together with sliding_window")
+    return None
+
+
+def _of_convolution(shape: Shape, convolution: ShortConvolution) -> Contradiction | None:
+    if convolution.layers >= shape.layers:
+        text = f"must be less than the {shape.layers} layers: one at least has softmax attention"
+        return Contradiction("convolution.layers", text)
+    if shape.linear or shape.window or shape.full_attention or shape.kv_shared_layers:
+        return Contradiction("convolution", "cannot be together with linear_attention or sliding_window")
+    return None
+
+
+def _of_latent(shape: Shape, latent: LatentAttention) -> Contradiction | None:
+    if shape.mixer or shape.window or shape.kv_shared_layers:
+        text = "cannot be together with linear_attention, convolution or sliding_window"
+        return Contradiction("latent_attention", text)
+    if shape.kv_heads != shape.heads:
+        return Contradiction(
+            "kv_heads", f"must be the {shape.heads} attention heads: latent attention has a key for each"
+        )
+    if shape.head_dim != latent.head_dim:
+        text = f"must be {latent.head_dim}, plain_head_dim and rotary_head_dim of latent_attention together"
+        return Contradiction("head_dim", text)
     return None
 
 

@@ -79,6 +79,22 @@ _GEMMA4 = replace(
     qkv_bias=Setting("attention_bias"),
 )
 
+_LFM2 = replace(_NO_BIAS, window=None, tied=True, head_norms=True)
+"""Liquid's: convolutions in most layers."""
+_LATENT = {
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
+
+
+def _latent(**defaults: int) -> Family:
+    """DeepSeek's and what came of it: keys and values of a narrow latent, a mixture with shared experts."""
+    return Family(mlp_bias=False, defaults=MappingProxyType({**_LATENT, **defaults}))
+
+
 _GPT2 = Family(
     qkv_bias=True, output_bias=True, mlp_bias=True, gated=False, tied=True, norm_bias=True, position_offset=0
 )
@@ -122,6 +138,13 @@ FAMILIES: dict[str, Family] = {
             4, head_norms=True, num_attention_heads=8, num_key_value_heads=4, vocab_size=262208, num_hidden_layers=26
         ),
         window=Window(4096, full_every=6),
+    ),
+    "lfm2": _LFM2,
+    "lfm2_moe": _LFM2,
+    "deepseek_v2": replace(_latent(n_shared_experts=2), mlp_bias=Setting("mlp_bias")),
+    "deepseek_v3": _latent(n_shared_experts=1, first_k_dense_replace=3),
+    "glm4_moe_lite": _latent(
+        n_shared_experts=1, first_k_dense_replace=1, q_lora_rank=768, qk_nope_head_dim=192, v_head_dim=256
     ),
     "gemma4_text": replace(_GEMMA4, window=Window(512, full_every=6)),
     "gemma4_unified_text": replace(_GEMMA4, window=Window(1024, full_every=6)),
@@ -207,6 +230,7 @@ FAMILIES: dict[str, Family] = {
 ALIASES = {
     "gemma3": "gemma3_text",
     "gemma4": "gemma4_text",
+    "lfm2_vl": "lfm2",
     "gemma4_unified": "gemma4_unified_text",
     "llama4": "llama4_text",
     "mistral3": "mistral",

@@ -17,6 +17,11 @@ class Role(Enum):
     VALUE = "value"
     QKV = "query, key and value"
     OUTPUT_GATE = "gate of the attention output"
+    MIXED = "input of a convolution"
+    LATENT_QUERY = "latent of the queries"
+    QUERY_OF_LATENT = "query, of its latent"
+    LATENT_KEY = "latent of keys and values, and the rotated part of the keys"
+    KEY_OF_LATENT = "key and value, of their latent"
     OUTPUT = "attention output"
     GATE = "gate"
     UP = "up"
@@ -29,7 +34,12 @@ class Role(Enum):
     __hash__ = object.__hash__
 
 
-ATTENTION_ROLES = frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.QKV, Role.OUTPUT_GATE, Role.OUTPUT})
+LATENT_ROLES = frozenset({Role.LATENT_QUERY, Role.QUERY_OF_LATENT, Role.LATENT_KEY, Role.KEY_OF_LATENT})
+"""Projections of latent attention beside its output."""
+ATTENTION_ROLES = LATENT_ROLES | {
+    *(Role.QUERY, Role.KEY, Role.VALUE, Role.QKV),
+    *(Role.OUTPUT_GATE, Role.MIXED, Role.OUTPUT),
+}
 """Projections of attention; the others are the MLP's, and those of a layer's input beside the stream."""
 MLP_ROLES = frozenset({Role.GATE, Role.UP, Role.GATE_UP, Role.DOWN})
 """Projections of an MLP."""
@@ -48,8 +58,8 @@ class Layout:
 
     attention: Modules
     mlp: Modules
-    linear_attention: Modules = ()
-    """Projections of a layer with linear attention, those of its gates left out."""
+    mixer: Modules = ()
+    """Projections of a layer with linear attention or a convolution in place of attention, those of gates left out."""
     experts: str = "mlp.experts"
     """Module with the stacked parameters `gate_up_proj` and `down_proj` of all routed experts."""
     shared: str = "mlp.shared_expert"
@@ -75,6 +85,16 @@ _QKVO: Modules = (
     ("self_attn.v_proj", Role.VALUE),
     ("self_attn.o_proj", Role.OUTPUT),
 )
+_CONVOLUTION: Modules = (("conv.in_proj", Role.MIXED), ("conv.out_proj", Role.OUTPUT))
+_LATENT: Modules = (
+    ("self_attn.q_proj", Role.QUERY),
+    ("self_attn.q_a_proj", Role.LATENT_QUERY),
+    ("self_attn.q_b_proj", Role.QUERY_OF_LATENT),
+    ("self_attn.kv_a_proj_with_mqa", Role.LATENT_KEY),
+    ("self_attn.kv_b_proj", Role.KEY_OF_LATENT),
+    ("self_attn.o_proj", Role.OUTPUT),
+)
+"""DeepSeek's: queries come from the stream, or from a latent of theirs."""
 GATED_MLP: Modules = (("gate_proj", Role.GATE), ("up_proj", Role.UP), ("down_proj", Role.DOWN))
 """Projections of a Llama MLP and of a shared expert."""
 EXPERTS: Modules = (("gate_up_proj", Role.GATE_UP), ("down_proj", Role.DOWN))
@@ -110,8 +130,21 @@ LAYOUTS: dict[str, Layout] = {
     **dict.fromkeys(("smollm3", "granite", "stablelm", "olmo2", "olmo3", "cohere", "cohere2", "internlm3"), LLAMA),
     **dict.fromkeys(("ernie4_5", "seed_oss", "exaone4", "hunyuan_v1_dense", "nemotron"), LLAMA),
     **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "gpt_oss"), LLAMA),
-    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text"), replace(LLAMA, linear_attention=_LINEAR)),
-    "qwen3_next": replace(LLAMA, linear_attention=_JOINT_LINEAR),
+    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text"), replace(LLAMA, mixer=_LINEAR)),
+    **dict.fromkeys(
+        ("lfm2", "lfm2_moe"),
+        Layout(
+            (*_QKVO[:3], ("self_attn.out_proj", Role.OUTPUT)),
+            (("feed_forward.w1", Role.GATE), ("feed_forward.w3", Role.UP), ("feed_forward.w2", Role.DOWN)),
+            mixer=_CONVOLUTION,
+            experts="feed_forward.experts",
+        ),
+    ),
+    **dict.fromkeys(
+        ("deepseek_v2", "deepseek_v3", "glm4_moe_lite"),
+        Layout(_LATENT, _below("mlp", GATED_MLP), shared="mlp.shared_experts"),
+    ),
+    "qwen3_next": replace(LLAMA, mixer=_JOINT_LINEAR),
     "glm4_moe": Layout(_QKVO, _below("mlp", GATED_MLP), shared="mlp.shared_experts"),
     "llama4_text": Layout(
         _QKVO,
@@ -145,6 +178,13 @@ LAYOUTS: dict[str, Layout] = {
 """Layout by config.json's model_type."""
 
 
+MISREAD_MLPS = frozenset({"qwen3_next", "glm4_moe", "glm4_moe_lite", "deepseek_v2", "deepseek_v3"})
+"""Families whose shared experts and dense layers have names that PEFT takes for experts' (peft 0.21).
+
+No adapter of theirs could be loaded again, so that presets leave them out.
+"""
+
+
 def layout(family: str) -> Layout:
     """Look up the layout of a family; Llama's where it is unknown."""
     return LAYOUTS.get(family, LLAMA)
@@ -160,7 +200,5 @@ def roles_of(name: str) -> frozenset[Role]:
     return frozenset(role for path, role in _MODULES if ends_with(path, name))
 
 
-_MODULES = frozenset(
-    module for known in LAYOUTS.values() for module in known.attention + known.linear_attention + known.mlp
-)
+_MODULES = frozenset(module for known in LAYOUTS.values() for module in known.attention + known.mixer + known.mlp)
 """Paths of the projections of all families."""

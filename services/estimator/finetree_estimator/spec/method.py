@@ -93,6 +93,10 @@ def _preset(given: method_pb2.Lora, shape: Shape, path: str) -> tuple[str, ...]:
     preset = _PRESETS[given.targets]
     targets = preset_targets(shape, preset, experts=given.include_experts)
     if not targets:
-        text = f"the preset {preset} selects no module: all MLPs of this model are experts; set include_experts"
+        text = f"the preset {preset} selects no module: "
+        if preset == "query-value":
+            text += "queries and values are made of latents here; use the preset attention"
+        else:
+            text += "the MLPs of this model are experts, or named so that peft takes them for such; set include_experts"
         raise invalid_field(f"{path}.targets", text)
     return targets

@@ -23,7 +23,7 @@ from finetree_estimator.shapes.config_json.hf_config import Described
 from finetree_estimator.shapes.config_json.settings import ConfigError
 from finetree_estimator.shapes.consistency import contradiction
 from finetree_estimator.shapes.families import ALIASES
-from finetree_estimator.shapes.mixers import FullAttention, LinearAttention
+from finetree_estimator.shapes.mixers import FullAttention, LatentAttention, LinearAttention, ShortConvolution
 from finetree_estimator.shapes.projections import LAYOUTS
 
 _NO_GPU = {"cpu", "none", "no", "no gpu"}
@@ -164,7 +164,7 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
         intermediate=given.intermediate_size,
         heads=given.attention_heads,
         kv_heads=given.kv_heads or given.attention_heads,
-        head_dim=given.head_dim or given.hidden_size // given.attention_heads,
+        head_dim=given.head_dim or _usual_head_dim(given),
         vocab=given.vocab_size,
         tied=given.tied_embeddings,
         gated=given.gated_mlp,
@@ -189,6 +189,8 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
         attention_gate=given.attention_gate,
         vision=given.vision_parameters,
         full_attention=_full_attention(given.full_attention) if given.HasField("full_attention") else None,
+        convolution=_convolution(given.convolution) if given.HasField("convolution") else None,
+        latent=_latent_attention(given.latent_attention) if given.HasField("latent_attention") else None,
         kv_shared_layers=given.kv_shared_layers,
         wide_shared_mlp=given.wide_shared_mlp,
         layer_inputs=given.layer_input_size,
@@ -197,7 +199,7 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
     )
     if (problem := contradiction(shape)) is not None:
         raise invalid_field(f"spec.model.shape.{problem.field}", problem.text)
-    if not given.head_dim and given.hidden_size % given.attention_heads:
+    if not (given.head_dim or given.HasField("latent_attention")) and given.hidden_size % given.attention_heads:
         text = "is required: hidden_size is not a multiple of attention_heads"
         raise invalid_field("spec.model.shape.head_dim", text)
     if not shape.guessed:
@@ -214,6 +216,27 @@ def _linear_attention(given: model_pb2.LinearAttention) -> LinearAttention:
         value_heads=given.value_heads,
         value_head_dim=given.value_head_dim,
         conv_kernel=given.conv_kernel or 4,
+    )
+
+
+def _usual_head_dim(given: model_pb2.ModelShape) -> int:
+    """Width of a head where none is given."""
+    if given.HasField("latent_attention"):
+        return given.latent_attention.plain_head_dim + given.latent_attention.rotary_head_dim
+    return given.hidden_size // given.attention_heads
+
+
+def _convolution(given: model_pb2.ShortConvolution) -> ShortConvolution:
+    return ShortConvolution(given.layers, given.kernel or 3, bias=given.bias)
+
+
+def _latent_attention(given: model_pb2.LatentAttention) -> LatentAttention:
+    return LatentAttention(
+        query_rank=given.query_rank,
+        key_value_rank=given.key_value_rank,
+        plain_head_dim=given.plain_head_dim,
+        rotary_head_dim=given.rotary_head_dim,
+        value_head_dim=given.value_head_dim,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from finetree_estimator import constants as c
 from finetree_estimator.memory.activations import PLAIN_GELU
-from finetree_estimator.memory.linear_attention import attending_share, kept_per_token
+from finetree_estimator.memory.token_mixers import attending_share, kept_per_token
 from finetree_estimator.run import Run
 from finetree_estimator.shapes.projections import Role, layout
 
@@ -40,7 +40,7 @@ def layer_traffic(run: Run) -> Traffic:
     norms = run.program.compiled or run.program.fused_norms
     activation = run.program.compiled or run.program.fused_activation
     kernels = _norms(run, fused=norms) + _rotary(run, fused=norms) + _mlp(run, fused=activation)
-    return kernels + _residual(run) + _casts(run) + _linear_attention(run)
+    return kernels + _residual(run) + _casts(run) + _mixer(run)
 
 
 def cached_share(run: Run, tokens: float) -> float:
@@ -82,8 +82,8 @@ def _rotary(run: Run, *, fused: bool) -> Traffic:
     return numbers.times(attending_share(s) * run.compute_bytes * (s.mean_q_width + s.mean_kv_width))
 
 
-def _linear_attention(run: Run) -> Traffic:
-    """Bytes per token of linear attention outside of its projections, in the mean of all layers: own assumption.
+def _mixer(run: Run) -> Traffic:
+    """Bytes per token of other mixers outside of their projections, in the mean of all layers: own assumption.
 
     What is kept is written and read twice forward; backward, each with its gradient.
     """

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from finetree_estimator import constants as c
-from finetree_estimator.memory import linear_attention
+from finetree_estimator.memory import token_mixers
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.run import Rows, Run
 from finetree_estimator.shapes.parameters import active_parameters, count, layer_input_projection, linear_weights
@@ -80,7 +80,7 @@ def forward_flops(run: Run, rows: Rows) -> ForwardFlops:
     head = 2.0 * shape.vocab * shape.hidden * _alignment_factor(run)
     return ForwardFlops(
         dense=2.0 * (active_parameters(shape) - parameters.outside_layers + layer_input_projection(shape)),
-        attention=_attention_flops(run, rows) + linear_attention.forward_flops(shape),
+        attention=_attention_flops(run, rows) + token_mixers.forward_flops(shape),
         head=head * loss_share(run, rows),
     )
 
@@ -101,8 +101,10 @@ def _attention_flops(run: Run, rows: Rows) -> float:
     else:
         within = whole
     full = shape.full_attention
-    unwindowed = shape.layers - shape.linear_layers - shape.windowed_layers
-    queries = unwindowed * shape.heads * (full.head_dim if full else shape.head_dim)
+    unwindowed = shape.layers - shape.mixer_layers - shape.windowed_layers
+    # Of latent attention the scores' product is as wide as keys, the other one as values.
+    latent = (shape.latent.head_dim + shape.latent.value_head_dim) / 2 if shape.latent else 0.0
+    queries = unwindowed * shape.heads * (latent or (full.head_dim if full else shape.head_dim))
     prefix = 4.0 * run.method.prefix_tokens * shape.layers * shape.q_width
     return queries * whole + shape.windowed_layers * shape.q_width * within + prefix
 

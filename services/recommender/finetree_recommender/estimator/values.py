@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import evidence_pb2, model_pb2
@@ -140,12 +140,21 @@ class Accelerator:
     """Why it is not supported; empty where it is."""
 
 
+_MIXERS: tuple[Literal["linear_attention", "full_attention", "convolution", "latent_attention"], ...] = (
+    "linear_attention",
+    "full_attention",
+    "convolution",
+    "latent_attention",
+)
+
+
 def has_uneven_keys(shape: model_pb2.ModelShape) -> bool:
     """Whether not all layers have keys and values of one shape.
 
-    Linear attention keeps a state in their place; in Gemma 4 they differ in width, or are another layer's.
+    Linear attention keeps a state in their place, and a convolution none; those of latent attention are of two widths;
+    in Gemma 4 layers differ, or take another one's.
     """
-    return shape.HasField("linear_attention") or shape.HasField("full_attention") or shape.kv_shared_layers > 0
+    return shape.kv_shared_layers > 0 or any(shape.HasField(mixer) for mixer in _MIXERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -386,7 +386,9 @@ def test_a_model_of_uneven_layers_is_recommended_what_can_be_trained(ask):
     plain = ask(figures(), hardware=gpu(8), model={"shape": shape})
     assert plain.decision.method is Method.PREFIX
     full = {"sliding_window": 512, "full_attention_layers": 4, "full_attention": {"kv_heads": 1, "head_dim": 512}}
-    for other in ({"linear_attention": linear}, full, {"kv_shared_layers": 8}):
+    latent = {"key_value_rank": 512, "plain_head_dim": 128, "rotary_head_dim": 64, "value_head_dim": 128}
+    others = ({"convolution": {"layers": 10}}, {"latent_attention": latent})
+    for other in ({"linear_attention": linear}, full, {"kv_shared_layers": 8}, *others):
         answer = ask(figures(), hardware=gpu(8), model={"shape": shape | other})
         assert answer.decision.method is not Method.PREFIX
         assert "NO_KEYS_AND_VALUES" in reason_codes(answer, Method.PREFIX)

@@ -93,6 +93,8 @@ OF_A_CARD = {
     "watts",
     "unsupported",
 }
+FULL = {"kv_heads": 2, "head_dim": 32}
+LATENT = {"key_value_rank": 16, "plain_head_dim": 16, "rotary_head_dim": 8, "value_head_dim": 16}
 LINEAR = {"layers": 1, "key_heads": 2, "key_head_dim": 16, "value_heads": 4, "value_head_dim": 16}
 SHAPE = {"hidden_size": 64, "layers": 2, "intermediate_size": 128, "attention_heads": 4, "vocab_size": 100}
 
@@ -114,6 +116,16 @@ SHAPE = {"hidden_size": 64, "layers": 2, "intermediate_size": 128, "attention_he
         {"linear_attention": LINEAR | {"layers": 2}},
         {"linear_attention": LINEAR | {"value_heads": 3}},
         {"linear_attention": LINEAR, "sliding_window": 64},
+        {"full_attention": FULL},
+        {"full_attention": FULL | {"kv_heads": 3}, "sliding_window": 64, "full_attention_layers": 1},
+        {"kv_shared_layers": 2},
+        {"wide_shared_mlp": True},
+        {"convolution": {"layers": 2}},
+        {"convolution": {"layers": 1}, "linear_attention": LINEAR},
+        {"convolution": {"layers": 1}, "sliding_window": 64},
+        {"latent_attention": LATENT, "kv_heads": 1},
+        {"latent_attention": LATENT, "head_dim": 64},
+        {"latent_attention": LATENT, "convolution": {"layers": 1}},
     ],
     ids=str,
 )

@@ -126,6 +126,8 @@ class ModelShape(_message.Message):
     KV_SHARED_LAYERS_FIELD_NUMBER: _builtins.int
     WIDE_SHARED_MLP_FIELD_NUMBER: _builtins.int
     LAYER_INPUT_SIZE_FIELD_NUMBER: _builtins.int
+    CONVOLUTION_FIELD_NUMBER: _builtins.int
+    LATENT_ATTENTION_FIELD_NUMBER: _builtins.int
     hidden_size: _builtins.int
     """Width of the residual stream (hidden_size of config.json)."""
     layers: _builtins.int
@@ -208,6 +210,16 @@ class ModelShape(_message.Message):
         Gemma 4. Unset: they are the same.
         """
 
+    @_builtins.property
+    def convolution(self) -> Global___ShortConvolution:
+        """Layers with a short convolution in place of attention (LFM2). Unset: none."""
+
+    @_builtins.property
+    def latent_attention(self) -> Global___LatentAttention:
+        """Attention whose keys and values are made of a narrow latent, in all layers (MLA). kv_heads is then attention_heads or
+        unset, and head_dim the two parts of a key together or unset. Unset: none.
+        """
+
     def __init__(
         self,
         *,
@@ -245,10 +257,12 @@ class ModelShape(_message.Message):
         kv_shared_layers: _builtins.int = ...,
         wide_shared_mlp: _builtins.bool = ...,
         layer_input_size: _builtins.int = ...,
+        convolution: Global___ShortConvolution | None = ...,
+        latent_attention: Global___LatentAttention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "dense_intermediate_size", b"dense_intermediate_size", "full_attention", b"full_attention", "head_dim", b"head_dim", "kv_heads", b"kv_heads", "linear_attention", b"linear_attention", "max_position_embeddings", b"max_position_embeddings", "norms_per_layer", b"norms_per_layer", "sliding_window", b"sliding_window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "convolution", b"convolution", "dense_intermediate_size", b"dense_intermediate_size", "full_attention", b"full_attention", "head_dim", b"head_dim", "kv_heads", b"kv_heads", "latent_attention", b"latent_attention", "linear_attention", b"linear_attention", "max_position_embeddings", b"max_position_embeddings", "norms_per_layer", b"norms_per_layer", "sliding_window", b"sliding_window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_gate", b"attention_gate", "attention_heads", b"attention_heads", "attention_output_bias", b"attention_output_bias", "dense_intermediate_size", b"dense_intermediate_size", "dense_layers", b"dense_layers", "experts", b"experts", "extra_parameters", b"extra_parameters", "family", b"family", "full_attention", b"full_attention", "full_attention_layers", b"full_attention_layers", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "head_norms", b"head_norms", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "kv_shared_layers", b"kv_shared_layers", "layer_input_size", b"layer_input_size", "layers", b"layers", "learned_positions", b"learned_positions", "linear_attention", b"linear_attention", "lm_head_bias", b"lm_head_bias", "max_position_embeddings", b"max_position_embeddings", "mlp_bias", b"mlp_bias", "norm_bias", b"norm_bias", "norms_per_layer", b"norms_per_layer", "shared_expert_size", b"shared_expert_size", "sliding_window", b"sliding_window", "tied_embeddings", b"tied_embeddings", "vision_parameters", b"vision_parameters", "vocab_size", b"vocab_size", "wide_shared_mlp", b"wide_shared_mlp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_gate", b"attention_gate", "attention_heads", b"attention_heads", "attention_output_bias", b"attention_output_bias", "convolution", b"convolution", "dense_intermediate_size", b"dense_intermediate_size", "dense_layers", b"dense_layers", "experts", b"experts", "extra_parameters", b"extra_parameters", "family", b"family", "full_attention", b"full_attention", "full_attention_layers", b"full_attention_layers", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "head_norms", b"head_norms", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "kv_shared_layers", b"kv_shared_layers", "latent_attention", b"latent_attention", "layer_input_size", b"layer_input_size", "layers", b"layers", "learned_positions", b"learned_positions", "linear_attention", b"linear_attention", "lm_head_bias", b"lm_head_bias", "max_position_embeddings", b"max_position_embeddings", "mlp_bias", b"mlp_bias", "norm_bias", b"norm_bias", "norms_per_layer", b"norms_per_layer", "shared_expert_size", b"shared_expert_size", "sliding_window", b"sliding_window", "tied_embeddings", b"tied_embeddings", "vision_parameters", b"vision_parameters", "vocab_size", b"vocab_size", "wide_shared_mlp", b"wide_shared_mlp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dense_intermediate_size: _TypeAlias = _typing.Literal["dense_intermediate_size"]  # noqa: Y015
     _WhichOneofArgType__dense_intermediate_size: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size"]  # noqa: Y015
@@ -276,6 +290,76 @@ class ModelShape(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sliding_window) -> _WhichOneofReturnType__sliding_window | None: ...
 
 Global___ModelShape: _TypeAlias = ModelShape  # noqa: Y015
+
+@_typing.final
+class ShortConvolution(_message.Message):
+    """Layers with a gated convolution over few tokens. The other layers have attention, one behind as many as they allow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYERS_FIELD_NUMBER: _builtins.int
+    KERNEL_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    layers: _builtins.int
+    """Layers that have it. One layer at least has attention."""
+    kernel: _builtins.int
+    """Tokens that it sees (conv_L_cache). Unset: 3."""
+    bias: _builtins.bool
+    """Whether it and its projections have biases (conv_bias)."""
+    def __init__(
+        self,
+        *,
+        layers: _builtins.int = ...,
+        kernel: _builtins.int | None = ...,
+        bias: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kernel", b"_kernel", "kernel", b"kernel"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kernel", b"_kernel", "bias", b"bias", "kernel", b"kernel", "layers", b"layers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__kernel: _TypeAlias = _typing.Literal["kernel"]  # noqa: Y015
+    _WhichOneofArgType__kernel: _TypeAlias = _typing.Literal["_kernel", b"_kernel"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kernel) -> _WhichOneofReturnType__kernel | None: ...
+
+Global___ShortConvolution: _TypeAlias = ShortConvolution  # noqa: Y015
+
+@_typing.final
+class LatentAttention(_message.Message):
+    """Latent attention, as in DeepSeek V2 and V3."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_RANK_FIELD_NUMBER: _builtins.int
+    KEY_VALUE_RANK_FIELD_NUMBER: _builtins.int
+    PLAIN_HEAD_DIM_FIELD_NUMBER: _builtins.int
+    ROTARY_HEAD_DIM_FIELD_NUMBER: _builtins.int
+    VALUE_HEAD_DIM_FIELD_NUMBER: _builtins.int
+    query_rank: _builtins.int
+    """Features of the latent that queries are made of (q_lora_rank). 0: they are made of the residual stream."""
+    key_value_rank: _builtins.int
+    """Features of the latent that keys and values are made of (kv_lora_rank)."""
+    plain_head_dim: _builtins.int
+    """Features of a head's queries and keys that no rotary embedding turns (qk_nope_head_dim)."""
+    rotary_head_dim: _builtins.int
+    """Features of them that it turns (qk_rope_head_dim)."""
+    value_head_dim: _builtins.int
+    """Features of a head's values (v_head_dim)."""
+    def __init__(
+        self,
+        *,
+        query_rank: _builtins.int = ...,
+        key_value_rank: _builtins.int = ...,
+        plain_head_dim: _builtins.int = ...,
+        rotary_head_dim: _builtins.int = ...,
+        value_head_dim: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_value_rank", b"key_value_rank", "plain_head_dim", b"plain_head_dim", "query_rank", b"query_rank", "rotary_head_dim", b"rotary_head_dim", "value_head_dim", b"value_head_dim"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatentAttention: _TypeAlias = LatentAttention  # noqa: Y015
 
 @_typing.final
 class FullAttention(_message.Message):

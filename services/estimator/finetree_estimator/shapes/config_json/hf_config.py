@@ -9,7 +9,13 @@ from typing import Any
 
 from finetree_estimator.remarks import Remark
 from finetree_estimator.shapes.architecture import Shape
-from finetree_estimator.shapes.config_json.mixers import with_linear_attention, with_two_attentions, with_window
+from finetree_estimator.shapes.config_json.mixers import (
+    with_convolution,
+    with_latent_attention,
+    with_linear_attention,
+    with_two_attentions,
+    with_window,
+)
 from finetree_estimator.shapes.config_json.settings import (
     SPELLINGS,
     ConfigError,
@@ -21,7 +27,6 @@ from finetree_estimator.shapes.config_json.settings import (
 from finetree_estimator.shapes.config_json.vision import vision_parameters
 from finetree_estimator.shapes.consistency import contradiction
 from finetree_estimator.shapes.families import ALIASES, FAMILIES, Family
-from finetree_estimator.shapes.projections import layout
 
 MAX_CONFIG_BYTES = 1 << 20
 """Largest config.json that is read, in bytes."""
@@ -34,21 +39,32 @@ _CONTRACT_NAMES = {
     "full_attention_layers": "layer_types",
     "full_attention.kv_heads": "num_global_key_value_heads",
     "kv_shared_layers": "num_kv_shared_layers",
+    "convolution.layers": "layer_types",
     "linear_attention.value_heads": "linear_num_value_heads",
 }
 """Names in config.json of fields of the contract's ModelShape."""
-_OTHER_LAYERS = {
-    "kv_lora_rank": "latent attention (MLA)",
-    "linear_num_value_heads": "linear attention",
-    "linear_attn_alpha_factor": "linear attention",
-    "mamba_d_state": "a state-space layer",
-    "conv_L_cache": "a convolution layer",
-    "laurel_rank": "a low-rank residual layer",
-    "hidden_size_per_layer_input": "embeddings per layer",
-}
-"""Settings of unsupported kinds of layers."""
-_TWO_ATTENTIONS = ("gemma4_text", "gemma4_unified_text")
+_TWO_ATTENTIONS = frozenset({"gemma4_text", "gemma4_unified_text"})
 """Families whose layers without a window attend in dimensions of their own."""
+_LINEAR = frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"})
+_CONVOLUTIONS = frozenset({"lfm2", "lfm2_moe"})
+_LATENT = frozenset({"deepseek_v2", "deepseek_v3", "glm4_moe_lite"})
+_MIXERS = (
+    (_LINEAR, with_linear_attention),
+    (_CONVOLUTIONS, with_convolution),
+    (_LATENT, with_latent_attention),
+    (_TWO_ATTENTIONS, with_two_attentions),
+)
+"""Families whose layers have another mixer than attention of one kind, and what reads it."""
+_OTHER_LAYERS: dict[str, tuple[str, frozenset[str]]] = {
+    "kv_lora_rank": ("latent attention (MLA)", _LATENT),
+    "linear_num_value_heads": ("linear attention", _LINEAR),
+    "linear_attn_alpha_factor": ("linear attention", frozenset()),
+    "mamba_d_state": ("a state-space layer", frozenset()),
+    "conv_L_cache": ("a convolution layer", _CONVOLUTIONS),
+    "laurel_rank": ("a low-rank residual layer", frozenset()),
+    "hidden_size_per_layer_input": ("embeddings per layer", _TWO_ATTENTIONS),
+}
+"""Settings of kinds of layers that are supported in some families, and in which."""
 _GATED_SHARED_EXPERTS = ("qwen2_moe", "qwen3_next", "qwen3_5_moe_text")
 """Families whose shared expert has a gate."""
 _FORWARDS_TYING = frozenset({"glm4v", "glm4v_moe", "llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl"})
@@ -154,9 +170,8 @@ def _remarks_on_family(name: str) -> Iterator[Remark]:
 
 def _refuse_other_kinds(config: dict[str, Any], name: str) -> None:
     """Raise ConfigError for models that the formulas do not describe."""
-    known = {"linear attention": bool(layout(name).linear_attention), "embeddings per layer": name in _TWO_ATTENTIONS}
-    for key, kind in _OTHER_LAYERS.items():
-        if config.get(key) and not known.get(kind, False):
+    for key, (kind, families) in _OTHER_LAYERS.items():
+        if config.get(key) and name not in families:
             raise ConfigError(f"{key}: {kind} is not supported; give model.shape with the nearest dimensions")
     if config.get("per_layer_config") and name not in _TWO_ATTENTIONS:
         raise ConfigError("per_layer_config: layers of different dimensions are not supported; give model.shape")
@@ -191,7 +206,8 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
     hidden = number(config, family, "hidden_size")
     layers = number(config, family, "num_hidden_layers")
     heads = number(config, family, "num_attention_heads")
-    if "head_dim" not in family.defaults and not config.get("head_dim") and hidden % heads:
+    known_dim = "head_dim" in family.defaults or config.get("head_dim") or name in _LATENT
+    if not known_dim and hidden % heads:
         raise ConfigError("head_dim is missing, and hidden_size is not a multiple of num_attention_heads")
     positions = 0 if family.unlimited else number(config, family, "max_position_embeddings", default=0)
     shape = Shape(
@@ -202,7 +218,7 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
         kv_heads=number(config, family, "num_key_value_heads", default=heads),
         head_dim=number(config, family, "head_dim", default=hidden // heads),
         vocab=number(config, family, "vocab_size"),
-        tied=flag(config, "tie_word_embeddings", default=family.tied),
+        tied=flag(config, "tie_word_embeddings", default=flag(config, "tie_embedding", default=family.tied)),
         gated=family.gated,
         max_positions=positions,
         qkv_bias=switch(config, family.qkv_bias),
@@ -220,10 +236,9 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
     if name in ("falcon", "gpt_bigcode"):
         shape = _with_shared_keys(config, shape)
     shape = with_window(config, family, shape)
-    if layout(name).linear_attention:
-        shape = with_linear_attention(config, family, shape)
-    if name in _TWO_ATTENTIONS:
-        shape = with_two_attentions(config, family, shape)
+    for names, add in _MIXERS:
+        if name in names:
+            shape = add(config, family, shape)
     if flag(config, "use_parallel_residual", default=False) and name == "stablelm":
         shape = replace(shape, norms_per_layer=1)
     return replace(shape, extra=_extra(config, family, shape))
@@ -238,7 +253,7 @@ def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape
     if not experts:
         return shape
     width = number(config, family, "moe_intermediate_size", default=shape.intermediate)
-    dense = max(number(config, family, "first_k_dense_replace", default=0), _plain_layers(config))
+    dense = max(_first_dense(config, family), _plain_layers(config))
     return replace(
         shape,
         experts=experts,
@@ -248,6 +263,19 @@ def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape
         dense_layers=dense,
         dense_intermediate=shape.intermediate if dense else 0,
     )
+
+
+def _first_dense(config: dict[str, Any], family: Family) -> int:
+    """Dense layers before those with experts. Raises ConfigError."""
+    listed = config.get("mlp_layer_types")
+    if not isinstance(listed, list):
+        # Zero says none, whatever the default.
+        given = any(config.get(name) == 0 for name in SPELLINGS["first_k_dense_replace"])
+        return 0 if given else number(config, family, "first_k_dense_replace", default=0)
+    dense = sum(1 for kind in listed if kind == "dense")
+    if any(kind != "dense" for kind in listed[:dense]):
+        raise ConfigError("mlp_layer_types: dense layers after layers with experts are not supported")
+    return dense
 
 
 def _plain_layers(config: dict[str, Any]) -> int:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What mixes tokens in which layers, as config.json says it: windows, linear attention, Gemma 4's two attentions."""
+"""What mixes tokens in which layers, as config.json says it.
+
+Windows, linear attention, convolutions, latent attention, Gemma 4's two attentions.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -7,7 +10,7 @@ from typing import Any
 from finetree_estimator.shapes.architecture import Shape
 from finetree_estimator.shapes.config_json.settings import ConfigError, flag, number
 from finetree_estimator.shapes.families import Family
-from finetree_estimator.shapes.mixers import FullAttention, LinearAttention
+from finetree_estimator.shapes.mixers import FullAttention, LatentAttention, LinearAttention, ShortConvolution
 
 
 def with_window(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
@@ -51,6 +54,51 @@ def with_linear_attention(config: dict[str, Any], family: Family, shape: Shape) 
         conv_kernel=number(config, family, "linear_conv_kernel_dim"),
     )
     return replace(shape, linear=linear if layers else None, attention_gate=True)
+
+
+def with_convolution(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
+    """Add LFM2's convolutions to a shape, in the layers that do not attend, and the width that its MLP is given.
+
+    Raises ConfigError.
+    """
+    listed, attending = config.get("layer_types"), config.get("full_attn_idxs")
+    if isinstance(listed, list) and len(listed) == shape.layers:
+        layers = sum(kind == "conv" for kind in listed)
+    elif isinstance(attending, list):
+        layers = shape.layers - len({place for place in attending if isinstance(place, int) and place < shape.layers})
+    else:
+        layers = 0
+    kernel = number(config, family, "conv_L_cache", default=3)
+    bias = flag(config, "conv_bias", default=False)
+    convolution = ShortConvolution(layers, kernel, bias=bias) if layers else None
+    return replace(shape, convolution=convolution, intermediate=_adjusted(config, shape))
+
+
+def _adjusted(config: dict[str, Any], shape: Shape) -> int:
+    """Width of LFM2's MLP: two thirds of what is given, rounded up to a multiple. Raises ConfigError."""
+    if shape.family != "lfm2" or not flag(config, "block_auto_adjust_ff_dim", default=True):
+        return shape.intermediate
+    factor = config.get("block_ffn_dim_multiplier", 1.0)
+    factor = 1.0 if factor is None else factor
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 64:
+        raise ConfigError("block_ffn_dim_multiplier is not a number from 0 to 64")
+    multiple = number(config, Family(), "block_multiple_of", default=256)
+    given = int(factor * int(2 * shape.intermediate / 3))
+    return multiple * max(1, -(-given // multiple))
+
+
+def with_latent_attention(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
+    """Add latent attention to a shape. Raises ConfigError."""
+    # Null says that queries are made of the stream; only where nothing is said does the default hold.
+    of_stream = config.get("q_lora_rank", 1) is None
+    latent = LatentAttention(
+        query_rank=0 if of_stream else number(config, family, "q_lora_rank"),
+        key_value_rank=number(config, family, "kv_lora_rank"),
+        plain_head_dim=number(config, family, "qk_nope_head_dim"),
+        rotary_head_dim=number(config, family, "qk_rope_head_dim"),
+        value_head_dim=number(config, family, "v_head_dim"),
+    )
+    return replace(shape, latent=latent, kv_heads=shape.heads, head_dim=latent.head_dim)
 
 
 def with_two_attentions(config: dict[str, Any], family: Family, shape: Shape) -> Shape:

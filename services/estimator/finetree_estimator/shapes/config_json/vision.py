@@ -75,7 +75,13 @@ def _encoder_layer(features: int, intermediate: int) -> int:
 # ------------------------------------------------------------------------------------------------------------- towers
 
 
-_HIDDEN = {"clip_vision_model": 768, "siglip_vision_model": 768, "idefics3_vision": 1152, "smolvlm_vision": 1152}
+_HIDDEN = {
+    "clip_vision_model": 768,
+    "siglip_vision_model": 768,
+    "siglip2_vision_model": 768,
+    "idefics3_vision": 1152,
+    "smolvlm_vision": 1152,
+}
 """Default hidden sizes of towers that do not have 1024."""
 
 
@@ -92,11 +98,20 @@ def _clip(tower: Settings) -> int:
 
 
 def _siglip(tower: Settings) -> int:
+    return _siglip_of(tower, _patches(tower, 224, 16))
+
+
+def _siglip2(tower: Settings) -> int:
+    # Images of any proportions: so many positions, from which others are interpolated.
+    return _siglip_of(tower, tower.size("num_patches", 256))
+
+
+def _siglip_of(tower: Settings, positions: int) -> int:
     features, intermediate = _hidden_size("siglip_vision_model", tower), tower.size("intermediate_size", 3072)
     layer = _encoder_layer(features, intermediate)
     # The pooling head is a layer without its first norm, and a learned query.
     head = layer - layer_norm(features) + features if tower.switch("vision_use_head", default=True) else 0
-    outside = _patch_projection(tower, features, 16) + _patches(tower, 224, 16) * features + layer_norm(features)
+    outside = _patch_projection(tower, features, 16) + positions * features + layer_norm(features)
     return tower.size("num_hidden_layers", 12) * layer + outside + head
 
 
@@ -133,6 +148,7 @@ def _internvl(tower: Settings) -> int:
 _TOWERS: Mapping[str, Callable[[Settings], int]] = {
     "clip_vision_model": _clip,
     "siglip_vision_model": _siglip,
+    "siglip2_vision_model": _siglip2,
     **dict.fromkeys(("idefics3", "idefics3_vision", "smolvlm", "smolvlm_vision"), _idefics),
     "pixtral": _pixtral,
     "internvl_vision": _internvl,
@@ -143,6 +159,7 @@ _TOWER_OF = {
     "llava": "clip_vision_model",
     "llava_next": "clip_vision_model",
     "llava_onevision": "siglip_vision_model",
+    "lfm2_vl": "siglip2_vision_model",
     "internvl": "internvl_vision",
     "idefics3": "idefics3_vision",
     "smolvlm": "smolvlm_vision",
@@ -186,6 +203,13 @@ def _of_idefics(whole: Settings, seen: int, hidden: int) -> int:
     return linear(seen * whole.size("scale_factor", 2) ** 2, hidden, bias=False)
 
 
+def _of_lfm2_vl(whole: Settings, seen: int, hidden: int) -> int:
+    bias, between = whole.switch("projector_bias", default=True), whole.size("projector_hidden_size", 2560)
+    merged = seen * whole.size("downsample_factor", 2) ** 2
+    norm = layer_norm(merged) if whole.switch("projector_use_layernorm", default=True) else 0
+    return norm + linear(merged, between, bias=bias) + linear(between, hidden, bias=bias)
+
+
 _PROJECTORS: Mapping[str, Callable[[Settings, int, int], int]] = {
     "gemma3": _of_gemma3,
     "mistral3": _of_mistral3,
@@ -195,6 +219,7 @@ _PROJECTORS: Mapping[str, Callable[[Settings, int, int], int]] = {
     "internvl": _of_internvl,
     "idefics3": _of_idefics,
     "smolvlm": _of_idefics,
+    "lfm2_vl": _of_lfm2_vl,
 }
 
 

@@ -318,7 +318,7 @@ def test_linear_attention_is_read_from_the_text_model_of_a_multimodal_one():
 def test_layers_with_softmax_attention_are_those_of_the_configuration(changes, layers, attending):
     shape = hf_config.parse(QWEN35["text_config"] | changes).shape
 
-    assert shape.linear_layers == layers
+    assert shape.mixer_layers == layers
     kinds = [kind for kind in shape.layer_kinds if kind.linears[0].name == "self_attn.q_proj"]
     assert {place for kind in kinds for place in kind.places} == attending
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gemma 4's two kinds of attention, its layers without keys of their own, and its inputs of layers."""
+"""Gemma 4's two kinds of attention, layers without keys of their own, inputs of layers; convolutions; latents."""
 
 from typing import Any
 
@@ -120,3 +120,77 @@ def test_what_cannot_be_is_refused_by_its_name(changes, complaint):
 def test_other_families_with_layers_of_different_dimensions_are_refused():
     with pytest.raises(ConfigError, match="per_layer_config"):
         hf_config.parse(E2B | {"model_type": "llama", "hidden_size_per_layer_input": 0, "per_layer_config": {"1": {}}})
+
+
+# ----------------------------------------------------------------------------------------- convolutions and latents
+
+LFM2: dict[str, Any] = {
+    "model_type": "lfm2", "hidden_size": 1024, "num_hidden_layers": 16, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "vocab_size": 65536, "block_ff_dim": 6656, "intermediate_size": 6000,
+    "block_multiple_of": 256, "block_ffn_dim_multiplier": 1.0, "conv_L_cache": 3, "tie_embedding": True,
+    "max_position_embeddings": 128000, "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+}  # fmt: skip
+V2_LITE: dict[str, Any] = {
+    "model_type": "deepseek_v2", "hidden_size": 2048, "num_hidden_layers": 27, "num_attention_heads": 16,
+    "num_key_value_heads": 16, "intermediate_size": 10944, "moe_intermediate_size": 1408, "n_routed_experts": 64,
+    "num_experts_per_tok": 6, "n_shared_experts": 2, "first_k_dense_replace": 1, "vocab_size": 102400,
+    "q_lora_rank": None, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+    "max_position_embeddings": 163840,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"full_attn_idxs": None, "layer_types": ["conv"] * 10 + ["full_attention"] * 6},
+        {"block_ff_dim": None, "intermediate_size": 4608, "block_auto_adjust_ff_dim": False},
+    ],
+)
+def test_convolutions_are_read_as_the_catalog_has_them(changes):
+    shape = hf_config.parse(LFM2 | changes).shape
+
+    assert shape == model("lfm2-350m").shape
+    attending = [kind for kind in shape.layer_kinds if kind.q_width]
+    assert [kind.layers for kind in attending] == [6]
+
+
+def test_latent_attention_is_read_as_the_catalog_has_it():
+    shape = hf_config.parse(V2_LITE).shape
+
+    assert shape == model("deepseek-v2-lite").shape
+    assert [part.name.rpartition(".")[2] for part in shape.layer_kinds[0].linears][:4] == [
+        *("q_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
+    ]
+
+
+def test_queries_of_a_latent_have_two_projections():
+    shape = hf_config.parse(V2_LITE | {"q_lora_rank": 1536}).shape
+    widths = {part.name.rpartition(".")[2]: (part.d_in, part.d_out) for part in shape.layer_kinds[0].linears}
+
+    assert (widths["q_a_proj"], widths["q_b_proj"]) == ((2048, 1536), (1536, 16 * 192))
+    assert "q_proj" not in widths
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "complaint"),
+    [
+        (LFM2, {"full_attn_idxs": []}, "layer_types must be less than the 16 layers"),
+        (LFM2, {"conv_L_cache": 100}, "conv_L_cache is 100"),
+        (LFM2, {"block_ffn_dim_multiplier": "much"}, "block_ffn_dim_multiplier"),
+        (V2_LITE, {"kv_lora_rank": -1}, "kv_lora_rank is -1"),
+        (V2_LITE, {"mlp_layer_types": ["sparse", "dense"] + ["sparse"] * 25}, "mlp_layer_types"),
+        (V2_LITE, {"sliding_window": 64, "model_type": "mistral"}, "latent attention"),
+    ],
+)
+def test_convolutions_and_latents_that_cannot_be_are_refused_by_their_names(config, changes, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        hf_config.parse(config | changes)
+
+
+def test_dense_layers_are_those_that_the_configuration_lists():
+    lite = V2_LITE | {"model_type": "glm4_moe_lite", "first_k_dense_replace": None}
+
+    assert hf_config.parse(lite).shape.dense_layers == 1
+    assert hf_config.parse(lite | {"mlp_layer_types": ["dense"] * 3 + ["sparse"] * 24}).shape.dense_layers == 3
+    assert hf_config.parse(V2_LITE | {"first_k_dense_replace": 0}).shape.dense_layers == 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from finetree_estimator.catalog.models import model
-from finetree_estimator.memory.linear_attention import kept_per_token
+from finetree_estimator.memory.token_mixers import kept_per_token
 from finetree_estimator.programs import FINETREE
 from finetree_estimator.shapes.mixers import LinearAttention
 from transformers import PretrainedConfig
